@@ -1,0 +1,128 @@
+package pgautofailover
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// ConnectConfig says how to connect to a monitor. Zero durations take the defaults of Connect.
+type ConnectConfig struct {
+	ConnInfo        pg.ConnInfo
+	ApplicationName string
+	// ConnectTimeout bounds one attempt on one host; 2 s.
+	ConnectTimeout time.Duration
+	// StatementTimeout is enforced by the server; 4 s. It must be shorter than
+	// the caller's patience: a report that its keeper gave up must never land
+	// behind a newer one.
+	StatementTimeout time.Duration
+	// LockTimeout bounds each wait for a lock; 3 s.
+	LockTimeout time.Duration
+	// OnNotice receives what the server says besides errors, while a method runs; may be nil.
+	OnNotice func(Notice)
+}
+
+// Notice is a NOTICE or WARNING of the server.
+type Notice struct {
+	Severity, Code, Message, Detail, Hint string
+}
+
+// DB is one connection to a monitor's database. It is for one goroutine at a time.
+type DB struct {
+	conn *pgx.Conn
+}
+
+// querier is what a connection and a transaction have in common.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// Connect opens one connection. The session names itself, looks names up in
+// pg_catalog only, and has statement and lock timeouts; both ends notice a
+// peer that vanished within some ten seconds.
+func Connect(ctx context.Context, cfg ConnectConfig) (*DB, error) {
+	connConfig, err := connConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, connConfig)
+	if err != nil {
+		return nil, wrap("connect to the monitor", err)
+	}
+	return &DB{conn: conn}, nil
+}
+
+func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
+	// pgx hands every keyword that it does not know to the server, which would
+	// refuse these: they are libpq's, and have their counterparts below.
+	info := cfg.ConnInfo
+	for _, key := range []string{
+		"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+		"sslcrl", "sslcrldir", "sslcompression", "gssencmode", "gsslib", "gssdelegation", "requirepeer",
+		"application_name", "fallback_application_name",
+	} {
+		info = info.With(key, "")
+	}
+	c, err := pgx.ParseConfig(info.DSN())
+	if err != nil {
+		// pgx hides the password in its errors.
+		return nil, wrap("read the monitor's connection string", err)
+	}
+	orDefault := func(d, fallback time.Duration) time.Duration {
+		if d == 0 {
+			return fallback
+		}
+		return d
+	}
+	millis := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+	c.ConnectTimeout = orDefault(cfg.ConnectTimeout, 2*time.Second)
+	dialer := net.Dialer{
+		Timeout: c.ConnectTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: 4 * time.Second, Interval: 2 * time.Second, Count: 3,
+		},
+	}
+	c.DialFunc = dialer.DialContext
+	for key, value := range map[string]string{
+		"application_name":        cfg.ApplicationName,
+		"search_path":             "pg_catalog",
+		"statement_timeout":       millis(orDefault(cfg.StatementTimeout, 4*time.Second)),
+		"lock_timeout":            millis(orDefault(cfg.LockTimeout, 3*time.Second)),
+		"tcp_keepalives_idle":     "4",
+		"tcp_keepalives_interval": "2",
+		"tcp_keepalives_count":    "3",
+		"tcp_user_timeout":        "10000",
+	} {
+		c.RuntimeParams[key] = value
+	}
+	if cfg.OnNotice != nil {
+		c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+			cfg.OnNotice(Notice{
+				Severity: n.SeverityUnlocalized, Code: n.Code, Message: n.Message, Detail: n.Detail, Hint: n.Hint,
+			})
+		}
+	}
+	return c, nil
+}
+
+// Close ends the session.
+func (db *DB) Close(ctx context.Context) error { return db.conn.Close(ctx) }
+
+// Closed reports whether the connection is known to be gone.
+func (db *DB) Closed() bool { return db.conn.IsClosed() }
+
+const qPing = `SELECT 1`
+
+// Ping makes one round trip.
+func (db *DB) Ping(ctx context.Context) error {
+	_, err := db.conn.Exec(ctx, qPing)
+	return wrap("ping the monitor", err)
+}

@@ -1,0 +1,155 @@
+package pgautofailover
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// SchemaNumber is the version of the schema that this program installs and needs.
+const SchemaNumber = 1
+
+// CompatVersion is the version of the pgautofailover extension that old
+// keepers are told by default; setting pgautofailover.extension_version changes it.
+const CompatVersion = "2.2"
+
+//go:embed sql/*.sql
+var sqlFiles embed.FS
+
+// installOrder lists the files of an installation; each may use what those before it made.
+func installOrder() []string {
+	return []string{
+		"01_schema.sql", "02_table.sql", "03_lock.sql", "04_notify.sql", "05_first_goal.sql", "06_check.sql",
+		"07_formation.sql", "08_register.sql", "09_report.sql", "10_request.sql", "11_setting.sql", "12_read.sql",
+		"13_decider.sql", "14_introspect.sql", "20_grant.sql",
+	}
+}
+
+// upgrade brings a schema from one version to the next.
+type upgrade struct {
+	from int
+	file string
+}
+
+// upgrades lists the steps between versions, oldest first; the first version needs none.
+func upgrades() []upgrade { return nil }
+
+var (
+	// ErrNotInstalled says that the database has no schema pgautofailover of ours.
+	ErrNotInstalled = errors.New("read the version of schema pgautofailover: it is not installed")
+	errForeign      = hinted{
+		"install schema pgautofailover: a schema of this name is there already and was not made by this program",
+		"Use another database, or drop the schema if nothing in it is needed.",
+	}
+)
+
+// hinted is an error that an operator can fix.
+type hinted struct{ text, hint string }
+
+func (e hinted) Error() string { return e.text }
+
+// Hint says what to do.
+func (e hinted) Hint() string { return e.hint }
+
+const (
+	qInstallLock  = `SELECT pg_advisory_xact_lock(727400001, 0)`
+	qSchemaExists = `SELECT to_regnamespace('pgautofailover') IS NOT NULL, to_regclass('pgautofailover.schema_version') IS NOT NULL`
+	// Not prepared by tests on an empty database: the table is part of the schema.
+	qSchemaVersion = `SELECT version FROM pgautofailover.schema_version`
+	qStoreVersion  = `UPDATE pgautofailover.schema_version SET version = $1, installed_at = now()`
+)
+
+// Install creates the schema in the database of db, or upgrades an older one;
+// one that is current is left alone. It runs in one transaction, and
+// concurrent calls wait for each other.
+func Install(ctx context.Context, db *DB) error {
+	return change(ctx, db, true)
+}
+
+// Upgrade brings an installed schema to this program's version; ErrNotInstalled when there is none.
+func Upgrade(ctx context.Context, db *DB) error {
+	return change(ctx, db, false)
+}
+
+// SchemaVersion returns the version of the installed schema, or ErrNotInstalled.
+func SchemaVersion(ctx context.Context, db *DB) (int, error) {
+	return schemaVersion(ctx, db.conn)
+}
+
+func schemaVersion(ctx context.Context, q querier) (int, error) {
+	const op = "read the version of schema pgautofailover"
+	var schema, ours bool
+	if err := q.QueryRow(ctx, qSchemaExists).Scan(&schema, &ours); err != nil {
+		return 0, wrap(op, err)
+	}
+	if !schema {
+		return 0, ErrNotInstalled
+	}
+	if !ours {
+		return 0, errForeign
+	}
+	var version int
+	err := q.QueryRow(ctx, qSchemaVersion).Scan(&version)
+	return version, wrap(op, err)
+}
+
+func change(ctx context.Context, db *DB, install bool) error {
+	const op = "install schema pgautofailover"
+	tx, err := db.conn.Begin(ctx)
+	if err != nil {
+		return wrap(op, err)
+	}
+	defer rollback(ctx, tx)
+	// Somebody else's installation may take longer than a session's usual patience.
+	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'`); err != nil {
+		return wrap(op, err)
+	}
+	if _, err := tx.Exec(ctx, qInstallLock); err != nil {
+		return wrap(op, err)
+	}
+	version, err := schemaVersion(ctx, tx)
+	switch {
+	case errors.Is(err, ErrNotInstalled) && install:
+		err = runFiles(ctx, tx, installOrder())
+		version = SchemaNumber
+	case err == nil && version < SchemaNumber:
+		var files []string
+		for _, u := range upgrades() {
+			if u.from >= version {
+				files = append(files, u.file)
+			}
+		}
+		err = runFiles(ctx, tx, files)
+	case err == nil && version > SchemaNumber:
+		err = hinted{
+			fmt.Sprintf("upgrade schema pgautofailover: it has version %d, this program knows %d", version, SchemaNumber),
+			"Use the program that installed it, or a newer one.",
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if version != SchemaNumber {
+		if _, err := tx.Exec(ctx, qStoreVersion, SchemaNumber); err != nil {
+			return wrap(op, err)
+		}
+	}
+	return wrap(op, tx.Commit(ctx))
+}
+
+func runFiles(ctx context.Context, tx pgx.Tx, files []string) error {
+	for _, file := range files {
+		text, err := sqlFiles.ReadFile("sql/" + file)
+		if err != nil {
+			return fmt.Errorf("read embedded %s: %w", file, err)
+		}
+		// Without arguments the simple protocol runs a whole script.
+		if _, err := tx.Conn().PgConn().Exec(ctx, string(text)).ReadAll(); err != nil {
+			return wrap("run "+file, err)
+		}
+	}
+	return nil
+}
