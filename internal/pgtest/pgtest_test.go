@@ -1,0 +1,296 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) { MainAsRoot(m) }
+
+func TestRedirect(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		args []string
+		kept []string
+		outs []output
+	}{
+		{
+			name: "nothing to redirect",
+			args: []string{"-test.run=TestX", "-test.v=true", "-rewrite"},
+			kept: []string{"-test.run=TestX", "-test.v=true", "-rewrite"},
+		},
+		{
+			name: "the log of the cache is dropped",
+			args: []string{"-test.testlogfile=/private/testlog.txt", "-test.timeout=10m0s"},
+			kept: []string{"-test.timeout=10m0s"},
+		},
+		{
+			name: "an absolute profile",
+			args: []string{"-test.coverprofile=/private/_cover_.out"},
+			kept: []string{"-test.coverprofile=/d/coverprofile"},
+			outs: []output{{from: "/d/coverprofile", to: "/private/_cover_.out"}},
+		},
+		{
+			name: "a relative profile goes to the output directory",
+			args: []string{"-test.cpuprofile=cpu.out", "-test.outputdir=/src/pkg"},
+			kept: []string{"-test.cpuprofile=/d/cpuprofile"},
+			outs: []output{{from: "/d/cpuprofile", to: "/src/pkg/cpu.out"}},
+		},
+		{
+			name: "artifacts",
+			args: []string{"-test.artifacts=true", "-test.outputdir=/out"},
+			kept: []string{"-test.artifacts=true", "-test.outputdir=/d/outputdir"},
+			outs: []output{{from: "/d/outputdir", to: "/out"}},
+		},
+		{
+			name: "coverage data of programs",
+			args: []string{"-test.gocoverdir=/private/cov"},
+			kept: []string{"-test.gocoverdir=/d/gocoverdir"},
+			outs: []output{{from: "/d/gocoverdir", to: "/private/cov"}},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			kept, outs := redirect(c.args, "/d")
+			require.Equal(t, c.kept, kept)
+			require.Equal(t, c.outs, outs)
+		})
+	}
+}
+
+func TestChildEnvIsClean(t *testing.T) {
+	t.Parallel()
+	env := childEnv([]string{
+		"PATH=/bin", "PGDATA=/elsewhere", "PGHOST=h", "PG_AUTOCTL_MONITOR=m", "PGDROVER_PG_BINDIRS=/x",
+		"XDG_CONFIG_HOME=/c", "HOME=/root", "TMPDIR=/var/tmp", "CI=true",
+	}, "/d/home", "/d/t", nil)
+	require.Equal(t, []string{"PATH=/bin", "PGDROVER_PG_BINDIRS=/x", "CI=true", childVar + "=1", "HOME=/d/home", "TMPDIR=/d/t"}, env)
+}
+
+func TestServer(t *testing.T) {
+	t.Parallel()
+	EachMajor(t, func(t *testing.T, bin string) {
+		t.Parallel()
+		s := NewServer(t, ServerConfig{Bin: bin, Settings: map[string]string{"work_mem": "'7MB'"}})
+		var level, mem string
+		require.NoError(t, s.Connect(t, "postgres").QueryRow(t.Context(),
+			"SELECT current_setting('wal_level'), current_setting('work_mem')").Scan(&level, &mem))
+		require.Equal(t, "logical", level)
+		require.Equal(t, "7MB", mem)
+		require.NoError(t, Connect(t, s.URI("postgres")).Ping(t.Context()))
+
+		s.Exec(t, "postgres", "CREATE TABLE kept (id int); INSERT INTO kept VALUES (1)")
+		s.Stop(t, syscall.SIGKILL)
+		_, err := pgx.Connect(t.Context(), s.URI("postgres"))
+		require.Error(t, err)
+		s.Start(t)
+		var n int
+		require.NoError(t, s.Connect(t, "postgres").QueryRow(t.Context(), "SELECT count(*) FROM kept").Scan(&n))
+		require.Equal(t, 1, n)
+		s.Stop(t, syscall.SIGINT)
+		require.Contains(t, s.Log(), "database system is shut down")
+	})
+}
+
+func TestDatabasesAreSeparate(t *testing.T) {
+	t.Parallel()
+	for i := range 3 {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			conn := Connect(t, Database(t))
+			_, err := conn.Exec(t.Context(), "CREATE TABLE same_name (id int)")
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestFreePortsDiffer(t *testing.T) {
+	t.Parallel()
+	seen := map[int]bool{}
+	for range 50 {
+		p := FreePort(t)
+		require.False(t, seen[p])
+		seen[p] = true
+	}
+}
+
+func TestWaitForTellsTheLastObservation(t *testing.T) {
+	t.Parallel()
+	err := WaitFor(50*time.Millisecond, func() error { return errors.New("three of five rows") })
+	require.ErrorContains(t, err, "three of five rows")
+	looks := 0
+	require.NoError(t, WaitFor(time.Minute, func() error {
+		if looks++; looks < 3 {
+			return errors.New("not yet")
+		}
+		return nil
+	}))
+}
+
+func TestProcess(t *testing.T) {
+	t.Parallel()
+	res := Run(t, time.Minute, Command{Path: "sh", Args: []string{"-c", "id -u; echo $GREETING >&2; exit 3"}, Env: []string{"GREETING=hello"}})
+	require.Equal(t, Result{Code: 3, Stdout: res.Stdout, Stderr: "hello\n"}, res)
+	require.NotEqual(t, "0\n", res.Stdout, "programs must not run as root")
+
+	p := Start(t, Command{Path: "sh", Args: []string{"-c", "echo started; exec sleep 1000"}})
+	Eventually(t, time.Minute, func() error {
+		if p.Log() != "started\n" {
+			return fmt.Errorf("log is %q", p.Log())
+		}
+		return p.running()
+	})
+	require.NoError(t, p.Signal(syscall.SIGTERM))
+	require.Equal(t, -1, p.Wait(t, time.Minute))
+	require.Error(t, p.running())
+}
+
+// echoServer answers every byte with itself.
+func echoServer(t *testing.T) string {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+	})
+	return l.Addr().String()
+}
+
+func exchange(c net.Conn, timeout time.Duration) error {
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("x")); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, make([]byte, 1))
+	return err
+}
+
+func TestLink(t *testing.T) {
+	t.Parallel()
+	l := NewLink(t, echoServer(t))
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", l.Addr())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	c := dial()
+	require.NoError(t, exchange(c, time.Minute))
+
+	l.Stall()
+	var timeout net.Error
+	require.ErrorAs(t, exchange(c, 50*time.Millisecond), &timeout)
+	require.True(t, timeout.Timeout())
+	held := dial()
+	require.Error(t, exchange(held, 50*time.Millisecond))
+	l.Restore()
+	require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
+	_, err := io.ReadFull(c, make([]byte, 1))
+	require.NoError(t, err, "what was held back arrives")
+
+	l.Delay(30 * time.Millisecond)
+	start := time.Now()
+	require.NoError(t, exchange(c, time.Minute))
+	require.GreaterOrEqual(t, time.Since(start), 60*time.Millisecond, "there and back")
+
+	l.Cut()
+	require.Error(t, exchange(c, time.Minute))
+	require.Error(t, exchange(dial(), time.Minute))
+	l.Restore()
+	require.NoError(t, exchange(dial(), time.Minute))
+}
+
+func TestNetwork(t *testing.T) {
+	t.Parallel()
+	n := NewNetwork(t, "a", "b", "c")
+	a, b := n.Host("a"), n.Host("b")
+	// Nothing is served inside the namespaces: a refusal is an answer too.
+	const port = "5432"
+	answers := func(from, to *Host) bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		conn, err := from.DialContext(ctx, "tcp", net.JoinHostPort(to.IP.String(), port))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil || errors.Is(err, syscall.ECONNREFUSED)
+	}
+	require.True(t, answers(a, b))
+	n.CutOneWay(t, b, a)
+	require.False(t, answers(a, b), "the answer is lost")
+	require.True(t, answers(a, n.Host("c")))
+	n.Heal(t)
+	require.True(t, answers(a, b))
+	n.Isolate(t, b)
+	require.False(t, answers(a, b))
+	require.False(t, answers(b, n.Host("c")))
+	n.Join(t, a, b)
+	require.True(t, answers(a, b))
+
+	res := Run(t, time.Minute, Command{Path: "ip", Args: []string{"-o", "addr", "show", "dev", "eth0"}, Host: b})
+	require.Contains(t, res.Stdout, b.IP.String()+"/24")
+	require.NotEqual(t, 0, Run(t, time.Minute, Command{Path: "ip", Args: []string{"link", "set", "eth0", "down"}, Host: b}).Code,
+		"programs must not run as root")
+}
+
+// TestLeftovers is not a test of its own: the next one runs it in a process.
+func TestLeftovers(t *testing.T) {
+	out := os.Getenv("PGDROVER_PGTEST_LEFTOVER")
+	if out == "" {
+		return
+	}
+	// The shell ends at once, its child loses its parent and lives on.
+	text, err := exec.Command("sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!").Output()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(out, "pid"), text, 0o600))
+}
+
+func TestOrphansAreEndedAndReported(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	dir := Dir(t)
+	res := Run(t, time.Minute, Command{
+		Path: self, Args: []string{"-test.run=^TestLeftovers$"},
+		Env: []string{childVar + "=", "PGDROVER_PGTEST_LEFTOVER=" + dir},
+	})
+	require.Equal(t, 1, res.Code, res)
+	require.Contains(t, res.Stderr, "leave processes behind")
+	require.Contains(t, res.Stderr, "sleep 1000")
+	text, err := os.ReadFile(filepath.Join(dir, "pid"))
+	require.NoError(t, err)
+	_, err = os.Stat("/proc/" + strings.TrimSpace(string(text)))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
