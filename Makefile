@@ -1,0 +1,85 @@
+# The two that a newcomer needs are "make demo" and "make test".
+SHELL       := /bin/sh
+.SUFFIXES:
+export PATH := $(PATH):/usr/sbin:/sbin
+
+GO          ?= go
+export CGO_ENABLED := 0
+# One binary without dependencies; the version is the nearest tag.
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+
+ARTIFACTS   := $(CURDIR)/artifacts
+RESULTS     := $(ARTIFACTS)/results.json
+SUM         := bin/testsum run -results $(RESULTS)
+# Server logs of failed tests end up below artifacts/.
+GOTEST      := $(GO) test -json -count=1 -shuffle=on -artifacts -outputdir $(ARTIFACTS)
+FORMATTED   := cmd internal test tools/testsum
+
+.PHONY: help setup build test lint vuln bench demo docs sim chaos clean
+
+help:
+	@echo "make demo   build, start a monitor and three nodes here, kill the primary, watch"
+	@echo "make test   everything that must pass: unit tests, simulation, real servers"
+	@echo "make build  bin/pgdrover"
+	@echo "make lint   golangci-lint, built from the version in tools/go.mod"
+	@echo "make sim    the simulation, a million schedules"
+	@echo "make chaos  the fault tests on real servers, ten times over"
+	@echo "make bench  failover times and idle cost, beside pg_auto_failover"
+	@echo "make docs   generated pages: command reference, state diagrams"
+	@echo "make setup  what the above need on a Debian-like machine with Go"
+
+setup:
+	@scripts/setup
+
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+bin/testsum: $(wildcard tools/testsum/*.go) tools/go.mod
+	@$(GO) build -C tools -o ../bin/testsum ./testsum
+
+# Every stage runs, also after a failure; the sum says what was red, and every
+# test that was skipped is named with its reason. The last line is the count.
+test: setup build bin/testsum
+	@rm -rf $(ARTIFACTS) && mkdir -p $(ARTIFACTS)
+	@$(SUM) -stage gofmt -plain -- sh -c 'test -z "$$(gofmt -l $(FORMATTED) | tee /dev/stderr)"'
+	@$(SUM) -stage vet -plain -- $(GO) vet ./...
+	@CGO_ENABLED=1 $(SUM) -stage "unit, race detector" -- $(GOTEST) -race -timeout 15m ./cmd/... ./internal/...
+	@$(SUM) -stage simulation -- $(GOTEST) -timeout 10m ./test/sim/...
+	@$(if $(REAL),$(SUM) -stage "real servers" -- $(GOTEST) -p 1 -timeout 20m $(REAL))
+	@$(SUM) -stage tools -- $(GO) test -C tools -json -count=1 ./testsum
+	@bin/testsum total -results $(RESULTS)
+
+REAL = $(addprefix ./,$(addsuffix /...,$(wildcard test/integration test/partition)))
+
+TOOLS := bin/golangci-lint bin/govulncheck
+$(TOOLS) &: tools/go.mod tools/go.sum
+	$(GO) build -C tools -o ../bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint golang.org/x/vuln/cmd/govulncheck
+	@touch $(TOOLS)
+
+lint: $(TOOLS)
+	bin/golangci-lint run ./...
+	$(GO) mod tidy -diff
+
+# Asks the vulnerability database, so it needs the network.
+vuln: $(TOOLS)
+	bin/govulncheck ./...
+
+sim:
+	PGDROVER_SIM_SCHEDULES=1000000 $(GO) test -count=1 -timeout 24h -v ./test/sim/...
+
+chaos: setup build
+	$(GO) test -count=10 -shuffle=on -timeout 12h -artifacts -outputdir $(ARTIFACTS) $(REAL)
+
+bench: setup build
+	$(GO) test -count=1 -timeout 2h -run '^$$' -bench . -benchtime 1x ./test/bench/...
+
+# Servers refuse to run as root; the script steps down to user postgres then.
+demo: setup build
+	@scripts/as-server-user bin/pgdrover demo $(DEMOFLAGS)
+
+docs: build
+	$(GO) generate ./...
+
+clean:
+	rm -rf bin $(ARTIFACTS)
