@@ -1,0 +1,318 @@
+package fsm
+
+import (
+	"slices"
+	"time"
+)
+
+// settleWindow is how long the last WAL of a cleanly stopped primary may take
+// to show in the candidate's reports before the planned way is given up.
+const settleWindow = 2 * time.Second
+
+// old is the node that the election replaces: the last primary as long as its row is there.
+func (t *turn) old() *Node {
+	if n := t.node(t.rec.Primary); n != nil && n.ID != t.rec.Owner {
+		return n
+	}
+	return nil
+}
+
+// owner is the node being promoted, or nil.
+func (t *turn) owner() *Node {
+	if t.rec.Owner == 0 {
+		return nil
+	}
+	return t.node(t.rec.Owner)
+}
+
+// open starts an election; what an operator said of an earlier one that never ended stays.
+func (t *turn) open(e Election) {
+	if was := t.rec.Election; was != nil {
+		e.AllowDataLoss = e.AllowDataLoss || was.AllowDataLoss
+		e.Off = e.Off || was.Off
+		if e.Prefer == 0 {
+			e.Prefer = was.Prefer
+		}
+		if e.Avoid == 0 {
+			e.Avoid = was.Avoid
+		}
+	}
+	t.rec.Election = &e
+}
+
+// own makes n the one node that is being promoted, in a new epoch.
+func (t *turn) own(n *Node) {
+	t.rec.Epoch++
+	t.rec.Owner = n.ID
+}
+
+// asked: n is asked for its last word, or will be when it is back: it can vote in an election.
+func asked(n *Node) bool {
+	switch {
+	case n.Goal == ReportLSN:
+		return true
+	case n.Goal.In(Secondary, CatchingUp):
+		return n.Reported.In(Secondary, CatchingUp, JoinSecondary, ReportLSN, PreparePromotion, FastForward, WaitMaintenance,
+			Maintenance, PrepareMaintenance, Demoted)
+	case n.Goal.In(JoinSecondary):
+		return true
+	}
+	return false
+}
+
+// mayVote: n is there to answer an election that opens now.
+func (t *turn) mayVote(n *Node) bool {
+	return asked(n) && t.alive(n) && n.PgIsRunning
+}
+
+// candidate: n may be chosen now that it has voted.
+func (t *turn) candidate(n *Node) bool {
+	return t.electable(n) && n.Stable(ReportLSN) && t.healthy(n) && !t.position(n).forked
+}
+
+// electable: priority 0 is chosen only by name; read replicas never.
+func (t *turn) electable(n *Node) bool {
+	e := t.rec.Election
+	named := e != nil && e.Prefer == n.ID
+	return (n.Priority > 0 || named) && (n.Cluster == "" || n.Cluster == "default")
+}
+
+// fanOut asks every member that can vote for its last word.
+func (t *turn) fanOut() bool {
+	changed := false
+	for _, n := range t.members() {
+		if n.ID == t.rec.Owner || !asked(n) || n.Goal == ReportLSN || n.Goal == JoinSecondary && t.rec.Owner != 0 ||
+			!t.alive(n) {
+			continue
+		}
+		t.goal(n, ReportLSN, "%s to report_lsn to find the failover candidate", n)
+		changed = true
+	}
+	return changed
+}
+
+// callOld lets a primary that stopped take part, when the votes do not
+// suffice without it: nobody knows better what it acknowledged.
+func (t *turn) callOld() bool {
+	p := t.old()
+	if p == nil || !t.alive(p) || !p.Settled() || !p.Goal.In(Draining, DemoteTimeout, Demoted) ||
+		t.allSatisfied(t.voted) && t.anyCandidate() {
+		return false
+	}
+	return t.goal(p, ReportLSN, "%s to report_lsn to find the failover candidate", p)
+}
+
+func (t *turn) anyCandidate() bool { return slices.ContainsFunc(t.members(), t.candidate) }
+
+// durable: what was acknowledged so far is on s.
+func (t *turn) durable(s *Node) bool {
+	if t.rec.Election.AllowDataLoss || t.beyond(s) {
+		return true
+	}
+	if t.rec.Primary == s.ID {
+		return true
+	}
+	if t.allSatisfied(t.voted) || t.rec.Fenced && t.allSatisfied(func(id int64) bool { return id == s.ID }) {
+		return true
+	}
+	return t.waited(s)
+}
+
+// exclusive: the old primary acknowledges nothing any more.
+func (t *turn) exclusive(s *Node) bool {
+	if t.rec.Primary == 0 || t.rec.Fenced || t.rec.Primary == s.ID {
+		return true
+	}
+	if !t.maySolo() && t.allSatisfied(t.voted) {
+		return true
+	}
+	return t.waited(s)
+}
+
+// waited: the old primary may have acknowledged alone and has not said that
+// it stopped, but the group is asynchronous by choice or an operator gave his
+// word: after the last final report it gets the demote timeout to fence itself.
+func (t *turn) waited(s *Node) bool {
+	e := t.rec.Election
+	if !t.asyncElection() && !e.AllowDataLoss && !e.Off {
+		return false
+	}
+	last := t.g.MonitorStart
+	for _, n := range t.members() {
+		if t.voted(n.ID) || n.ID == s.ID {
+			last = later(last, n.ReportedAt)
+		} else if n.Goal == ReportLSN && t.alive(n) {
+			return false
+		}
+	}
+	return t.now.Sub(last) > t.g.Settings.DemoteTimeout
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// asyncElection: the old primary's group has no quorum standby by choice.
+func (t *turn) asyncElection() bool {
+	return t.maySolo() && t.asyncByChoice(t.node(t.rec.Primary)) &&
+		!slices.ContainsFunc(t.rec.Lists, func(l List) bool { return !l.Empty() })
+}
+
+// openFor orders s to open for writes: its list, the old primary's way back
+// and the followers' new upstream are part of the same decision.
+func (t *turn) openFor(s *Node, why string) {
+	p := t.old()
+	goal, list := WaitPrimary, t.openingList(s)
+	if len(t.members()) == 1 {
+		goal = Single
+	}
+	if p != nil && t.oldGoal(p) != p.Goal {
+		t.order(s, goal, "%s to %s and %s to %s after %s.", s, goal, p, t.oldGoal(p), why)
+		t.order(p, t.oldGoal(p), "%s to %s and %s to %s after %s.", s, goal, p, t.oldGoal(p), why)
+	} else {
+		t.order(s, goal, "%s to %s after %s.", s, goal, why)
+	}
+	t.rec.Primary, t.rec.Owner = s.ID, s.ID
+	t.rec.Fenced, t.rec.FinalTLI, t.rec.FinalLSN = false, 0, 0
+	t.push(s, list)
+	for _, n := range t.others(s) {
+		if n.Goal.In(Secondary, CatchingUp) && n.Reported != WaitStandby {
+			t.order(n, CatchingUp, "%s to catchingup to follow %s.", n, s)
+		}
+	}
+}
+
+// oldGoal is where the old primary goes once the new one opens.
+func (t *turn) oldGoal(p *Node) State {
+	switch {
+	case p.Goal == PrepareMaintenance:
+		return Maintenance
+	case p.Goal.In(Draining, DemoteTimeout) || p.Goal.Writable():
+		return Demoted
+	}
+	return p.Goal
+}
+
+// elect chooses the candidate once the votes suffice.
+func (t *turn) elect() bool {
+	e := t.rec.Election
+	if t.rec.Owner != 0 || !t.votesSuffice() {
+		return false
+	}
+	best := t.bestPosition()
+	candidates := slices.DeleteFunc(t.members(), func(n *Node) bool { return !t.candidate(n) })
+	slices.SortFunc(candidates, t.byMerit)
+	for _, s := range candidates {
+		complete := t.position(s).compare(best) >= 0
+		if !complete && t.wantsAsyncThreshold(s) {
+			continue
+		}
+		src := t.source(s, best)
+		if !complete && src == nil && !e.AllowDataLoss {
+			continue
+		}
+		t.own(s)
+		if complete || src == nil {
+			t.goal(s, PreparePromotion, "%s to prepare_promotion and %d nodes reported their LSN position.", s, len(e.Votes))
+		} else {
+			t.goal(s, FastForward, "%s to fast_forward after %d nodes reported their LSN position.", s, len(e.Votes))
+		}
+		return true
+	}
+	return false
+}
+
+// votesSuffice: what the old primary acknowledged is known to those who voted.
+func (t *turn) votesSuffice() bool {
+	e := t.rec.Election
+	if len(e.Votes) == 0 {
+		return false
+	}
+	if t.allSatisfied(t.voted) || e.AllowDataLoss || e.Off && t.maySolo() {
+		return t.allAsked()
+	}
+	if t.asyncElection() {
+		return t.allAsked()
+	}
+	return t.rec.Fenced && t.rec.FinalLSN != 0 && slices.ContainsFunc(t.members(), func(n *Node) bool {
+		return t.candidate(n) && t.beyond(n)
+	})
+}
+
+// allAsked: where the quorum does not decide, every live member that was asked has answered.
+func (t *turn) allAsked() bool {
+	e := t.rec.Election
+	if t.allSatisfied(t.voted) && !t.maySolo() && !e.AllowDataLoss {
+		return true
+	}
+	return !slices.ContainsFunc(t.members(), func(n *Node) bool {
+		return n.Goal == ReportLSN && !t.voted(n.ID) && t.alive(n)
+	})
+}
+
+func (t *turn) bestPosition() position {
+	var best position
+	for _, n := range t.members() {
+		if t.voted(n.ID) {
+			if at := t.position(n); !at.forked && at.compare(best) > 0 {
+				best = at
+			}
+		}
+	}
+	return best
+}
+
+// wantsAsyncThreshold: nothing but the threshold protects the writes of a
+// primary that acknowledged alone, so a candidate too far behind is left out.
+func (t *turn) wantsAsyncThreshold(s *Node) bool {
+	p := t.old()
+	return t.asyncElection() && p != nil && !t.rec.Election.AllowDataLoss && !within(s, p, t.g.Settings.PromoteThreshold)
+}
+
+// byMerit: the node asked for by name, then those not handing over, then
+// priority, position and id.
+func (t *turn) byMerit(a, b *Node) int {
+	e := t.rec.Election
+	if (a.ID == e.Prefer) != (b.ID == e.Prefer) {
+		return before(a.ID == e.Prefer)
+	}
+	if (a.ID == e.Avoid) != (b.ID == e.Avoid) {
+		return before(b.ID == e.Avoid)
+	}
+	if a.Priority != b.Priority {
+		return b.Priority - a.Priority
+	}
+	if c := t.position(b).compare(t.position(a)); c != 0 {
+		return c
+	}
+	return byPreference(a, b)
+}
+
+func before(first bool) int {
+	if first {
+		return -1
+	}
+	return 1
+}
+
+// source is the most advanced node that s can fetch missing WAL from, or nil:
+// it has everything up to best, or is at least ahead of s where an operator allowed loss.
+func (t *turn) source(s *Node, best position) *Node {
+	var found *Node
+	for _, n := range t.members() {
+		if n.ID == s.ID || !n.Stable(ReportLSN) || !t.healthy(n) || t.position(n).forked {
+			continue
+		}
+		at := t.position(n)
+		if at.compare(best) < 0 && !t.rec.Election.AllowDataLoss || at.compare(t.position(s)) <= 0 {
+			continue
+		}
+		if found == nil || at.compare(t.position(found)) > 0 {
+			found = n
+		}
+	}
+	return found
+}

@@ -1,0 +1,68 @@
+package fsm
+
+import (
+	"cmp"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// position is a node's WAL on the reference lineage: how far it agrees with
+// it, and whether it went another way after that point.
+type position struct {
+	lsn    pg.LSN
+	forked bool
+}
+
+// where projects (tli, lsn) of n on the reference timeline. Positions of
+// different lineages are never compared by their numbers: a node that was
+// promoted without ever opening counts up to the point where it left.
+func (t *turn) where(n *Node, tli pg.Timeline, lsn pg.LSN) position {
+	ref := t.rec.Timeline
+	switch {
+	case ref == 0 || tli == 0 || tli == ref:
+		return position{lsn: lsn}
+	case tli > ref:
+		if left, ok := n.History.SwitchFrom(ref); ok {
+			return position{lsn: min(left, lsn)}
+		}
+		return position{lsn: lsn}
+	}
+	if left, ok := t.referenceHistory().SwitchFrom(tli); ok && lsn > left {
+		return position{lsn: left, forked: true}
+	}
+	return position{lsn: lsn}
+}
+
+// referenceHistory is the history of the reference timeline as some node told it.
+func (t *turn) referenceHistory() pg.History {
+	for i := range t.g.Nodes {
+		h := t.g.Nodes[i].History
+		if len(h) > 0 && h[len(h)-1].TLI >= t.rec.Timeline {
+			for _, entry := range h {
+				if entry.TLI == t.rec.Timeline {
+					return h
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// position is where n's last report puts it, or its vote when it has voted.
+func (t *turn) position(n *Node) position {
+	if e := t.rec.Election; e != nil {
+		for _, v := range e.Votes {
+			if v.Node == n.ID {
+				return t.where(n, v.TLI, v.LSN)
+			}
+		}
+	}
+	return t.where(n, n.TLI, n.LSN)
+}
+
+// beyond: n has received past the record with which the old primary's clean stop ended its WAL.
+func (t *turn) beyond(n *Node) bool {
+	return t.rec.Fenced && t.rec.FinalLSN != 0 && n.TLI == t.rec.FinalTLI && n.LSN > t.rec.FinalLSN
+}
+
+func (a position) compare(b position) int { return cmp.Compare(a.lsn, b.lsn) }

@@ -1,0 +1,195 @@
+package fsm
+
+import "slices"
+
+// removed deletes the row of a node that reported dropped. The row of a
+// primary that hands over stays until its successor opens: it holds its last word.
+func removed(t *turn) bool {
+	for i := range t.g.Nodes {
+		n := &t.g.Nodes[i]
+		if n.Goal != Dropped || n.Reported != Dropped || n.ID == t.rec.Primary && t.rec.Owner != 0 {
+			continue
+		}
+		t.d.Remove = append(t.d.Remove, n.ID)
+		t.event(nil, "Removing %s from formation %q and group %d", n, t.g.Formation.ID, t.g.ID)
+		return true
+	}
+	return false
+}
+
+// fencedBack lets a primary that fenced itself reach what was decided
+// meanwhile by way of demoted, which every node service knows.
+func fencedBack(t *turn) bool {
+	for _, n := range t.members() {
+		if n.Reported == DemoteTimeout && n.Goal.In(CatchingUp, Secondary, JoinSecondary) {
+			return t.goal(n, Demoted, "%s to demoted after it demoted itself.", n)
+		}
+	}
+	return false
+}
+
+// leftAlone serves the last node of a group. One that may write goes on alone;
+// a standby does so by way of an election, which knows whether it may.
+func leftAlone(t *turn) bool {
+	members := t.members()
+	if len(members) != 1 {
+		return false
+	}
+	n := members[0]
+	if n.Stable(Single) || n.Goal == Single || n.Goal.MaintenanceGoal() || n.Reported.In(WaitStandby, Init) {
+		return false
+	}
+	if n.Goal.Writable() || n.ID == t.rec.Primary && n.Goal.In(downStates...) {
+		if t.rec.Owner != 0 && t.rec.Owner != n.ID {
+			return false
+		}
+		t.rec.Owner, t.rec.Election = 0, nil
+		t.rec.Primary, t.rec.Fenced = n.ID, false
+		t.push(n, List{})
+		return t.goal(n, Single, "%s to single as there is no other node.", n)
+	}
+	if t.rec.Owner != 0 || n.Goal == ReportLSN || n.Goal.In(PreparePromotion, FastForward, StopReplication) {
+		return false
+	}
+	if t.rec.Election == nil {
+		t.open(Election{})
+	}
+	if n.Priority == 0 {
+		return t.goal(n, ReportLSN, "%s to report_lsn as there is no other node and candidate priority is 0.", n)
+	}
+	return t.goal(n, ReportLSN, "%s to report_lsn to find the failover candidate", n)
+}
+
+// openPrimary is the primary when it is there to be followed: it reports a
+// writable state, is healthy, and rests or moves from wait_primary to primary.
+func (t *turn) openPrimary() *Node {
+	p := t.writable()
+	if p == nil || !t.healthy(p) {
+		return nil
+	}
+	if p.Settled() && p.Goal.In(WaitPrimary, JoinPrimary, Primary) || p.Reported == WaitPrimary && p.Goal == Primary {
+		return p
+	}
+	return nil
+}
+
+// mayClone lets a new standby copy the primary.
+func mayClone(t *turn) bool {
+	p := t.openPrimary()
+	if p == nil || !p.Settled() {
+		return false
+	}
+	for _, n := range t.others(p) {
+		if n.Stable(WaitStandby) {
+			return t.goal(n, CatchingUp, "%s to catchingup after %s converged to %s.", n, p, p.Reported)
+		}
+	}
+	return false
+}
+
+// caughtUp makes a standby a secondary that streams on the primary's timeline, close enough behind.
+func caughtUp(t *turn) bool {
+	p := t.openPrimary()
+	if p == nil || !p.Settled() {
+		return false
+	}
+	for _, n := range t.others(p) {
+		if n.Stable(CatchingUp) && t.healthy(n) && n.TLI == p.TLI && n.Streaming != StreamingNo &&
+			within(n, p, t.g.Settings.SyncThreshold) {
+			return t.goal(n, Secondary, "%s to secondary after it caught up.", n)
+		}
+	}
+	return false
+}
+
+// divergedSecondary sends a secondary whose timeline is not on the reference lineage to be rewound.
+func divergedSecondary(t *turn) bool {
+	p := t.openPrimary()
+	if p == nil {
+		return false
+	}
+	for _, n := range t.others(p) {
+		if n.Stable(Secondary) && (t.where(n, n.TLI, n.LSN).forked || t.rec.Timeline != 0 && n.TLI > p.TLI) {
+			return t.goal(n, CatchingUp, "%s to catchingup after its timeline diverged from that of %s.", n, p)
+		}
+	}
+	return false
+}
+
+// voterReturns lets nodes that took part in an election, or waited for a
+// primary, follow the one that is there.
+func voterReturns(t *turn) bool {
+	p := t.openPrimary()
+	if p == nil || t.rec.Owner != 0 && t.rec.Owner != p.ID {
+		return false
+	}
+	for _, n := range t.others(p) {
+		if !n.Stable(ReportLSN) && !n.Stable(JoinSecondary) {
+			continue
+		}
+		if !within(n, p, t.g.Settings.SyncThreshold) || !t.healthy(n) {
+			return t.goal(n, CatchingUp, "%s to catchingup after %s converged to %s.", n, p, p.Reported)
+		}
+		return t.goal(n, Secondary, "%s to secondary after %s converged to %s.", n, p, p.Reported)
+	}
+	return false
+}
+
+// demotedReturns lets an old primary, or a candidate that was given up, follow the primary.
+func demotedReturns(t *turn) bool {
+	p := t.openPrimary()
+	if p == nil {
+		return false
+	}
+	for _, n := range t.others(p) {
+		if n.Settled() && n.Goal.In(downStates...) {
+			return t.goal(n, CatchingUp, "%s to catchingup after it converged to demotion and %s converged to %s.", n, p, p.Reported)
+		}
+	}
+	return false
+}
+
+// demoteOrphan gives a goal to nodes that an earlier promotion left behind.
+func demoteOrphan(t *turn) bool {
+	p := t.openPrimary()
+	if p == nil || t.rec.Owner != 0 || t.rec.Election != nil {
+		return false
+	}
+	for _, n := range t.others(p) {
+		if n.Goal.In(PreparePromotion, StopReplication, FastForward) {
+			return t.goal(n, Demoted, "%s to demoted after %s converged to %s.", n, p, p.Reported)
+		}
+	}
+	return false
+}
+
+// maintenanceReady releases a standby once the primary no longer needs it.
+func maintenanceReady(t *turn) bool {
+	p := t.writable()
+	for _, n := range t.members() {
+		if !n.Stable(WaitMaintenance) {
+			continue
+		}
+		switch {
+		case p != nil && p.Stable(WaitPrimary):
+			return t.goal(n, Maintenance, "%s to maintenance after %s converged to wait_primary.", n, p)
+		case p == nil || p.Goal != WaitPrimary:
+			return t.goal(n, Maintenance, "%s to maintenance as no primary waits for it.", n)
+		}
+	}
+	return false
+}
+
+// primaryToMaintenance ends the maintenance handshake of an old primary whose successor is open.
+func primaryToMaintenance(t *turn) bool {
+	p := t.openPrimary()
+	if p == nil {
+		return false
+	}
+	i := slices.IndexFunc(t.others(p), func(n *Node) bool { return n.Stable(PrepareMaintenance) })
+	if i < 0 {
+		return false
+	}
+	n := t.others(p)[i]
+	return t.goal(n, Maintenance, "%s to maintenance after it converged to prepare_maintenance.", n)
+}
