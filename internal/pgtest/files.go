@@ -46,32 +46,44 @@ func Dir(t testing.TB) string {
 func releaseSharedMemory(root string) {
 	//nolint:errcheck // what cannot be read has no segment that we know of
 	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() != "postmaster.pid" {
+		if err != nil || d.Name() != pidFile {
 			return nil
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil
-		}
-		lines := strings.Split(string(text), "\n")
-		if len(lines) < 7 {
-			return nil
-		}
-		fields := strings.Fields(lines[6])
-		if len(fields) != 2 {
-			return nil
-		}
-		id, err := strconv.Atoi(fields[1])
-		if err != nil {
-			return nil
-		}
-		var desc unix.SysvShmDesc
-		if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err == nil && desc.Nattch == 0 &&
-			strconv.Itoa(int(desc.Perm.Key)) == fields[0] {
+		if id, attached, ok := sharedMemory(filepath.Dir(path)); ok && attached == 0 {
 			_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
 		}
 		return nil
 	})
+}
+
+// pidFile is the file of a data directory that its postmaster writes and, after
+// a crash, leaves behind.
+const pidFile = "postmaster.pid"
+
+// sharedMemory finds the segment of a data directory and how many processes are
+// attached to it; false means that there is none.
+func sharedMemory(dataDir string) (id, attached int, ok bool) {
+	text, err := os.ReadFile(filepath.Join(dataDir, pidFile))
+	if err != nil {
+		return 0, 0, false
+	}
+	lines := strings.Split(string(text), "\n")
+	if len(lines) < 7 {
+		return 0, 0, false
+	}
+	fields := strings.Fields(lines[6]) // key and id
+	if len(fields) != 2 {
+		return 0, 0, false
+	}
+	id, err = strconv.Atoi(fields[1])
+	if err != nil {
+		return 0, 0, false
+	}
+	var desc unix.SysvShmDesc
+	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err != nil || strconv.Itoa(int(desc.Perm.Key)) != fields[0] {
+		return 0, 0, false
+	}
+	return id, int(desc.Nattch), true
 }
 
 func copyFile(from, to string, mode fs.FileMode) error {

@@ -134,13 +134,20 @@ func (s *Server) end(p *Process) {
 }
 
 // Stop ends the server with this signal (SIGINT: fast, SIGQUIT: immediate,
-// SIGKILL: a crash) and waits until its postmaster is gone.
+// SIGKILL: a crash) and waits until its postmaster and all its children are
+// gone.
 func (s *Server) Stop(t testing.TB, how syscall.Signal) {
 	t.Helper()
 	if err := s.proc.Signal(how); err != nil {
 		t.Fatalf("stop server: %v", err)
 	}
 	s.proc.Wait(t, patience)
+	Eventually(t, patience, func() error {
+		if _, attached, ok := sharedMemory(s.Dir); ok && attached > 0 {
+			return fmt.Errorf("%d processes of server %s are left", attached, s.name)
+		}
+		return nil
+	})
 }
 
 // Process is the postmaster.
