@@ -1,0 +1,294 @@
+package monitor
+
+import (
+	"sync"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
+)
+
+// stallTolerance is how late a tick may come before the process doubts its
+// own sense of time: whoever was not heard meanwhile may have been speaking.
+const stallTolerance = time.Second
+
+// sessionlessAfter is how long a node must go on reporting without its session
+// lock before it counts as a client that holds none.
+const sessionlessAfter = 10 * time.Second
+
+// groupKey names a group.
+type groupKey = pgautofailover.GroupKey
+
+// observedNode is what this process saw of one node, on its own clock.
+type observedNode struct {
+	key        groupKey
+	reportTime time.Time
+	seen       time.Time
+	goal       fsm.State
+	goalNumber int64
+	goalAt     time.Time
+	reported   fsm.State
+	reportedAt time.Time
+	streaming  fsm.Streaming
+	streamAt   time.Time
+	health     fsm.Health
+	healthAt   time.Time
+	// keeper: a session lock was seen, or the schema knows of one; held: it is
+	// there now; lost: it was there since the clocks started, and went at lostAt.
+	keeper, held, lost bool
+	lostAt             time.Time
+}
+
+// observer keeps the clocks of all nodes. Its own clock is only as good as the
+// last tick: when that is too long ago, nobody can tell silence from sleep.
+type observer struct {
+	mu       sync.Mutex
+	start    time.Time
+	interval time.Duration
+	lastTick time.Time
+	nodes    map[int64]*observedNode
+	intents  map[int64]time.Time
+}
+
+func newObserver(start time.Time, interval time.Duration) *observer {
+	return &observer{
+		start: start, interval: interval,
+		nodes: make(map[int64]*observedNode), intents: make(map[int64]time.Time),
+	}
+}
+
+// tick says that the process has just looked at the database. It reports
+// whether it came so late that the clocks were started again.
+func (o *observer) tick(now time.Time) (stalled bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	stalled = o.lastTick.IsZero() || o.late(now)
+	if stalled {
+		o.restart(now)
+	}
+	o.lastTick = now
+	return stalled
+}
+
+// late also compares wall clocks, for the monotonic one stands still while the
+// machine is suspended.
+func (o *observer) late(now time.Time) bool {
+	limit := o.interval + stallTolerance
+	return now.Sub(o.lastTick) >= limit || now.Round(0).Sub(o.lastTick.Round(0)) >= limit
+}
+
+// steady reports whether the last tick is recent enough to decide anything.
+func (o *observer) steady(now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.lastTick.IsZero() && !o.late(now)
+}
+
+// restartClocks forgets how long anybody has been silent; the next tick has to
+// come before anything is decided.
+func (o *observer) restartClocks(now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.restart(now)
+	o.lastTick = time.Time{}
+}
+
+func (o *observer) restart(now time.Time) {
+	for _, n := range o.nodes {
+		n.seen = now
+		n.healthAt = time.Time{}
+		n.held, n.lost = false, false
+	}
+}
+
+// sweep takes the rows of all nodes in. It returns the groups that differ from
+// what was known, for their notification may have been lost.
+func (o *observer) sweep(rows []pgautofailover.NodeRow, now time.Time) []groupKey {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	changed := make(map[groupKey]bool)
+	present := make(map[int64]bool, len(rows))
+	for _, r := range rows {
+		key := groupKey{Formation: r.Formation, Group: r.Group}
+		present[r.ID] = true
+		n, known := o.nodes[r.ID]
+		if !known {
+			n = o.add(r.ID, key, now)
+		}
+		if n.key != key || n.goal != r.Goal || n.goalNumber != r.GoalNumber || n.reported != r.Reported {
+			changed[key] = true
+		}
+		n.key = key
+	}
+	for id, n := range o.nodes {
+		if !present[id] {
+			changed[n.key] = true
+			delete(o.nodes, id)
+		}
+	}
+	keys := make([]groupKey, 0, len(changed))
+	for key := range changed {
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+func (o *observer) add(id int64, key groupKey, now time.Time) *observedNode {
+	n := &observedNode{key: key, health: fsm.HealthUnknown, seen: now}
+	o.nodes[id] = n
+	return n
+}
+
+func (n *observedNode) report(stamp, now time.Time) {
+	if !stamp.Equal(n.reportTime) {
+		n.reportTime, n.seen = stamp, now
+	}
+}
+
+func (n *observedNode) setGoal(goal fsm.State, number int64, now time.Time) {
+	if n.goalAt.IsZero() || n.goal != goal || n.goalNumber != number {
+		n.goal, n.goalNumber, n.goalAt = goal, number, now
+	}
+}
+
+func (n *observedNode) setReported(state fsm.State, now time.Time) {
+	if n.reportedAt.IsZero() || n.reported != state {
+		n.reported, n.reportedAt = state, now
+	}
+}
+
+// glance is what changed between two looks at the signs of life.
+type glance struct {
+	lost      []int64    // nodes whose session lock is gone since the last look
+	changed   []groupKey // groups where a session came or went
+	strangers bool       // there are nodes that no sweep has shown yet
+}
+
+// pulses takes the signs of life of all nodes in: report times, and the
+// session locks that exist compared with those that did.
+func (o *observer) pulses(all []pgautofailover.Pulse, now time.Time) glance {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var g glance
+	for _, p := range all {
+		n, known := o.nodes[p.NodeID]
+		if !known {
+			n = o.add(p.NodeID, p.GroupKey, now)
+			n.keeper = p.EverHad
+			g.strangers = true
+		}
+		n.report(p.Reported, now)
+		switch {
+		case p.HasSession:
+			if n.lost {
+				g.changed = append(g.changed, n.key)
+			}
+			n.keeper, n.held, n.lost = true, true, false
+		case n.held:
+			n.held, n.lost, n.lostAt = false, true, now
+			g.lost = append(g.lost, p.NodeID)
+			g.changed = append(g.changed, n.key)
+		case n.lost && n.seen.Sub(n.lostAt) > sessionlessAfter:
+			n.keeper, n.lost = false, false
+		}
+	}
+	return g
+}
+
+func (n *observedNode) session() fsm.Session {
+	switch {
+	case n.lost:
+		return fsm.SessionLost
+	case n.keeper:
+		return fsm.SessionHeld
+	}
+	return fsm.SessionNone
+}
+
+// verdict notes what the probe of a node found and reports whether that is news.
+func (o *observer) verdict(id int64, health fsm.Health, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, known := o.nodes[id]
+	if !known {
+		return false
+	}
+	news := n.health != health || n.healthAt.IsZero()
+	n.health, n.healthAt = health, now
+	return news
+}
+
+// silence is what a probe needs to know of its node: since when nothing was
+// heard, and whether its session is gone.
+func (o *observer) silence(id int64) (since time.Time, sessionLost, known bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, known := o.nodes[id]
+	if !known {
+		return time.Time{}, false, false
+	}
+	return n.seen, n.lost, true
+}
+
+// fill completes a loaded group with this process's own observations.
+func (o *observer) fill(g *fsm.Group, key groupKey, stamps map[int64]pgautofailover.Stamps, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	g.MonitorStart = o.start
+	for i := range g.Nodes {
+		loaded := &g.Nodes[i]
+		n, known := o.nodes[loaded.ID]
+		if !known {
+			n = o.add(loaded.ID, key, now)
+			n.health = loaded.Health
+		}
+		n.report(stamps[loaded.ID].Report, now)
+		n.setGoal(loaded.Goal, loaded.GoalNumber, now)
+		n.setReported(loaded.Reported, now)
+		if n.streamAt.IsZero() || n.streaming != loaded.Streaming {
+			n.streaming, n.streamAt = loaded.Streaming, now
+		}
+		n.copyTo(loaded)
+	}
+	for i := range g.Intents {
+		intent := &g.Intents[i]
+		if _, known := o.intents[intent.ID]; !known {
+			o.intents[intent.ID] = now
+		}
+		intent.At = o.intents[intent.ID]
+	}
+}
+
+func (n *observedNode) copyTo(node *fsm.Node) {
+	if !n.healthAt.IsZero() {
+		node.Health = n.health
+	}
+	node.HealthAt = n.healthAt
+	node.Session = n.session()
+	node.Seen, node.GoalAt, node.ReportedAt, node.StreamingAt = n.seen, n.goalAt, n.reportedAt, n.streamAt
+}
+
+// decided takes over the goals that a committed transaction gave.
+func (o *observer) decided(g fsm.Group, closed []int64, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, node := range g.Nodes {
+		if n, known := o.nodes[node.ID]; known {
+			n.setGoal(node.Goal, node.GoalNumber, now)
+		}
+	}
+	for _, id := range closed {
+		delete(o.intents, id)
+	}
+}
+
+// refresh brings the clocks of a group that was decided before up to date.
+func (o *observer) refresh(g *fsm.Group) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range g.Nodes {
+		if n, known := o.nodes[g.Nodes[i].ID]; known {
+			n.copyTo(&g.Nodes[i])
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package monitor
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+)
+
+// idleRing is how long the alarm loop sleeps when nothing is due.
+const idleRing = time.Hour
+
+// ring wakes the groups whose deadline has come.
+func (d *decider) ring(ctx context.Context) error {
+	for {
+		due, next := d.due(time.Now())
+		d.queue.add(due...)
+		timer := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		case <-d.rearm:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// due returns the groups to look at now, and how long the others can wait.
+func (d *decider) due(now time.Time) (due []groupKey, next time.Duration) {
+	next = idleRing
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for key, a := range d.alarms {
+		at := a.retry
+		if at.IsZero() {
+			d.observed.refresh(&a.group)
+			at = nextDeadline(a.group, a.at)
+		}
+		if at.IsZero() {
+			continue
+		}
+		if wait := at.Sub(now); wait > 0 {
+			next = min(next, wait)
+			continue
+		}
+		// Until the look is done there is nothing to wait for; it sets a new alarm.
+		delete(d.alarms, key)
+		due = append(due, key)
+	}
+	return due, next
+}
+
+// logTurn writes one line per decision, and one when the group begins or
+// ceases to wait for something.
+func (d *decider) logTurn(ctx context.Context, key groupKey, t turn) {
+	where := []any{slog.String("formation", key.Formation), slog.Int("group", key.Group)}
+	for _, step := range t.decisions {
+		args := append(where[:len(where):len(where)], slog.String("rule", step.decision.Rule.Name), slog.Int("rule_pos", step.decision.Rule.Pos),
+			slog.String("nodes", describe(step.before, step.decision)))
+		for _, c := range step.decision.Close {
+			if !c.Applied {
+				args = append(args, slog.String("refused", c.Text))
+			}
+		}
+		d.log.InfoContext(ctx, "decided", args...)
+	}
+	if t.waiting != t.waited {
+		args := append(where[:len(where):len(where)], slog.String("reason", t.waiting))
+		if t.waiting == "" {
+			d.log.InfoContext(ctx, "the group does not wait any more", where...)
+		} else {
+			d.log.WarnContext(ctx, "the group waits", args...)
+		}
+	}
+}
+
+// describe shows every node as reported/goal, with the new goal behind an arrow.
+func describe(g fsm.Group, dec fsm.Decision) string {
+	goals := make(map[int64]fsm.State, len(dec.Assign))
+	for _, a := range dec.Assign {
+		goals[a.Node] = a.Goal
+	}
+	words := make([]string, 0, len(g.Nodes))
+	for _, n := range g.Nodes {
+		word := n.Name + " " + n.Reported.String() + "/" + n.Goal.String()
+		if goal, ok := goals[n.ID]; ok {
+			word += "->" + goal.String()
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, ", ")
+}
