@@ -116,6 +116,20 @@ type HostPort struct{ Host, Port string }
 // DSN returns the key=value form, password included.
 func (c ConnInfo) DSN() string { return c.pairs(c.Get(passwordKey)) }
 
+// DriverDSN returns the key=value form, password included, without the
+// keywords that only libpq knows: our driver would send them to the server.
+func (c ConnInfo) DriverDSN() string {
+	for _, key := range []string{
+		"sslcrl", "sslcrldir", "sslcompression", "ssl_min_protocol_version", "ssl_max_protocol_version", "sslcertmode",
+		"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+		"gssencmode", "gsslib", "gssdelegation", "channel_binding", "requirepeer", "require_auth",
+		"fallback_application_name", "load_balance_hosts", "hostaddr",
+	} {
+		c = c.With(key, "")
+	}
+	return c.DSN()
+}
+
 func (c ConnInfo) pairs(password string) string {
 	words := make([]string, 0, len(c.params)+1)
 	for _, p := range c.params {

@@ -43,8 +43,7 @@ func (c ControlData) NeedsRecovery() bool {
 	return c.State != stateShutDown && c.State != stateShutDownInRecovery
 }
 
-// MajorVersion is what tells apart servers that read different configuration
-// files; pg_controldata does not print the server's own version.
+// String sums it up for logs.
 func (c ControlData) String() string {
 	return fmt.Sprintf("system %s, timeline %d, checkpoint %s, %s", c.SystemID, c.TLI, c.Checkpoint, c.State)
 }

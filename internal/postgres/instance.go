@@ -1,0 +1,243 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// Config describes one instance. Tools, DataDir and Port are required.
+type Config struct {
+	Tools   Tools
+	DataDir string
+	Port    int
+	// ListenAddresses is given to the server when set.
+	ListenAddresses string
+	// Host is where local connections go; empty means the server's socket directory.
+	Host string
+	// SocketDir is given to the server when set; else it uses its default.
+	SocketDir string
+	// User and DBName are for local connections; empty means the system user and "postgres".
+	User   string
+	DBName string
+	Logger *slog.Logger
+}
+
+// Instance is a data directory and the server that may run on it. It holds no
+// connection and no process, and is safe for concurrent use.
+type Instance struct {
+	cfg Config
+	log *slog.Logger
+}
+
+// New returns the instance; it touches nothing.
+func New(cfg Config) *Instance {
+	if cfg.DBName == "" {
+		cfg.DBName = "postgres"
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Instance{cfg: cfg, log: log}
+}
+
+// Config returns what the instance was made from.
+func (i *Instance) Config() Config { return i.cfg }
+
+// DataDir returns the data directory.
+func (i *Instance) DataDir() string { return i.cfg.DataDir }
+
+// Port returns the port that the server is started on.
+func (i *Instance) Port() int { return i.cfg.Port }
+
+// Tools returns the installation that serves this data directory.
+func (i *Instance) Tools() Tools { return i.cfg.Tools }
+
+func (i *Instance) path(elem ...string) string {
+	return filepath.Join(append([]string{i.cfg.DataDir}, elem...)...)
+}
+
+// Exists reports whether there is a data directory with a database system in it.
+func (i *Instance) Exists() bool {
+	_, err := os.Stat(i.path("global", "pg_control"))
+	return err == nil
+}
+
+// SystemUser returns the name of the system user that runs this process, who
+// is the server's bootstrap superuser when we create the instance.
+func SystemUser() (string, error) {
+	u, err := user.Current()
+	if err != nil {
+		return "", fmt.Errorf("find the system user: %w", err)
+	}
+	return u.Username, nil
+}
+
+func (i *Instance) localUser() (string, error) {
+	if i.cfg.User != "" {
+		return i.cfg.User, nil
+	}
+	return SystemUser()
+}
+
+// InitDBConfig are the choices of a new data directory.
+type InitDBConfig struct {
+	Checksums bool
+	// Args are given to initdb as they are.
+	Args []string
+}
+
+// initMark is there while initdb works in the directory.
+const initMark = ".initdb"
+
+// InitDB creates the data directory when there is none. What an interrupted
+// earlier call left behind is removed first; anything else in the directory is refused.
+func (i *Instance) InitDB(ctx context.Context, cfg InitDBConfig) error {
+	mark := filepath.Clean(i.cfg.DataDir) + initMark
+	if _, err := os.Stat(mark); err == nil {
+		if err := removeContents(i.cfg.DataDir); err != nil {
+			return fmt.Errorf("remove what an interrupted initdb left: %w", err)
+		}
+	} else if i.Exists() {
+		return nil
+	}
+	if entries, err := os.ReadDir(i.cfg.DataDir); err == nil && len(entries) > 0 {
+		return withHint(fmt.Errorf("create data directory %s: it is not empty and holds no database system", i.cfg.DataDir),
+			"choose another --pgdata or empty the directory")
+	}
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(i.cfg.DataDir)), 0o755); err != nil {
+		return fmt.Errorf("create data directory: %w", err)
+	}
+	// A parent that is not ours to write (the directory is a mount point, say) only costs the cleanup above.
+	if err := writeFile(mark, nil, 0o600); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("create data directory: %w", err)
+	}
+	args := []string{"--pgdata", i.cfg.DataDir, "--auth=trust"}
+	if i.cfg.User == "" {
+		// The bootstrap superuser is the system user; a configured user is created later.
+		if name, err := SystemUser(); err == nil {
+			args = append(args, "--username", name)
+		}
+	}
+	if cfg.Checksums {
+		args = append(args, "--data-checksums")
+	}
+	if err := i.run(ctx, runConfig{program: "initdb", args: append(args, cfg.Args...)}); err != nil {
+		return err
+	}
+	if err := removeFile(mark); err != nil {
+		return fmt.Errorf("create data directory: %w", err)
+	}
+	return nil
+}
+
+// Remove deletes everything in the data directory, the directory itself included when its parent allows.
+func (i *Instance) Remove() error {
+	if err := i.requireStopped(); err != nil {
+		return fmt.Errorf("remove data directory: %w", err)
+	}
+	if err := os.RemoveAll(i.cfg.DataDir); err == nil {
+		return nil
+	}
+	return removeContents(i.cfg.DataDir)
+}
+
+func (i *Instance) requireStopped() error {
+	st, err := i.Status()
+	if err != nil {
+		return err
+	}
+	if st.Running {
+		return ErrRunning
+	}
+	orphans, err := i.Orphans()
+	if err != nil {
+		return err
+	}
+	if len(orphans) > 0 {
+		return fmt.Errorf("%w: processes %v are still there", ErrRunning, orphans)
+	}
+	return nil
+}
+
+// ControlData reads the control file through pg_controldata.
+func (i *Instance) ControlData(ctx context.Context) (pg.ControlData, error) {
+	// A read in the middle of the server's write shows a wrong checksum; the next one does not.
+	var last error
+	for range 3 {
+		cmd := exec.CommandContext(ctx, i.cfg.Tools.Path("pg_controldata"), "-D", i.cfg.DataDir)
+		cmd.Env = append(cmd.Environ(), "LC_ALL=C", "LANG=C")
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		if err := cmd.Run(); err != nil {
+			return pg.ControlData{}, fmt.Errorf("run pg_controldata: %w: %s", err, oneLine(stderr.String()))
+		}
+		if strings.Contains(stdout.String(), "WARNING: Calculated CRC") {
+			last = errors.New("run pg_controldata: the control file's checksum is wrong")
+			continue
+		}
+		return pg.ParseControlData(stdout.String())
+	}
+	return pg.ControlData{}, last
+}
+
+// ShutdownLocation returns the location of the shutdown checkpoint of a server
+// that was stopped in an orderly way as a primary. The answer is there before the
+// postmaster ends: WAL senders may still be sending the record.
+func (i *Instance) ShutdownLocation(ctx context.Context) (at pg.LSN, clean bool, err error) {
+	control, err := i.ControlData(ctx)
+	if err != nil || !control.CleanShutdown() {
+		return 0, false, err
+	}
+	return control.Checkpoint, true, nil
+}
+
+// HistoryOf reads the history of one timeline from pg_wal.
+func (i *Instance) HistoryOf(tli pg.Timeline) (pg.History, error) {
+	if tli == 1 {
+		return pg.ParseHistory(1, "")
+	}
+	text, err := os.ReadFile(i.path("pg_wal", tli.HistoryFile()))
+	if err != nil {
+		return nil, fmt.Errorf("read history of timeline %d: %w", tli, err)
+	}
+	return pg.ParseHistory(tli, string(text))
+}
+
+// History returns the line of timelines that the data directory is on, as its control file knows it.
+func (i *Instance) History(ctx context.Context) (pg.History, error) {
+	control, err := i.ControlData(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return i.HistoryOf(max(control.TLI, control.MinRecoveryTLI))
+}
+
+// runConfig is one run of a program of the installation.
+type runConfig struct {
+	program string
+	args    []string
+	env     []string
+	line    func(string) // sees each line of output; nil for none
+}
+
+// oneLine folds a program's output into one line, its end when it is long.
+func oneLine(s string) string {
+	lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(s), "\n"), func(l string) bool { return strings.TrimSpace(l) == "" })
+	if len(lines) > 5 {
+		lines = lines[len(lines)-5:]
+	}
+	return strings.Join(lines, "; ")
+}

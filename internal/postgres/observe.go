@@ -1,0 +1,226 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// Observation is what one look at a running server shows.
+type Observation struct {
+	InRecovery bool
+	SystemID   pg.SystemID
+	TLI        pg.Timeline
+	// LSN is the flush position of a primary and, on a standby, the larger of
+	// what was received and what was replayed: after a restart the received
+	// position is the start of a segment, below the replayed one.
+	LSN      pg.LSN
+	Received pg.LSN
+	Replayed pg.LSN
+	Receiver Receiver
+	// ReplayIdle says that the startup process has come to the end of what the
+	// server holds and waits for more.
+	ReplayIdle bool
+	// SyncState is the best state of our standbys here: quorum, sync, potential, async, or empty.
+	SyncState string
+	Standbys  []Standby
+	// SyncNames is the synchronous_standby_names that this session has in force.
+	SyncNames string
+}
+
+// Receiver is the WAL receiver of a standby; zero when there is none.
+type Receiver struct {
+	Status      string // starting, streaming, waiting, restarting, stopping
+	TLI         pg.Timeline
+	Slot        string
+	Host        string
+	Port        int
+	LastMessage time.Time
+}
+
+// Streaming reports whether WAL flows in.
+func (r Receiver) Streaming() bool { return r.Status == "streaming" }
+
+// Standby is one of our nodes as a WAL sender of this server sees it.
+type Standby struct {
+	ID        int64
+	PID       int
+	State     string // startup, catchup, streaming, backup, stopping
+	SyncState string
+	Sent      pg.LSN
+	Flush     pg.LSN
+	Replay    pg.LSN
+	// ReplyTime is the standby's own clock at its last message: whether it
+	// moves says that the standby lives, its value says nothing.
+	ReplyTime time.Time
+}
+
+// The timeline of a primary is the one it writes, which the control file learns
+// only at the next checkpoint. A standby without a receiver is on the highest
+// timeline of which it has replayed or could replay something: that of the
+// newest segment around its position, or what its control file says.
+const observeQuery = `
+SELECT pg_is_in_recovery(),
+  (SELECT system_identifier::text FROM pg_control_system()),
+  CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), '0/0')::text ELSE '0/0' END,
+  CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')::text ELSE '0/0' END,
+  CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_flush_lsn()::text END,
+  CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END,
+  coalesce(r.status, ''), coalesce(r.received_tli, 0), coalesce(r.slot_name, ''), coalesce(r.sender_host, ''), coalesce(r.sender_port, 0),
+  r.last_msg_receipt_time,
+  (SELECT greatest(c.timeline_id, coalesce(m.min_recovery_end_timeline, 0)) FROM pg_control_checkpoint() c, pg_control_recovery() m),
+  coalesce((SELECT wait_event = 'RecoveryRetrieveRetryInterval' FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), false),
+  current_setting('synchronous_standby_names')
+FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver r ON true`
+
+const standbysQuery = `
+SELECT application_name, pid, coalesce(state, ''), coalesce(sync_state, ''), coalesce(sent_lsn, '0/0')::text,
+  coalesce(flush_lsn, '0/0')::text, coalesce(replay_lsn, '0/0')::text, reply_time
+FROM pg_stat_replication WHERE application_name LIKE 'pgautofailover\_standby\_%' ORDER BY pid`
+
+const newestSegmentQuery = `
+SELECT coalesce(max(substr(name, 1, 8)), '') FROM pg_ls_waldir()
+WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 9) = $1`
+
+// Observe looks at the server once.
+func (s *Session) Observe(ctx context.Context) (Observation, error) {
+	var o Observation
+	var system, received, replayed, flushed, walTLI string
+	var receiverTLI, controlTLI int64
+	var message *time.Time
+	err := s.conn.QueryRow(ctx, observeQuery).Scan(&o.InRecovery, &system, &received, &replayed, &flushed, &walTLI,
+		&o.Receiver.Status, &receiverTLI, &o.Receiver.Slot, &o.Receiver.Host, &o.Receiver.Port, &message,
+		&controlTLI, &o.ReplayIdle, &o.SyncNames)
+	if err != nil {
+		return Observation{}, fmt.Errorf("observe PostgreSQL: %w", err)
+	}
+	if message != nil {
+		o.Receiver.LastMessage = *message
+	}
+	o.Receiver.TLI = pg.Timeline(receiverTLI)
+	var flush pg.LSN
+	if o.SystemID, err = parseSystemIdentifier(system); err != nil {
+		return Observation{}, err
+	}
+	if err := parseLSNs([]string{received, replayed, flushed}, &o.Received, &o.Replayed, &flush); err != nil {
+		return Observation{}, err
+	}
+	o.LSN = max(flush, o.Received, o.Replayed)
+	if o.TLI, err = s.timeline(ctx, o, walTLI, pg.Timeline(controlTLI)); err != nil {
+		return Observation{}, err
+	}
+	if o.Standbys, err = s.standbys(ctx); err != nil {
+		return Observation{}, err
+	}
+	for _, standby := range o.Standbys {
+		if syncRank(standby.SyncState) > syncRank(o.SyncState) {
+			o.SyncState = standby.SyncState
+		}
+	}
+	return o, nil
+}
+
+func syncRank(state string) int {
+	switch state {
+	case "quorum":
+		return 4
+	case "sync":
+		return 3
+	case "potential":
+		return 2
+	case "async":
+		return 1
+	default:
+		return 0
+	}
+}
+
+func (s *Session) timeline(ctx context.Context, o Observation, walTLI string, control pg.Timeline) (pg.Timeline, error) {
+	switch {
+	case !o.InRecovery:
+		return parseHexTimeline(walTLI)
+	case o.Receiver.TLI > 0:
+		return o.Receiver.TLI, nil
+	case o.LSN == 0:
+		return control, nil
+	}
+	var segmentSize int64
+	if err := s.conn.QueryRow(ctx, `SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'`).Scan(&segmentSize); err != nil {
+		return 0, fmt.Errorf("ask for the size of a WAL segment: %w", err)
+	}
+	var newest string
+	if err := s.conn.QueryRow(ctx, newestSegmentQuery, segmentSuffix(o.LSN-1, segmentSize)).Scan(&newest); err != nil {
+		return 0, fmt.Errorf("look for WAL segments: %w", err)
+	}
+	if newest == "" {
+		return control, nil
+	}
+	tli, err := parseHexTimeline(newest)
+	return max(tli, control), err
+}
+
+// segmentSuffix is the name of the segment that holds a position, without its timeline.
+func segmentSuffix(at pg.LSN, size int64) string {
+	number := uint64(at) / uint64(size)
+	perID := uint64(0x100000000) / uint64(size)
+	return fmt.Sprintf("%08X%08X", number/perID, number%perID)
+}
+
+func (s *Session) standbys(ctx context.Context) ([]Standby, error) {
+	rows, err := s.conn.Query(ctx, standbysQuery)
+	if err != nil {
+		return nil, fmt.Errorf("ask for standbys: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Standby, error) {
+		var one Standby
+		var name, sent, flush, replay string
+		var reply *time.Time
+		if err := row.Scan(&name, &one.PID, &one.State, &one.SyncState, &sent, &flush, &replay, &reply); err != nil {
+			return Standby{}, err
+		}
+		if reply != nil {
+			one.ReplyTime = *reply
+		}
+		one.ID, _ = pg.ParseStandbyName(name)
+		return one, parseLSNs([]string{sent, flush, replay}, &one.Sent, &one.Flush, &one.Replay)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask for standbys: %w", err)
+	}
+	return found, nil
+}
+
+func parseLSNs(texts []string, into ...*pg.LSN) error {
+	for n, text := range texts {
+		v, err := pg.ParseLSN(text)
+		if err != nil {
+			return err
+		}
+		*into[n] = v
+	}
+	return nil
+}
+
+func parseHexTimeline(s string) (pg.Timeline, error) {
+	var v uint32
+	if _, err := fmt.Sscanf(s, "%08X", &v); err != nil {
+		return 0, fmt.Errorf("parse timeline %q: %w", s, err)
+	}
+	return pg.Timeline(v), nil
+}
+
+// parseSystemIdentifier reads what SQL shows as a signed number.
+func parseSystemIdentifier(s string) (pg.SystemID, error) {
+	if len(s) > 0 && s[0] == '-' {
+		var v int64
+		if _, err := fmt.Sscanf(s, "%d", &v); err != nil {
+			return 0, fmt.Errorf("parse system identifier %q: %w", s, err)
+		}
+		return pg.SystemID(v), nil
+	}
+	return pg.ParseSystemID(s)
+}

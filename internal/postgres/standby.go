@@ -1,0 +1,383 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+const (
+	settingsFile = "postgresql-auto-failover.conf"
+	standbyFile  = "postgresql-auto-failover-standby.conf"
+	autoConfFile = "postgresql.auto.conf"
+	signalFile   = "standby.signal"
+)
+
+// Upstream is the server that a standby follows; zero for none.
+type Upstream struct {
+	ConnInfo pg.ConnInfo
+	Slot     string
+}
+
+// UpstreamConfig says how node ID reaches another node of its group.
+type UpstreamConfig struct {
+	ID          int64 // the node that connects
+	Host        string
+	Port        int
+	DBName      string
+	Password    string
+	SSLMode     string
+	SSLRootCert string
+	SSLCRL      string
+}
+
+// StandbyOf returns the upstream of node ID's standby. Only its receiver may use this connection string.
+func StandbyOf(cfg UpstreamConfig) Upstream {
+	return Upstream{ConnInfo: cfg.connInfo(pg.StandbyName(cfg.ID)), Slot: pg.StandbyName(cfg.ID)}
+}
+
+// CopyFrom returns the connection string for everything else that node ID does
+// on the other node: questions, base backup, rewind.
+func CopyFrom(cfg UpstreamConfig) pg.ConnInfo { return cfg.connInfo(pg.CopyName(cfg.ID)) }
+
+func (cfg UpstreamConfig) connInfo(applicationName string) pg.ConnInfo {
+	info := pg.NewConnInfo(
+		"application_name", applicationName, "host", cfg.Host, "port", strconv.Itoa(cfg.Port),
+		"user", pg.ReplicationRole, "dbname", cfg.DBName, "password", cfg.Password, "sslmode", cfg.SSLMode)
+	if cfg.SSLMode == "verify-ca" || cfg.SSLMode == "verify-full" {
+		info = info.With("sslrootcert", cfg.SSLRootCert).With("sslcrl", cfg.SSLCRL)
+	}
+	return info
+}
+
+// IsStandby reports whether the server starts, or runs, as a standby by its files.
+func (i *Instance) IsStandby() bool {
+	_, err := os.Stat(i.path(signalFile))
+	return err == nil
+}
+
+// WriteStandby writes the files of a standby; a running server reads them at its next reload.
+func (i *Instance) WriteStandby(ctx context.Context, up Upstream) error {
+	if err := i.resetOverrides(ctx, "primary_conninfo", "primary_slot_name", "recovery_target_timeline"); err != nil {
+		return fmt.Errorf("write standby configuration: %w", err)
+	}
+	if err := i.writeStandbyFiles(up); err != nil {
+		return fmt.Errorf("write standby configuration: %w", err)
+	}
+	return nil
+}
+
+func (i *Instance) writeStandbyFiles(up Upstream) error {
+	settings := pg.Settings{}
+	if !up.ConnInfo.IsZero() {
+		settings = append(settings, pg.Setting{Name: "primary_conninfo", Value: up.ConnInfo.DSN()})
+	}
+	if up.Slot != "" {
+		settings = append(settings, pg.Setting{Name: "primary_slot_name", Value: up.Slot})
+	}
+	settings = append(settings, pg.Setting{Name: "recovery_target_timeline", Value: "latest"})
+	// The signal first: with it and an old upstream the server is still a standby.
+	if _, err := updateFile(i.path(signalFile), 0o600, func(string) string { return "" }); err != nil {
+		return err
+	}
+	if _, err := updateFile(i.path(standbyFile), 0o600, func(string) string { return settings.Render() }); err != nil {
+		return err
+	}
+	return i.ensureInclude(standbyFile)
+}
+
+func (i *Instance) ensureInclude(file string) error {
+	_, err := updateFile(i.path("postgresql.conf"), 0o600, func(image string) string {
+		image, _ = pg.EnsureInclude(image, file)
+		return image
+	})
+	return err
+}
+
+// RemoveStandby removes the files of a standby. The server is not touched.
+func (i *Instance) RemoveStandby() error {
+	if err := removeFile(i.path(signalFile)); err != nil {
+		return fmt.Errorf("remove standby configuration: %w", err)
+	}
+	if _, err := os.Stat(i.path(standbyFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if _, err := updateFile(i.path(standbyFile), 0o600, func(string) string { return "" }); err != nil {
+		return fmt.Errorf("remove standby configuration: %w", err)
+	}
+	return nil
+}
+
+// resetOverrides removes settings from postgresql.auto.conf, where they would win over our files.
+func (i *Instance) resetOverrides(ctx context.Context, names ...string) error {
+	text, err := os.ReadFile(i.path(autoConfFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", autoConfFile, err)
+	}
+	settings, err := pg.ParseSettings(string(text))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", autoConfFile, err)
+	}
+	var present []string
+	for _, name := range names {
+		if _, ok := settings.Get(name); ok {
+			present = append(present, name)
+		}
+	}
+	if len(present) == 0 {
+		return nil
+	}
+	st, err := i.Status()
+	if err != nil {
+		return err
+	}
+	if st.Running {
+		return i.With(ctx, func(s *Session) error { return s.ResetSystem(ctx, present...) })
+	}
+	return i.setAutoConf(removals(present)...)
+}
+
+// removals are changes that take names out.
+func removals(names []string) []pg.Setting {
+	gone := make([]pg.Setting, len(names))
+	for n, name := range names {
+		gone[n] = pg.Setting{Name: name}
+	}
+	return gone
+}
+
+// setAutoConf edits postgresql.auto.conf of a stopped server; an empty value removes a name.
+func (i *Instance) setAutoConf(changes ...pg.Setting) error {
+	_, err := updateFile(i.path(autoConfFile), 0o600, func(image string) string {
+		var b strings.Builder
+		for line := range strings.Lines(image) {
+			name := strings.TrimRight(strings.TrimSpace(strings.SplitN(line, "=", 2)[0]), " \t")
+			if !touches(changes, name) {
+				b.WriteString(line)
+			}
+		}
+		for _, c := range changes {
+			if c.Value != "" {
+				fmt.Fprintf(&b, "%s = %s\n", c.Name, pg.QuoteConf(c.Value))
+			}
+		}
+		return b.String()
+	})
+	return err
+}
+
+func touches(changes []pg.Setting, name string) bool {
+	for _, c := range changes {
+		if strings.EqualFold(c.Name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Reload has a running server read its files again, and returns when new
+// sessions go by them. A stopped server is fine: it will read them.
+func (i *Instance) Reload(ctx context.Context) error {
+	st, err := i.Status()
+	if err != nil || !st.Running {
+		return err
+	}
+	before, err := i.loadTime(ctx)
+	if err != nil {
+		return fmt.Errorf("reload configuration: %w", err)
+	}
+	if err := i.signalServer(unix.SIGHUP); err != nil {
+		return fmt.Errorf("reload configuration: %w", err)
+	}
+	for {
+		now, err := i.loadTime(ctx)
+		if err != nil {
+			return fmt.Errorf("reload configuration: %w", err)
+		}
+		if now != before {
+			return nil
+		}
+		if err := pause(ctx, pollPeriod); err != nil {
+			return withHint(fmt.Errorf("wait until the configuration is in force: %w", err),
+				"see the server's log: a mistake in postgresql.conf makes it keep the old configuration")
+		}
+	}
+}
+
+func (i *Instance) loadTime(ctx context.Context) (string, error) {
+	var at string
+	err := i.With(ctx, func(s *Session) error {
+		return s.conn.QueryRow(ctx, `SELECT pg_conf_load_time()::text`).Scan(&at)
+	})
+	return at, err
+}
+
+// signalServer signals the verified postmaster; none is fine.
+func (i *Instance) signalServer(sig unix.Signal) error {
+	f, ok, err := i.readPidFile()
+	if err != nil || !ok {
+		return err
+	}
+	fd, v, err := i.openServer(f)
+	if err != nil || v == verdictGone {
+		return err
+	}
+	if v == verdictForeign {
+		return foreignError(f.pid)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", f.pid, err)
+	}
+	return nil
+}
+
+// Follow points a standby at an upstream, by a reload when it runs. It does
+// not wait until WAL flows: see WaitStreaming.
+func (i *Instance) Follow(ctx context.Context, up Upstream) error {
+	if err := i.WriteStandby(ctx, up); err != nil {
+		return err
+	}
+	return i.Reload(ctx)
+}
+
+// WaitStreaming waits until the WAL receiver streams.
+func (i *Instance) WaitStreaming(ctx context.Context) error {
+	return i.With(ctx, func(s *Session) error {
+		for {
+			st, err := s.receiverState(ctx)
+			if err != nil || st.status == "streaming" {
+				return err
+			}
+			if err := pause(ctx, 2*pollPeriod); err != nil {
+				return fmt.Errorf("wait until the WAL receiver streams: it is %q: %w", st.status, err)
+			}
+		}
+	})
+}
+
+type receiverState struct {
+	status           string
+	process          bool // a receiver process exists, shown by the view above or not yet
+	idle             bool
+	received, replay pg.LSN
+	conninfo         string
+}
+
+const receiverQuery = `
+SELECT coalesce((SELECT status FROM pg_stat_wal_receiver), ''),
+  EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
+  coalesce((SELECT wait_event = 'RecoveryRetrieveRetryInterval' FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), false),
+  coalesce(pg_last_wal_receive_lsn(), '0/0')::text, coalesce(pg_last_wal_replay_lsn(), '0/0')::text,
+  current_setting('primary_conninfo')`
+
+func (s *Session) receiverState(ctx context.Context) (receiverState, error) {
+	var st receiverState
+	var received, replay string
+	if err := s.conn.QueryRow(ctx, receiverQuery).Scan(&st.status, &st.process, &st.idle, &received, &replay, &st.conninfo); err != nil {
+		return receiverState{}, fmt.Errorf("ask for the WAL receiver: %w", err)
+	}
+	return st, parseLSNs([]string{received, replay}, &st.received, &st.replay)
+}
+
+// EndReceiver takes the upstream out of a running standby's configuration and
+// returns when no receiver is left, none can come back, and replay has reached
+// the end of the local WAL. What it returns is the server's last word:
+// from here on it acknowledges nothing to anybody.
+func (i *Instance) EndReceiver(ctx context.Context) (Observation, error) {
+	if err := i.Follow(ctx, Upstream{}); err != nil {
+		return Observation{}, fmt.Errorf("end the WAL receiver: %w", err)
+	}
+	var last Observation
+	err := i.With(ctx, func(s *Session) error {
+		for {
+			st, err := s.receiverState(ctx)
+			if err != nil {
+				return err
+			}
+			if st.conninfo != "" {
+				return withHint(errors.New("primary_conninfo is still set by another file"),
+					"remove primary_conninfo from postgresql.conf and the files that it includes")
+			}
+			// The reload reached the startup process before this session began. If it now waits
+			// for its next try, it reads the new configuration before that try.
+			if !st.process && st.status == "" && st.idle {
+				last, err = s.Observe(ctx)
+				return err
+			}
+			if err := pause(ctx, pollPeriod); err != nil {
+				return fmt.Errorf("receiver %q, received %s, replayed %s: %w", st.status, st.received, st.replay, err)
+			}
+		}
+	})
+	if err != nil {
+		return Observation{}, fmt.Errorf("end the WAL receiver: %w", err)
+	}
+	return last, nil
+}
+
+// promotePoll is how often a promotion is looked at.
+const promotePoll = 10 * time.Millisecond
+
+// Promote has a running server out of recovery, with the history of its new
+// timeline in pg_wal and no standby files left. It makes no checkpoint: others can be
+// rewound to this server only after one.
+func (i *Instance) Promote(ctx context.Context) error {
+	var tli pg.Timeline
+	err := i.With(ctx, func(s *Session) error {
+		inRecovery, err := s.inRecovery(ctx)
+		if err != nil {
+			return err
+		}
+		if inRecovery {
+			if err := i.triggerPromotion(); err != nil {
+				return err
+			}
+		}
+		for inRecovery {
+			if err := pause(ctx, promotePoll); err != nil {
+				return err
+			}
+			if inRecovery, err = s.inRecovery(ctx); err != nil {
+				return err
+			}
+		}
+		o, err := s.Observe(ctx)
+		tli = o.TLI
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("promote: %w", err)
+	}
+	if _, err := i.HistoryOf(tli); err != nil {
+		return fmt.Errorf("promote: %w", err)
+	}
+	return i.RemoveStandby()
+}
+
+func (s *Session) inRecovery(ctx context.Context) (bool, error) {
+	var yes bool
+	if err := s.conn.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&yes); err != nil {
+		return false, fmt.Errorf("ask whether the server is in recovery: %w", err)
+	}
+	return yes, nil
+}
+
+func (i *Instance) triggerPromotion() error {
+	if err := writeFile(i.path("promote"), nil, 0o600); err != nil {
+		return err
+	}
+	return i.signalServer(unix.SIGUSR1)
+}

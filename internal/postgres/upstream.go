@@ -1,0 +1,188 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// SystemInfo is what another server says of itself on a replication connection.
+type SystemInfo struct {
+	SystemID pg.SystemID
+	TLI      pg.Timeline
+	LSN      pg.LSN // flushed, or on a standby replayed
+	History  pg.History
+}
+
+// Identify asks another server for its identity, position and history.
+func Identify(ctx context.Context, source pg.ConnInfo) (SystemInfo, error) {
+	cfg, err := pgconn.ParseConfig(source.With("target_session_attrs", "any").With("dbname", "").DriverDSN())
+	if err != nil {
+		return SystemInfo{}, fmt.Errorf("identify %s: the connection string is not valid", source)
+	}
+	cfg.RuntimeParams["replication"] = "true"
+	if source.Get("connect_timeout") == "" {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return SystemInfo{}, fmt.Errorf("open a replication connection: %w", err)
+	}
+	defer closeQuietly(ctx, conn)
+	row, err := commandRow(ctx, conn, "IDENTIFY_SYSTEM", 3)
+	if err != nil {
+		return SystemInfo{}, err
+	}
+	var info SystemInfo
+	if info.SystemID, err = pg.ParseSystemID(string(row[0])); err != nil {
+		return SystemInfo{}, err
+	}
+	if info.TLI, err = pg.ParseTimeline(string(row[1])); err != nil {
+		return SystemInfo{}, err
+	}
+	if info.LSN, err = pg.ParseLSN(string(row[2])); err != nil {
+		return SystemInfo{}, err
+	}
+	var text []byte
+	if info.TLI > 1 {
+		row, err := commandRow(ctx, conn, "TIMELINE_HISTORY "+strconv.FormatUint(uint64(info.TLI), 10), 2)
+		if err != nil {
+			return SystemInfo{}, err
+		}
+		text = row[1]
+	}
+	info.History, err = pg.ParseHistory(info.TLI, string(text))
+	return info, err
+}
+
+func commandRow(ctx context.Context, conn *pgconn.PgConn, command string, columns int) ([][]byte, error) {
+	results, err := conn.Exec(ctx, command).ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", command, err)
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < columns {
+		return nil, fmt.Errorf("ask %s: unexpected answer", command)
+	}
+	return results[0].Rows[0], nil
+}
+
+func closeQuietly(ctx context.Context, conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	_ = conn.Close(ctx)
+}
+
+// withRemote runs f on an SQL session on another server.
+func withRemote(ctx context.Context, source pg.ConnInfo, f func(*Session) error) error {
+	conn, err := connect(ctx, source, map[string]string{"statement_timeout": milliseconds(statementTimeout)})
+	if err != nil {
+		return err
+	}
+	s := &Session{conn: conn}
+	defer s.Close(ctx)
+	return f(s)
+}
+
+// SlotExists asks another server for a physical replication slot.
+func SlotExists(ctx context.Context, source pg.ConnInfo, name string) (bool, error) {
+	found := false
+	err := withRemote(ctx, source, func(s *Session) error {
+		slots, err := s.Slots(ctx)
+		for _, slot := range slots {
+			found = found || slot.Name == name
+		}
+		return err
+	})
+	return found, err
+}
+
+// sourceCheckpointed has the other server's control file on the timeline that it
+// writes: pg_rewind reads its timeline there, and finds the old one until the first
+// checkpoint after a promotion.
+func sourceCheckpointed(ctx context.Context, source pg.ConnInfo, tli pg.Timeline) error {
+	return withRemote(ctx, source, func(s *Session) error {
+		var have int64
+		const query = `SELECT timeline_id FROM pg_control_checkpoint()`
+		if err := s.conn.QueryRow(ctx, query).Scan(&have); err != nil {
+			return fmt.Errorf("ask for the timeline of the last checkpoint: %w", err)
+		}
+		if pg.Timeline(have) == tli {
+			return nil
+		}
+		return s.Checkpoint(ctx)
+	})
+}
+
+// Lineage says how a data directory relates to the line of another server.
+type Lineage int
+
+// The relations, in the order in which they are looked for.
+const (
+	// LineageForeign: another database system.
+	LineageForeign Lineage = iota
+	// LineageAmbiguous: both are on a timeline of the same number that began at
+	// different places, or share no timeline at all; only a copy helps.
+	LineageAmbiguous
+	// LineageDiverged: we hold WAL that the other line left out; a rewind helps.
+	LineageDiverged
+	// LineageAhead: same line, and we hold more of it.
+	LineageAhead
+	// LineageFollows: we hold nothing that the other line does not: following is enough.
+	LineageFollows
+)
+
+// String names the relation.
+func (l Lineage) String() string {
+	return [...]string{"foreign", "ambiguous", "diverged", "ahead", "follows"}[l]
+}
+
+// Relate compares a local line that ends at a position with another server's.
+func Relate(local pg.History, end pg.LSN, other SystemInfo) Lineage {
+	tli, at, open := local.Fork(other.History)
+	localTLI := local.TLI()
+	switch {
+	case tli == 0:
+		return LineageAmbiguous
+	case open && end > other.LSN:
+		return LineageAhead
+	case open:
+		return LineageFollows
+	case localTLI == other.History.TLI():
+		// The same number for two timelines: pg_rewind would find nothing to do.
+		return LineageAmbiguous
+	case tli == localTLI && end <= at:
+		return LineageFollows
+	default:
+		return LineageDiverged
+	}
+}
+
+// Compare relates the data directory of a stopped server to another server.
+// For a server that ended as a primary the checkpoint must lie before the
+// fork, not on it: the record begins there.
+func (i *Instance) Compare(ctx context.Context, other SystemInfo) (Lineage, error) {
+	control, err := i.ControlData(ctx)
+	if err != nil {
+		return LineageForeign, err
+	}
+	if control.SystemID != other.SystemID {
+		return LineageForeign, nil
+	}
+	local, err := i.HistoryOf(max(control.TLI, control.MinRecoveryTLI))
+	if err != nil {
+		return LineageForeign, err
+	}
+	end := max(control.Checkpoint, control.MinRecovery)
+	if control.CleanShutdown() {
+		end = control.Checkpoint + 1
+	}
+	if control.NeedsRecovery() && local.TLI() != other.History.TLI() && Relate(local, 0, other) == LineageFollows {
+		// Nobody knows how far its WAL reaches.
+		return LineageDiverged, nil
+	}
+	return Relate(local, end, other), nil
+}
