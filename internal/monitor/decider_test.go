@@ -39,6 +39,8 @@ func TestSilentHostIsReplacedWhenItsSilenceCounts(t *testing.T) {
 		took := db.decisions()[0].at.Sub(heard)
 		require.Greater(t, took, 3*time.Second)
 		require.Less(t, took, 3*time.Second+2*pulseInterval)
+		w.servers.mu.Lock()
+		defer w.servers.mu.Unlock()
 		require.False(t, w.servers.overlap)
 	})
 }

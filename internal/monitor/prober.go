@@ -128,6 +128,10 @@ func (p *prober) loop(ctx context.Context, l *probeLoop) {
 		}
 		began := time.Now()
 		rules := *p.rules.Load()
+		if v.health != fsm.HealthBad && v.overdue(began, rules, p.watch(l.target.id)) {
+			v.health = fsm.HealthBad
+			p.report(l.target.id, v.health, began)
+		}
 		if rules.enabled {
 			out := p.attempt(ctx, l.target, v.patience(began, rules, p.watch(l.target.id)))
 			if ctx.Err() != nil {
@@ -161,7 +165,7 @@ func (p *prober) rest(ctx context.Context, l *probeLoop, v *verdict, began time.
 		heard := p.watch(l.target.id).heard
 		at := next
 		// One extra attempt as soon as the keeper is late, not one after another.
-		if due := heard.Add(late); due.After(began) && due.Before(at) {
+		if due := heard.Add(late); v.failures == 0 && due.After(began) && due.Before(at) {
 			at = due
 		}
 		if !at.After(now) {

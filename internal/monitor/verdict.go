@@ -66,11 +66,17 @@ func (v *verdict) note(out outcome, at time.Time, rules probeRules, s suspicion)
 		v.refused = at
 	}
 	twice := !v.refused.IsZero() && at.Sub(v.refused) >= rules.delay
-	if v.failures > rules.retries || s.sessionLost && twice || at.Sub(s.heard) >= rules.unhealthy {
+	if v.failures > rules.retries || s.sessionLost && twice || v.overdue(at, rules, s) {
 		v.health = fsm.HealthBad
 		return true
 	}
 	return false
+}
+
+// overdue reports whether failures that are too few by themselves count
+// because the keeper has been silent for so long.
+func (v *verdict) overdue(at time.Time, rules probeRules, s suspicion) bool {
+	return v.failures > 0 && at.Sub(s.heard) >= rules.unhealthy
 }
 
 // pause is how long to wait after an attempt that began at a time: the rest of
@@ -89,7 +95,7 @@ func (v *verdict) patience(now time.Time, rules probeRules, s suspicion) time.Du
 	if v.failures == 0 || due <= 0 {
 		return rules.timeout
 	}
-	return min(rules.timeout, max(due, rules.delay))
+	return min(rules.timeout, due)
 }
 
 // lateAfter is the silence of a keeper after which its server is probed at
