@@ -112,10 +112,20 @@ func (t *turn) durable(s *Node) bool {
 	if t.rec.Primary == s.ID {
 		return true
 	}
-	if t.allSatisfied(t.voted) || t.rec.Fenced && t.allSatisfied(func(id int64) bool { return id == s.ID }) {
+	if t.allSatisfied(t.voted) {
+		return true
+	}
+	// A stopped primary left nothing acknowledged that its whole quorum lacks.
+	// But what it wrote last without asking anybody is worth waiting for, if it stopped cleanly.
+	if t.rec.Fenced && !(t.rec.Election.Planned && t.rec.FinalLSN != 0) && t.soleQuorum(s) {
 		return true
 	}
 	return t.waited(s)
+}
+
+// soleQuorum: s alone holds everything that was acknowledged under the lists in force.
+func (t *turn) soleQuorum(s *Node) bool {
+	return t.allSatisfied(func(id int64) bool { return id == s.ID })
 }
 
 // exclusive: the old primary acknowledges nothing any more.

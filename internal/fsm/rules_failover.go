@@ -126,7 +126,7 @@ func stopReplication(t *turn) bool {
 		!t.healthy(s) {
 		return false
 	}
-	if t.maySolo() || !t.allSatisfied(func(id int64) bool { return id == s.ID }) {
+	if t.maySolo() || !t.soleQuorum(s) {
 		return false
 	}
 	p := t.old()
@@ -157,7 +157,7 @@ func plannedGivenUp(t *turn) bool {
 		return false
 	}
 	e.Planned = false
-	if !t.maySolo() && t.allSatisfied(func(id int64) bool { return id == s.ID }) && !t.unhealthy(s) {
+	if !t.maySolo() && t.soleQuorum(s) && !t.unhealthy(s) {
 		t.event(nil, "The planned promotion of %s goes on without its old primary.", s)
 		return true
 	}

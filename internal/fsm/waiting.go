@@ -27,6 +27,10 @@ func (t *turn) waiting() string {
 		return fmt.Sprintf("%s is not healthy and may have acknowledged writes that no standby has: "+
 			"it is not replaced unless it says that it stopped; bring it back, or %s", p, overrideHint)
 	}
+	if !slices.ContainsFunc(t.others(p), t.electable) {
+		return fmt.Sprintf("%s is not healthy and no other node has a candidate priority above zero: "+
+			"set one, or run pgdrover perform promotion --name for the node to promote", p)
+	}
 	return fmt.Sprintf("%s is not healthy and too few of the nodes that hold its acknowledged writes are there to replace it: "+
 		"bring %s back, or %s", p, t.missing(t.potential(p)), overrideHint)
 }
