@@ -26,22 +26,27 @@ type Tests interface{ Run() int }
 // Main runs the tests of a package and exits with their code. When started by
 // root the tests run as user postgres. A goroutine or a process that is left
 // over at the end fails the package.
-func Main(m Tests) { run(m, false) }
+func Main(m Tests) { Setup{}.Main(m) }
 
 // MainAsRoot is Main for tests that make network namespaces: started by root
 // they stay root, and only what they start runs as user postgres.
-func MainAsRoot(m Tests) { run(m, true) }
+func MainAsRoot(m Tests) { Setup{KeepRoot: true}.Main(m) }
 
-func run(m Tests, keepRoot bool) {
+// Setup says how the tests of a package are run. The zero value is that of the
+// function Main.
+type Setup struct {
+	KeepRoot bool // as MainAsRoot
+	// Prepare runs once, before the tests and as the caller: what it puts into
+	// dir the tests may read and execute. It returns variables for the tests.
+	Prepare func(dir string) (env []string, err error)
+}
+
+// Main runs the tests of a package and exits with their code.
+func (s Setup) Main(m Tests) {
 	if os.Getenv(childVar) != "" {
 		os.Exit(runTests(m))
 	}
-	owner, err := serverOwner()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "pgtest:", err)
-		os.Exit(1)
-	}
-	code, err := superviseTests(owner, keepRoot)
+	code, err := s.supervise()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)
 		os.Exit(1)

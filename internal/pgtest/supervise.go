@@ -20,9 +20,13 @@ import (
 // leaveGrace is how long processes may take to end after the tests.
 const leaveGrace = 5 * time.Second
 
-// superviseTests starts this test binary again as the process that runs the
-// tests, waits for it, ends what it left running and returns its exit code.
-func superviseTests(owner *syscall.Credential, keepRoot bool) (int, error) {
+// supervise starts this test binary again as the process that runs the tests,
+// waits for it, ends what it left running and returns its exit code.
+func (s Setup) supervise() (int, error) {
+	owner, err := serverOwner()
+	if err != nil {
+		return 0, err
+	}
 	// The child dies with the thread that started it: keep the thread.
 	runtime.LockOSThread()
 	base := os.TempDir()
@@ -34,7 +38,7 @@ func superviseTests(owner *syscall.Credential, keepRoot bool) (int, error) {
 		return 0, fmt.Errorf("make a directory for the tests: %w", err)
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // nothing to do about it
-	attr, outs, err := prepareChild(dir, owner, keepRoot)
+	attr, outs, err := s.prepareChild(dir, owner)
 	if err != nil {
 		return 0, err
 	}
@@ -77,7 +81,7 @@ type childAttr struct {
 
 // prepareChild copies the test binary to where the server user may execute it
 // ("go test" keeps it in a directory of its own user) and lays out its home.
-func prepareChild(dir string, owner *syscall.Credential, keepRoot bool) (childAttr, []output, error) {
+func (s Setup) prepareChild(dir string, owner *syscall.Credential) (childAttr, []output, error) {
 	c := childAttr{path: filepath.Join(dir, filepath.Base(os.Args[0]))}
 	if err := copyFile("/proc/self/exe", c.path, 0o755); err != nil {
 		return c, nil, err
@@ -103,13 +107,21 @@ func prepareChild(dir string, owner *syscall.Credential, keepRoot bool) (childAt
 			}
 		}
 	}
+	env := childEnv(os.Environ(), home, tmp, owner)
+	if s.Prepare != nil {
+		more, err := s.Prepare(dir)
+		if err != nil {
+			return c, nil, err
+		}
+		env = append(env, more...)
+	}
 	c.args = append([]string{os.Args[0]}, args...)
 	c.attr = os.ProcAttr{
-		Env:   childEnv(os.Environ(), home, tmp, owner),
+		Env:   env,
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	}
-	if !keepRoot {
+	if !s.KeepRoot {
 		c.attr.Sys.Credential = owner
 	}
 	return c, outs, nil
