@@ -242,7 +242,9 @@ func (o *observer) fill(g *fsm.Group, key groupKey, stamps map[int64]pgautofailo
 			n = o.add(loaded.ID, key, now)
 			n.health = loaded.Health
 		}
-		n.report(stamps[loaded.ID].Report, now)
+		if s, ok := stamps[loaded.ID]; ok {
+			n.report(s.Report, now)
+		}
 		n.setGoal(loaded.Goal, loaded.GoalNumber, now)
 		n.setReported(loaded.Reported, now)
 		if n.streamAt.IsZero() || n.streaming != loaded.Streaming {

@@ -1,0 +1,135 @@
+package monitor
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
+)
+
+func pulse(id int64, reported time.Time, held bool) pgautofailover.Pulse {
+	return pgautofailover.Pulse{GroupKey: testKey, NodeID: id, Reported: reported, HasSession: held, EverHad: true}
+}
+
+func filled(o *observer, now time.Time, nodes ...fsm.Node) fsm.Group {
+	g := fsm.Group{Nodes: nodes}
+	o.fill(&g, testKey, nil, now)
+	return g
+}
+
+func TestClocksStartAgainAfterALateTick(t *testing.T) {
+	t.Parallel()
+	t0 := time.Now()
+	at := func(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
+	o := newObserver(t0, pulseInterval)
+	require.False(t, o.steady(t0), "nothing is decided before the first look")
+	require.True(t, o.tick(at(0)))
+	stamp := at(-99999) // the database's clock is its own
+	o.pulses([]pgautofailover.Pulse{pulse(1, stamp, true)}, at(0))
+	o.verdict(1, fsm.HealthBad, at(50))
+	require.False(t, o.tick(at(100)))
+	g := o.pulses([]pgautofailover.Pulse{pulse(1, stamp, false)}, at(100))
+	require.Equal(t, []int64{1}, g.lost)
+	n := filled(o, at(150), fsm.Node{ID: 1}).Nodes[0]
+	require.Equal(t, fsm.SessionLost, n.Session)
+	require.Equal(t, at(0), n.Seen)
+	require.Equal(t, at(50), n.HealthAt)
+	require.True(t, o.steady(at(1100)))
+	require.False(t, o.steady(at(1200)))
+
+	require.True(t, o.tick(at(1200)))
+	n = filled(o, at(1200), fsm.Node{ID: 1}).Nodes[0]
+	require.Equal(t, fsm.SessionHeld, n.Session, "whoever was away may have missed its return")
+	require.Equal(t, at(1200), n.Seen)
+	require.Zero(t, n.HealthAt)
+	require.Equal(t, at(150), n.GoalAt, "a wait that began is not longer for our being late")
+}
+
+func TestSuspendedMachineIsLate(t *testing.T) {
+	t.Parallel()
+	o := newObserver(time.Now(), pulseInterval)
+	o.tick(time.Now())
+	// A wall clock that ran ahead of the monotonic one: Round(0) drops the latter.
+	require.True(t, o.late(o.lastTick.Round(0).Add(time.Hour)))
+}
+
+func TestReportIsSeenByItsStamp(t *testing.T) {
+	t.Parallel()
+	t0 := time.Now()
+	o := newObserver(t0, pulseInterval)
+	o.tick(t0)
+	o.pulses([]pgautofailover.Pulse{pulse(1, t0, false)}, t0)
+	o.pulses([]pgautofailover.Pulse{pulse(1, t0, false)}, t0.Add(time.Second))
+	heard, _, known := o.silence(1)
+	require.True(t, known)
+	require.Equal(t, t0, heard)
+	// The database's clock may be set back: any other stamp is a report.
+	o.pulses([]pgautofailover.Pulse{pulse(1, t0.Add(-time.Hour), false)}, t0.Add(2*time.Second))
+	heard, _, _ = o.silence(1)
+	require.Equal(t, t0.Add(2*time.Second), heard)
+}
+
+func TestClientThatStoppedHoldingSessionsIsPatientlyTreated(t *testing.T) {
+	t.Parallel()
+	t0 := time.Now()
+	o := newObserver(t0, pulseInterval)
+	o.tick(t0)
+	o.pulses([]pgautofailover.Pulse{pulse(1, t0, true)}, t0)
+	for i := range 12 {
+		now := t0.Add(time.Duration(i+1) * time.Second)
+		o.tick(now)
+		o.pulses([]pgautofailover.Pulse{pulse(1, now, false)}, now)
+	}
+	require.Equal(t, fsm.SessionNone, filled(o, t0.Add(13*time.Second), fsm.Node{ID: 1}).Nodes[0].Session)
+}
+
+func TestSweepNamesGroupsThatDiffer(t *testing.T) {
+	t.Parallel()
+	t0 := time.Now()
+	o := newObserver(t0, pulseInterval)
+	other := groupKey{Formation: "other", Group: 1}
+	rows := []pgautofailover.NodeRow{
+		{Formation: "default", ID: 1, Goal: fsm.Primary, GoalNumber: 3, Reported: fsm.Primary},
+		{Formation: "other", Group: 1, ID: 2, Goal: fsm.Single, GoalNumber: 1, Reported: fsm.Single},
+	}
+	require.ElementsMatch(t, []groupKey{testKey, other}, o.sweep(rows, t0))
+	filled(o, t0, fsm.Node{ID: 1, Goal: fsm.Primary, GoalNumber: 3, Reported: fsm.Primary})
+	g := fsm.Group{Nodes: []fsm.Node{{ID: 2, Goal: fsm.Single, GoalNumber: 1, Reported: fsm.Single}}}
+	o.fill(&g, other, nil, t0)
+	require.Empty(t, o.sweep(rows, t0))
+	rows[0].GoalNumber++
+	require.Equal(t, []groupKey{testKey}, o.sweep(rows, t0))
+	require.ElementsMatch(t, []groupKey{testKey, other}, o.sweep(rows[:1], t0), "a row that is gone is a difference too")
+}
+
+func TestNextDeadline(t *testing.T) {
+	t.Parallel()
+	t0 := time.Now()
+	s := fsm.DefaultSettings()
+	node := fsm.Node{Goal: fsm.Primary, Reported: fsm.Primary, Seen: t0, GoalAt: t0, ReportedAt: t0, Session: fsm.SessionHeld}
+	rest := fsm.Group{Settings: s, Nodes: []fsm.Node{node}}
+	soon := func(d time.Duration) time.Time { return t0.Add(d + time.Millisecond) }
+	require.Equal(t, soon(s.UnhealthyTimeout), nextDeadline(rest, t0))
+	require.Zero(t, nextDeadline(rest, t0.Add(time.Hour)))
+
+	started := rest
+	started.MonitorStart = t0.Add(-s.StartupGrace + time.Second)
+	require.Equal(t, soon(time.Second), nextDeadline(started, t0))
+
+	asked := rest
+	asked.Intents = []fsm.Intent{{At: t0.Add(-s.IntentTimeout + 2*time.Second)}}
+	require.Equal(t, soon(2*time.Second), nextDeadline(asked, t0))
+
+	moving := rest
+	moving.Nodes = []fsm.Node{node}
+	moving.Nodes[0].Goal, moving.Nodes[0].GoalAt = fsm.Draining, t0.Add(-s.DemoteTimeout+time.Second)
+	require.Equal(t, soon(time.Second), nextDeadline(moving, t0))
+
+	foreign := rest
+	foreign.Nodes = []fsm.Node{node}
+	foreign.Nodes[0].Session = fsm.SessionNone
+	require.Equal(t, soon(s.SessionlessTimeout), nextDeadline(foreign, t0))
+}
