@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -118,6 +119,10 @@ func (i *Instance) Start(ctx context.Context, cfg StartConfig) (*Postmaster, err
 	p, err := i.Adopt()
 	if !errors.Is(err, ErrNotRunning) {
 		return p, err
+	}
+	if i.RewindInterrupted() {
+		return nil, withHint(fmt.Errorf("start PostgreSQL: %w: a rewind was interrupted", ErrCannotRewind),
+			"the data directory needs a base backup")
 	}
 	if err := i.endOrphans(ctx); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
@@ -356,6 +361,26 @@ func (p *Postmaster) WaitReady(ctx context.Context) (standby bool, err error) {
 		case <-ctx.Done():
 			return false, fmt.Errorf("wait until PostgreSQL is ready: %w", context.Cause(ctx))
 		case <-tick.C:
+		}
+	}
+}
+
+// waitState waits for a status in postmaster.pid, without a connection.
+func (p *Postmaster) waitState(ctx context.Context, states ...string) error {
+	for {
+		f, ok, err := p.instance.readPidFile()
+		if err != nil {
+			return err
+		}
+		if ok && f.pid == p.pid && slices.Contains(states, f.state) {
+			return nil
+		}
+		select {
+		case <-p.exited:
+			return fmt.Errorf("start PostgreSQL: %w (%s): %s", ErrExited, p.ExitText(), p.instance.StartupLog())
+		case <-ctx.Done():
+			return fmt.Errorf("wait until PostgreSQL is %s, it is %q: %w", strings.Join(states, " or "), f.state, context.Cause(ctx))
+		case <-time.After(pollPeriod):
 		}
 	}
 }

@@ -273,3 +273,33 @@ func killVerified(pid int, sig syscall.Signal, verify func(pid int) bool) error 
 	}
 	return nil
 }
+
+// Signals that the server understands, under their names there.
+const (
+	hangup    = unix.SIGHUP
+	terminate = syscall.SIGTERM
+)
+
+// childrenOf lists the processes that a process has started.
+func childrenOf(parent int) ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var pids []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && parentOf(pid) == parent {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// processTitle is what ps shows; the server writes there what a process does.
+func processTitle(pid int) string {
+	text, err := os.ReadFile(procPath(pid) + "/cmdline")
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}

@@ -1,0 +1,345 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// BackupConfig is one base backup.
+type BackupConfig struct {
+	// Source is where to copy from: CopyFrom's string, never a standby's.
+	Source pg.ConnInfo
+	// Slot keeps the WAL that the copy needs; empty means a temporary slot.
+	Slot string
+	// MaxRate is pg_basebackup's limit, for example 100M; empty means none.
+	MaxRate string
+	// BackupDir receives the copy; it is emptied first and must be on the file system of the data directory.
+	BackupDir string
+	// Standby is the upstream of the standby that the copy becomes; zero for none.
+	Standby Upstream
+	// Progress is told how far the copy is; nil for nobody.
+	Progress func(Progress)
+}
+
+// Progress is how much of a copy is done, in kB.
+type Progress struct{ Done, Total int64 }
+
+// BaseBackup replaces the data directory by a copy of another server that starts
+// as a standby. The old contents stay until the copy is complete; the swap is one
+// step. After a kill at any point the same call begins again.
+func (i *Instance) BaseBackup(ctx context.Context, cfg BackupConfig) error {
+	if strings.HasPrefix(cfg.Source.Get("application_name"), pg.StandbyPrefix) {
+		return errors.New("base backup: refusing to copy under a standby's application name, it would acknowledge commits")
+	}
+	if err := i.requireStopped(); err != nil {
+		return fmt.Errorf("base backup: %w", err)
+	}
+	if err := i.prepareBackupDir(ctx, cfg.BackupDir); err != nil {
+		return fmt.Errorf("base backup: %w", err)
+	}
+	if err := i.checkSource(ctx, cfg.Source); err != nil {
+		return fmt.Errorf("base backup: %w", err)
+	}
+	if err := i.copyServer(ctx, cfg); err != nil {
+		// Half a copy is of no use, and its space may be what is missing.
+		return errors.Join(err, i.killCopies(ctx, cfg.BackupDir), removeContents(cfg.BackupDir))
+	}
+	if err := i.dressCopy(cfg); err != nil {
+		return fmt.Errorf("base backup: %w", err)
+	}
+	if err := i.swapIn(cfg.BackupDir); err != nil {
+		return fmt.Errorf("base backup: %w", err)
+	}
+	return removeContents(cfg.BackupDir)
+}
+
+// checkSource refuses to replace the data of one database system by another's.
+func (i *Instance) checkSource(ctx context.Context, source pg.ConnInfo) error {
+	info, err := Identify(ctx, source)
+	if err != nil || !i.Exists() {
+		return err
+	}
+	control, err := i.ControlData(ctx)
+	if err != nil {
+		// A damaged directory is what a base backup is for.
+		i.log.Warn("replacing a data directory whose control file cannot be read", "error", err)
+		return nil
+	}
+	if control.SystemID != info.SystemID {
+		return withHint(fmt.Errorf("%w: %s has %s, we have %s", ErrForeignSystem, source, info.SystemID, control.SystemID),
+			"move "+i.cfg.DataDir+" away if its contents are not needed")
+	}
+	return nil
+}
+
+// prepareBackupDir has an empty directory on the file system of the data directory.
+func (i *Instance) prepareBackupDir(ctx context.Context, dir string) error {
+	if err := i.killCopies(ctx, dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("create backup directory: %w", diskHint(err))
+	}
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(i.cfg.DataDir)), 0o755); err != nil {
+		return fmt.Errorf("create data directory: %w", err)
+	}
+	same, err := sameFileSystem(dir, i.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	if !same {
+		return withHint(fmt.Errorf("use backup directory %s: it is not on the file system of %s", dir, i.cfg.DataDir),
+			"set replication.backup_directory to a directory next to the data directory; a data directory cannot be a mount point itself")
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("create backup directory: %w", err)
+	}
+	if err := removeContents(dir); err != nil {
+		return fmt.Errorf("empty backup directory: %w", err)
+	}
+	return i.emptyTablespaces()
+}
+
+// sameFileSystem compares what a rename would have to do with.
+func sameFileSystem(dir, dataDir string) (bool, error) {
+	devices := make([]uint64, 0, 3)
+	for _, path := range []string{dir, filepath.Dir(filepath.Clean(dataDir)), dataDir} {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) && path == dataDir {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			devices = append(devices, st.Dev)
+		}
+	}
+	for _, d := range devices {
+		if d != devices[0] {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// emptyTablespaces makes room at the places outside the data directory that
+// the copy will use as well; the links in pg_tblspc stay.
+func (i *Instance) emptyTablespaces() error {
+	links, err := os.ReadDir(i.path("pg_tblspc"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list tablespaces: %w", err)
+	}
+	for _, link := range links {
+		if link.Type()&fs.ModeSymlink == 0 {
+			continue
+		}
+		if err := removeContents(i.path("pg_tblspc", link.Name())); err != nil {
+			return fmt.Errorf("empty tablespace %s: %w", link.Name(), err)
+		}
+	}
+	return nil
+}
+
+func (i *Instance) copyServer(ctx context.Context, cfg BackupConfig) error {
+	source := cfg.Source.With("password", "").With("connect_timeout", "")
+	args := []string{
+		"--no-password", "--dbname", source.DSN(), "--pgdata", cfg.BackupDir, "--username", pg.ReplicationRole,
+		"--verbose", "--progress", "--wal-method=stream", "--checkpoint=fast",
+	}
+	if cfg.MaxRate != "" {
+		args = append(args, "--max-rate", cfg.MaxRate)
+	}
+	if cfg.Slot != "" {
+		args = append(args, "--slot", cfg.Slot)
+	}
+	return i.run(ctx, runConfig{program: "pg_basebackup", args: args, env: passwordEnv(cfg.Source), line: func(line string) {
+		if p, ok := parseProgress(line); ok && cfg.Progress != nil {
+			cfg.Progress(p)
+		}
+	}})
+}
+
+func passwordEnv(source pg.ConnInfo) []string {
+	env := []string{"PGCONNECT_TIMEOUT=2", "PGAPPNAME=" + source.Get("application_name")}
+	if password := source.Get("password"); password != "" {
+		env = append(env, "PGPASSWORD="+password)
+	}
+	return env
+}
+
+// progressLine is "12345/67890 kB (18%), 0/1 tablespace".
+func progressLine() *regexp.Regexp { return regexp.MustCompile(`^(\d+)/(\d+) kB \(\d+%\)`) }
+
+func parseProgress(line string) (Progress, bool) {
+	if !strings.Contains(line, " kB (") {
+		return Progress{}, false
+	}
+	words := progressLine().FindStringSubmatch(line)
+	if words == nil {
+		return Progress{}, false
+	}
+	done, errDone := strconv.ParseInt(words[1], 10, 64)
+	total, errTotal := strconv.ParseInt(words[2], 10, 64)
+	return Progress{Done: done, Total: total}, errDone == nil && errTotal == nil
+}
+
+// dressCopy makes the copy a standby of ours while nobody can start it yet:
+// the source's own files would make it a primary, or a standby under a
+// stranger's name.
+func (i *Instance) dressCopy(cfg BackupConfig) error {
+	c := i.config(cfg.BackupDir)
+	if err := c.copyOwnFiles(i); err != nil {
+		return err
+	}
+	if err := c.forgetSource(cfg.Standby); err != nil {
+		return err
+	}
+	return syncDir(cfg.BackupDir)
+}
+
+// config returns the same instance in another directory.
+func (i *Instance) config(dir string) *Instance {
+	cfg := i.cfg
+	cfg.DataDir = dir
+	return New(cfg)
+}
+
+// ownFiles belong to a node and not to the data: a copy of another node keeps ours.
+func ownFiles() []string { return []string{settingsFile, "server.key", "server.crt"} }
+
+func (i *Instance) copyOwnFiles(from *Instance) error {
+	for _, name := range ownFiles() {
+		data, err := os.ReadFile(from.path(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("keep %s: %w", name, err)
+		}
+		if err := writeFile(i.path(name), data, 0o600); err != nil {
+			return fmt.Errorf("keep %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// forgetSource removes what the source's configuration says of the source, and makes a standby of it.
+func (i *Instance) forgetSource(up Upstream) error {
+	err := i.setAutoConf(removals([]string{"primary_conninfo", "primary_slot_name", "recovery_target_timeline", syncNamesSetting})...)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(i.path(hbaFile)); err == nil {
+		if _, err := updateFile(i.path(hbaFile), 0o600, pg.OpenGate); err != nil {
+			return err
+		}
+	}
+	return i.writeStandbyFiles(up)
+}
+
+// swapIn puts the copy in the place of the data directory in one step.
+func (i *Instance) swapIn(dir string) error {
+	if err := i.requireStopped(); err != nil {
+		return err
+	}
+	data := filepath.Clean(i.cfg.DataDir)
+	if _, err := os.Lstat(data); errors.Is(err, fs.ErrNotExist) {
+		if err := os.Rename(dir, data); err != nil {
+			return fmt.Errorf("put the copy in place: %w", err)
+		}
+	} else if err := exchange(dir, data); err != nil {
+		return fmt.Errorf("put the copy in place: %w", err)
+	}
+	if err := errors.Join(syncDir(filepath.Dir(data)), syncDir(filepath.Dir(dir))); err != nil {
+		return fmt.Errorf("put the copy in place: %w", err)
+	}
+	return removeFile(data + rewindMark)
+}
+
+// exchange swaps two directories. File systems that cannot do it in one step
+// see the old one moved aside first: a kill in between leaves no data
+// directory, and the next call copies again.
+func exchange(dir, data string) error {
+	if target, err := filepath.EvalSymlinks(data); err == nil {
+		data = target
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, data, unix.RENAME_EXCHANGE)
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	aside := dir + ".old"
+	if err := os.RemoveAll(aside); err != nil {
+		return err
+	}
+	if err := os.Rename(data, aside); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, data); err != nil {
+		return errors.Join(err, os.Rename(aside, data))
+	}
+	return os.RemoveAll(aside)
+}
+
+// killCopies ends what an earlier, killed caller left running: pg_basebackup's
+// streaming child does not notice that its parent is gone, and keeps the slot.
+func (i *Instance) killCopies(ctx context.Context, dir string) error {
+	copies := func(pid int) bool { return isCopyInto(pid, dir) }
+	for {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return fmt.Errorf("list processes: %w", err)
+		}
+		found := false
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || !copies(pid) {
+				continue
+			}
+			found = true
+			if err := killVerified(pid, syscall.SIGKILL, copies); err != nil {
+				return err
+			}
+		}
+		if !found {
+			return nil
+		}
+		if err := pause(ctx, pollPeriod); err != nil {
+			return fmt.Errorf("wait for the end of an earlier copy into %s: %w", dir, err)
+		}
+	}
+}
+
+func isCopyInto(pid int, dir string) bool {
+	cmdline, err := os.ReadFile(procPath(pid) + "/cmdline")
+	if err != nil {
+		return false
+	}
+	args := bytes.Split(bytes.TrimSuffix(cmdline, []byte{0}), []byte{0})
+	if filepath.Base(string(args[0])) != "pg_basebackup" {
+		return false
+	}
+	for n, arg := range args {
+		if string(arg) == "--pgdata" && n+1 < len(args) && string(args[n+1]) == dir {
+			state, _, err := processStat(pid)
+			return err == nil && state != 'Z' && state != 'X'
+		}
+	}
+	return false
+}

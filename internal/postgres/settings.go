@@ -1,0 +1,221 @@
+package postgres
+
+import (
+	"fmt"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// SSL is the ssl section of a node's configuration.
+type SSL struct {
+	Active   bool
+	Mode     string // sslmode of our own connections to other nodes
+	CAFile   string
+	CRLFile  string
+	CertFile string
+	KeyFile  string
+}
+
+// Tuning is what the settings that depend on the machine are computed from.
+type Tuning struct {
+	MemoryBytes int64
+	CPUs        int
+	// Small asks for the fixed values of test environments.
+	Small bool
+}
+
+// DetectTuning looks at this machine.
+func DetectTuning() (Tuning, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return Tuning{}, fmt.Errorf("ask for the size of memory: %w", err)
+	}
+	return Tuning{MemoryBytes: int64(info.Totalram) * int64(info.Unit), CPUs: runtime.NumCPU()}, nil
+}
+
+// Settings returns the basic tuning.
+func (t Tuning) Settings() pg.Settings {
+	const mb, gb = int64(1) << 20, int64(1) << 30
+	buffers, work, maintenance, workers := t.MemoryBytes/4, 16*mb, 256*mb, 16
+	switch {
+	case t.MemoryBytes <= 8*gb:
+	case t.MemoryBytes <= 64*gb:
+		work, maintenance = 24*mb, 512*mb
+	case t.MemoryBytes <= 256*gb:
+		buffers, work, maintenance = 16*gb, 32*mb, gb
+	default:
+		buffers, work, maintenance = 32*gb, 64*mb, 2*gb
+	}
+	for n, limit := range []int{16, 24, 32, 48, 64} {
+		if t.CPUs < limit {
+			workers = []int{3, 4, 6, 8, 12}[n]
+			break
+		}
+	}
+	cache := t.MemoryBytes - buffers
+	if t.Small {
+		buffers, work, maintenance, cache, workers = 128*mb, 4*mb, 64*mb, 4*gb, 3
+	}
+	return pg.Settings{
+		{Name: "track_functions", Value: "pl"},
+		{Name: "shared_buffers", Value: megabytes(buffers)},
+		{Name: "work_mem", Value: megabytes(work)},
+		{Name: "maintenance_work_mem", Value: megabytes(maintenance)},
+		{Name: "effective_cache_size", Value: megabytes(cache)},
+		{Name: "autovacuum_max_workers", Value: strconv.Itoa(workers)},
+		{Name: "autovacuum_vacuum_scale_factor", Value: "0.08"},
+		{Name: "autovacuum_analyze_scale_factor", Value: "0.02"},
+	}
+}
+
+func megabytes(n int64) string { return strconv.FormatInt(max(1, n>>20), 10) + " MB" }
+
+// SettingsConfig is what a settings file is written from.
+type SettingsConfig struct {
+	ListenAddresses string
+	Port            int
+	AuthMethod      string
+	SSL             SSL
+	Tuning          Tuning
+	// Citus says that the node belongs to a Citus formation; the names below are for it.
+	Citus        bool
+	Hostname     string
+	CitusCluster string
+}
+
+const ciphers = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES128-GCM-SHA256:" +
+	"ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES256-SHA384:ECDHE-RSA-AES128-SHA256:ECDHE-RSA-AES256-SHA384"
+
+// NodeSettings returns the settings of a data node.
+func NodeSettings(cfg SettingsConfig) pg.Settings {
+	s := pg.Settings{
+		{Name: "shared_preload_libraries", Value: "pg_stat_statements"},
+		{Name: "listen_addresses", Value: cfg.ListenAddresses},
+		{Name: "port", Value: strconv.Itoa(cfg.Port)},
+		{Name: "max_wal_senders", Value: "12"},
+		{Name: "max_replication_slots", Value: "12"},
+		{Name: "wal_level", Value: "replica"},
+		{Name: "wal_log_hints", Value: "on"},
+		{Name: "wal_sender_timeout", Value: "30s"},
+		// A standby tries again this soon; with the default of 5 s a restarted
+		// primary waits as long for its synchronous standby.
+		{Name: "wal_retrieve_retry_interval", Value: "100ms"},
+		// A primary knows by it that its standbys live.
+		{Name: "wal_receiver_status_interval", Value: "1s"},
+		{Name: "hot_standby_feedback", Value: "on"},
+		{Name: "hot_standby", Value: "on"},
+		{Name: "synchronous_commit", Value: "on"},
+	}
+	s = append(s, logSettings()...)
+	s = append(s, authSettings(cfg.AuthMethod)...)
+	s = append(s, cfg.SSL.settings()...)
+	s = append(s, pg.Setting{Name: "wal_keep_size", Value: "8 GB"})
+	if cfg.Citus {
+		s = append(s, citusSettings(cfg)...)
+	}
+	return append(s, cfg.Tuning.Settings()...)
+}
+
+// MonitorSettings returns the settings of a monitor's server. It needs no library of ours.
+func MonitorSettings(cfg SettingsConfig) pg.Settings {
+	s := pg.Settings{
+		{Name: "cluster_name", Value: "pg_auto_failover monitor"},
+		{Name: "listen_addresses", Value: cfg.ListenAddresses},
+		{Name: "port", Value: strconv.Itoa(cfg.Port)},
+	}
+	s = append(s, logSettings()...)
+	s = append(s, pg.Setting{Name: "log_statement", Value: "ddl"})
+	s = append(s, authSettings(cfg.AuthMethod)...)
+	s = append(s, cfg.SSL.settings()...)
+	s = append(s,
+		pg.Setting{Name: "tcp_keepalives_idle", Value: "30"},
+		pg.Setting{Name: "tcp_keepalives_interval", Value: "10"},
+		pg.Setting{Name: "tcp_keepalives_count", Value: "6"},
+		pg.Setting{Name: "tcp_user_timeout", Value: "60000"})
+	return append(s, cfg.Tuning.Settings()...)
+}
+
+func logSettings() pg.Settings {
+	return pg.Settings{
+		{Name: "logging_collector", Value: "on"},
+		{Name: "log_destination", Value: "stderr"},
+		{Name: "log_directory", Value: "log"},
+		{Name: "log_min_messages", Value: "info"},
+		{Name: "log_connections", Value: "off"},
+		{Name: "log_disconnections", Value: "off"},
+		{Name: "log_lock_waits", Value: "on"},
+	}
+}
+
+func authSettings(method string) pg.Settings {
+	switch method {
+	case "md5", "scram-sha-256":
+		return pg.Settings{{Name: "password_encryption", Value: method}}
+	case "password":
+		return pg.Settings{{Name: "password_encryption", Value: "scram-sha-256"}}
+	default:
+		return nil
+	}
+}
+
+func (ssl SSL) settings() pg.Settings {
+	s := pg.Settings{{Name: "ssl", Value: "off"}}
+	if ssl.Active {
+		s[0].Value = "on"
+	}
+	for _, file := range []pg.Setting{
+		{Name: "ssl_ca_file", Value: ssl.CAFile},
+		{Name: "ssl_crl_file", Value: ssl.CRLFile},
+		{Name: "ssl_cert_file", Value: ssl.CertFile},
+		{Name: "ssl_key_file", Value: ssl.KeyFile},
+	} {
+		if file.Value != "" {
+			s = append(s, file)
+		}
+	}
+	return append(s, pg.Setting{Name: "ssl_ciphers", Value: ciphers})
+}
+
+func citusSettings(cfg SettingsConfig) pg.Settings {
+	conninfo := "sslmode=" + cfg.SSL.Mode
+	if cfg.SSL.CAFile != "" {
+		conninfo += " sslrootcert=" + cfg.SSL.CAFile
+	}
+	if cfg.SSL.CRLFile != "" {
+		conninfo += " sslcrl=" + cfg.SSL.CRLFile
+	}
+	s := pg.Settings{
+		{Name: "shared_preload_libraries", Value: "citus,pg_stat_statements"},
+		{Name: "wal_level", Value: "logical"},
+		{Name: "citus.node_conninfo", Value: conninfo},
+	}
+	if cfg.CitusCluster != "" {
+		s = append(s,
+			pg.Setting{Name: "citus.cluster_name", Value: cfg.CitusCluster},
+			pg.Setting{Name: "citus.use_secondary_nodes", Value: "always"})
+	}
+	return append(s, pg.Setting{Name: "citus.local_hostname", Value: cfg.Hostname})
+}
+
+// WriteSettings writes our settings file and has postgresql.conf include it on
+// top, so that what the operator writes there wins. It tells whether anything
+// changed; Reload or a restart puts it in force.
+func (i *Instance) WriteSettings(settings pg.Settings) (changed bool, err error) {
+	image := "# Settings by pg_auto_failover\n" + settings.Render()
+	wrote, err := updateFile(i.path(settingsFile), 0o600, func(string) string { return image })
+	if err != nil {
+		return false, fmt.Errorf("write settings: %w", err)
+	}
+	included, err := updateFile(i.path("postgresql.conf"), 0o600, func(image string) string {
+		image, _ = pg.EnsureInclude(image, settingsFile)
+		return image
+	})
+	if err != nil {
+		return false, fmt.Errorf("write settings: %w", err)
+	}
+	return wrote || included, nil
+}
