@@ -179,6 +179,7 @@ func NextDeadline(g Group, now time.Time) (soonest time.Time, ok bool) {
 		n := &g.Nodes[i]
 		note(t.lastSeen(n).Add(t.patience(n) + instant))
 		note(later(n.StreamingAt, g.MonitorStart).Add(s.StallTimeout + instant))
+		note(later(n.ReportedAt, g.MonitorStart).Add(s.SessionlessTimeout + instant))
 		if g.Record.Election == nil && g.Record.Owner == 0 {
 			continue
 		}

@@ -27,7 +27,10 @@ func (t *turn) where(n *Node, tli pg.Timeline, lsn pg.LSN) position {
 		}
 		return position{lsn: lsn}
 	}
-	if left, ok := t.referenceHistory().SwitchFrom(tli); ok && lsn > left {
+	left, ok := t.referenceHistory().SwitchFrom(tli)
+	if !ok || lsn > left {
+		// Past the point where the reference left tli, or nobody told where that
+		// is: then an old primary's unacknowledged tail cannot be told from lag.
 		return position{lsn: left, forked: true}
 	}
 	return position{lsn: lsn}

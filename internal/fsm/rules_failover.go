@@ -4,7 +4,7 @@ import "slices"
 
 // failedPrimary is the primary that has to be replaced, or nil: it was ordered
 // to be writable and cannot do its work. One that stopped by itself and is
-// there to be told to go on is not failed.
+// there to be told to go on is not failed, unless it does not get up again.
 func (t *turn) failedPrimary() *Node {
 	p := t.node(t.rec.Primary)
 	if p == nil || !p.Goal.Writable() || !t.unhealthy(p) {
@@ -13,10 +13,16 @@ func (t *turn) failedPrimary() *Node {
 	if t.rec.Owner != 0 && t.rec.Owner != p.ID {
 		return nil
 	}
-	if p.Reported.In(downStates...) && t.alive(p) {
+	if t.getsUp(p) {
 		return nil
 	}
 	return p
+}
+
+// getsUp: p fenced itself, is there again and has had little time to start.
+func (t *turn) getsUp(p *Node) bool {
+	return p.Reported.In(downStates...) && t.alive(p) &&
+		t.now.Sub(later(p.ReportedAt, t.g.MonitorStart)) <= t.g.Settings.SessionlessTimeout
 }
 
 // potential: who would have voted if an election opened now.
