@@ -1,0 +1,85 @@
+package monitor
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// The names that a monitor's database and its roles always have.
+const (
+	databaseName = "pg_auto_failover"
+	ownerRole    = "autoctl"
+	nodeRole     = "autoctl_node"
+)
+
+// Paths are the files of a monitor outside its data directory.
+type Paths struct {
+	ConfigFile string
+	// PIDFile is empty for a monitor that nobody needs to find; then nothing
+	// keeps a second one from its data directory but the server itself.
+	PIDFile string
+}
+
+// Config is all that a monitor is told.
+type Config struct {
+	Paths Paths
+	// File is the contents of the configuration file.
+	File  File
+	Tools postgres.Tools
+	// Logger may be nil.
+	Logger *slog.Logger
+	// Reload asks for the configuration file to be read again; may be nil.
+	Reload <-chan struct{}
+	// Version is the program's version, for the pid file.
+	Version string
+	// SocketDir is where the server puts its socket; empty means its default.
+	SocketDir string
+	// Ready is called each time decisions begin; may be nil.
+	Ready func()
+}
+
+// ConfigError is a configuration that cannot work.
+type ConfigError struct {
+	err  error
+	hint string
+}
+
+// Error says what is wrong.
+func (e *ConfigError) Error() string { return e.err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *ConfigError) Unwrap() error { return e.err }
+
+// Hint says what to do about it.
+func (e *ConfigError) Hint() string { return e.hint }
+
+// Stop is a context cause that says which signal asked the monitor to stop.
+type stopSignal interface{ Signal() os.Signal }
+
+func (c Config) validate() error {
+	if err := c.File.Validate(); err != nil {
+		return err
+	}
+	if c.Tools.Dir == "" {
+		return &ConfigError{err: errors.New("find PostgreSQL: no directory of server programs is given")}
+	}
+	return nil
+}
+
+func (c Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}
+
+// instance is the monitor's own server.
+func (c Config) instance() *postgres.Instance {
+	return postgres.New(postgres.Config{
+		Tools: c.Tools, DataDir: c.File.PGData, Port: c.File.Port, ListenAddresses: c.File.ListenAddresses,
+		Host: c.File.Host, SocketDir: c.SocketDir, DBName: databaseName, Logger: c.logger(),
+	})
+}
