@@ -24,7 +24,7 @@ func installOrder() []string {
 	return []string{
 		"01_schema.sql", "02_table.sql", "03_lock.sql", "04_notify.sql", "05_first_goal.sql", "06_check.sql",
 		"07_formation.sql", "08_register.sql", "09_report.sql", "10_request.sql", "11_setting.sql", "12_read.sql",
-		"13_decider.sql", "14_introspect.sql", "20_grant.sql",
+		"13_decider.sql", "20_grant.sql",
 	}
 }
 
@@ -55,9 +55,8 @@ func (e hinted) Error() string { return e.text }
 func (e hinted) Hint() string { return e.hint }
 
 const (
-	qInstallLock  = `SELECT pg_advisory_xact_lock(727400001, 0)`
-	qSchemaExists = `SELECT to_regnamespace('pgautofailover') IS NOT NULL, to_regclass('pgautofailover.schema_version') IS NOT NULL`
-	// Not prepared by tests on an empty database: the table is part of the schema.
+	qInstallLock   = `SELECT pg_advisory_xact_lock(727400001, 0)`
+	qSchemaExists  = `SELECT to_regnamespace('pgautofailover') IS NOT NULL, to_regclass('pgautofailover.schema_version') IS NOT NULL`
 	qSchemaVersion = `SELECT version FROM pgautofailover.schema_version`
 	qStoreVersion  = `UPDATE pgautofailover.schema_version SET version = $1, installed_at = now()`
 )
