@@ -12,6 +12,7 @@ import (
 type rule struct {
 	id   RuleID
 	when func(*turn) bool
+	doc  string // one sentence for the operator's manual
 }
 
 // rules returns the monitor's table in the order of evaluation; the first rule
@@ -19,42 +20,42 @@ type rule struct {
 // that a row stems from; the others are our own.
 func rules() []rule {
 	return []rule{
-		{RuleID{201, "removed"}, removed},
-		{RuleID{101, "request"}, intents},
-		{RuleID{207, "fenced-back"}, fencedBack},
-		{RuleID{209, "left-alone"}, leftAlone},
+		{RuleID{201, "removed"}, removed, "A node that reported dropped: its row goes."},
+		{RuleID{101, "request"}, intents, "What operators asked for, oldest first: failover, promotion, maintenance, removal, changed settings."},
+		{RuleID{207, "fenced-back"}, fencedBack, "A primary that fenced itself, and that was left behind meanwhile, goes to demoted first."},
+		{RuleID{209, "left-alone"}, leftAlone, "The last node of a group: a primary goes on as single, a standby by way of an election."},
 
-		{RuleID{341, "promotion-ready"}, promotionReady},
-		{RuleID{501, "planned-given-up"}, plannedGivenUp},
-		{RuleID{339, "stop-replication"}, stopReplication},
-		{RuleID{311, "fetched"}, fetched},
-		{RuleID{363, "fetch-failed"}, fetchFailed},
-		{RuleID{503, "candidate-lost"}, candidateLost},
-		{RuleID{325, "primary-failed-pair"}, primaryFailed2},
-		{RuleID{391, "primary-failed"}, primaryFailed},
-		{RuleID{505, "orphan-vote"}, orphanVote},
-		{RuleID{367, "collect-votes"}, collectVotes},
-		{RuleID{375, "elect-candidate"}, electCandidate},
-		{RuleID{365, "follow-candidate"}, followCandidate},
+		{RuleID{341, "promotion-ready"}, promotionReady, "The candidate has what was acknowledged, and the old primary acknowledges nothing any more: it opens."},
+		{RuleID{501, "planned-given-up"}, plannedGivenUp, "A planned promotion whose old primary vanished or whose last record did not arrive becomes an unplanned one."},
+		{RuleID{339, "stop-replication"}, stopReplication, "The candidate is the whole quorum: it is promoted behind a closed gate, which ends its receiver."},
+		{RuleID{311, "fetched"}, fetched, "The candidate has fetched the WAL that it lacked."},
+		{RuleID{363, "fetch-failed"}, fetchFailed, "The candidate cannot fetch the WAL that it lacks: its source is gone, or it takes too long."},
+		{RuleID{503, "candidate-lost"}, candidateLost, "The candidate is gone before it opened, and the others suffice without it."},
+		{RuleID{325, "primary-failed-pair"}, primaryFailed2, "The primary of two nodes is unhealthy and its standby is the whole quorum."},
+		{RuleID{391, "primary-failed"}, primaryFailed, "The primary is unhealthy and enough of its voters are there: an election opens."},
+		{RuleID{505, "orphan-vote"}, orphanVote, "Nodes wait in report_lsn and there is no primary: they elect one."},
+		{RuleID{367, "collect-votes"}, collectVotes, "Nodes that come back during an election, and an old primary that stopped, are asked as well."},
+		{RuleID{375, "elect-candidate"}, electCandidate, "The votes suffice: the candidate is chosen by priority, then by WAL; it fetches WAL first when it lacks some."},
+		{RuleID{365, "follow-candidate"}, followCandidate, "The voters that were not chosen wait for the new primary."},
 
-		{RuleID{401, "first-standby"}, firstStandby},
-		{RuleID{403, "standby-lost"}, standbyLost},
-		{RuleID{405, "all-async"}, allAsync},
-		{RuleID{407, "quorum-lost"}, quorumLost},
-		{RuleID{411, "quorum-back"}, quorumBack},
-		{RuleID{413, "settings-applied"}, settingsApplied},
-		{RuleID{507, "list-changed"}, listChanged},
-		{RuleID{509, "open-list-changed"}, openListChanged},
-		{RuleID{421, "join-primary"}, joinPrimary},
+		{RuleID{401, "first-standby"}, firstStandby, "A lone primary prepares for its first standby."},
+		{RuleID{403, "standby-lost"}, standbyLost, "A secondary that is unhealthy or has stopped streaming loses its role."},
+		{RuleID{405, "all-async"}, allAsync, "No standby takes part in the quorum: the list is empty."},
+		{RuleID{407, "quorum-lost"}, quorumLost, "The last quorum standby is gone and number_sync_standbys is 0: writes go on alone."},
+		{RuleID{411, "quorum-back"}, quorumBack, "Enough quorum standbys stream: commits wait for them again."},
+		{RuleID{413, "settings-applied"}, settingsApplied, "The primary has seen that settings changed: it gets the list of the day."},
+		{RuleID{507, "list-changed"}, listChanged, "The list of synchronous standbys that the primary should have is not the one it has."},
+		{RuleID{509, "open-list-changed"}, openListChanged, "The same for a primary in wait_primary, when number_sync_standbys changed between 0 and more."},
+		{RuleID{421, "join-primary"}, joinPrimary, "A primary that an older node service left in join_primary."},
 
-		{RuleID{301, "diverged-secondary"}, divergedSecondary},
-		{RuleID{307, "voter-returns"}, voterReturns},
-		{RuleID{315, "may-clone"}, mayClone},
-		{RuleID{321, "caught-up"}, caughtUp},
-		{RuleID{327, "maintenance-ready"}, maintenanceReady},
-		{RuleID{347, "primary-to-maintenance"}, primaryToMaintenance},
-		{RuleID{357, "demoted-returns"}, demotedReturns},
-		{RuleID{511, "demote-orphan"}, demoteOrphan},
+		{RuleID{301, "diverged-secondary"}, divergedSecondary, "A secondary whose timeline is not the primary's history is rewound."},
+		{RuleID{307, "voter-returns"}, voterReturns, "A node that took part in an election follows the new primary."},
+		{RuleID{315, "may-clone"}, mayClone, "A new standby may copy the primary."},
+		{RuleID{321, "caught-up"}, caughtUp, "A standby streams on the primary's timeline, close enough behind."},
+		{RuleID{327, "maintenance-ready"}, maintenanceReady, "A standby may go to maintenance: the primary no longer waits for it."},
+		{RuleID{347, "primary-to-maintenance"}, primaryToMaintenance, "An old primary ends its way to maintenance once another one is open."},
+		{RuleID{357, "demoted-returns"}, demotedReturns, "An old primary that stopped follows the new one."},
+		{RuleID{511, "demote-orphan"}, demoteOrphan, "A node that an earlier promotion left half-way is demoted and rejoins."},
 	}
 }
 

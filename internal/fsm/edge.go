@@ -134,3 +134,47 @@ const (
 	PowerRunning
 	PowerStopped
 )
+
+var stepNames = [...]string{
+	StepInitDB:             "initdb",
+	StepConfigure:          "configure",
+	StepStart:              "start",
+	StepBootstrap:          "bootstrap",
+	StepPromote:            "promote",
+	StepSetList:            "set list",
+	StepWaitVoters:         "wait voters",
+	StepSlots:              "slots",
+	StepHBA:                "HBA",
+	StepCheckpoint:         "checkpoint",
+	StepStop:               "stop",
+	StepStopNow:            "stop now",
+	StepBaseBackup:         "base backup",
+	StepCloneStandby:       "clone standby",
+	StepRewindOrInit:       "rewind or init",
+	StepFollow:             "follow",
+	StepCheckTimeline:      "check timeline",
+	StepCheckConnection:    "check connection",
+	StepEndReceiver:        "end receiver",
+	StepStandbyAlone:       "standby alone",
+	StepDropOwnSlots:       "drop own slots",
+	StepFetchWAL:           "fetch WAL",
+	StepCloseGate:          "close gate",
+	StepOpenGate:           "open gate",
+	StepRelease:            "release",
+	StepStandbyFiles:       "standby files",
+	StepForgetInit:         "forget init",
+	StepCoordinatorAdd:     "coordinator add",
+	StepCoordinatorPrepare: "coordinator prepare",
+	StepCoordinatorCommit:  "coordinator commit",
+	StepCoordinatorRepair:  "coordinator repair",
+	StepCoordinatorRemove:  "coordinator remove",
+	Steps:                  "s",
+}
+
+// String returns the step in a few words, for logs and the manual.
+func (s Step) String() string {
+	if s < 0 || int(s) >= len(stepNames) {
+		return "unknown step"
+	}
+	return stepNames[s]
+}
