@@ -168,7 +168,6 @@ var stepNames = [...]string{
 	StepCoordinatorCommit:  "coordinator commit",
 	StepCoordinatorRepair:  "coordinator repair",
 	StepCoordinatorRemove:  "coordinator remove",
-	Steps:                  "s",
 }
 
 // String returns the step in a few words, for logs and the manual.
