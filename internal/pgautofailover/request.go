@@ -3,6 +3,8 @@ package pgautofailover
 import (
 	"context"
 	"fmt"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
 )
 
 const (
@@ -118,4 +120,41 @@ func (db *DB) MonitorAlive(ctx context.Context) (bool, error) {
 	var alive bool
 	err := db.conn.QueryRow(ctx, qMonitorAlive).Scan(&alive)
 	return alive, wrap("look for the monitor process", err)
+}
+
+// Request is what became of a request of an operator.
+type Request struct {
+	ID     int64
+	Kind   fsm.IntentKind
+	NodeID int64 // 0 when it is about the group
+	// Open says that it still waits to be taken up. Applied and Outcome tell how it ended otherwise:
+	// Outcome says why it was given up.
+	Open    bool
+	Applied bool
+	Outcome string
+}
+
+const (
+	qPendingRequests = `
+SELECT count(*) FROM pgautofailover.intent WHERE formationid = $1 AND groupid = $2 AND closed_at IS NULL`
+	qLastRequest = `
+SELECT intentid, kind, coalesce(nodeid, 0), closed_at IS NULL, coalesce(applied, false), coalesce(outcome, '')
+  FROM pgautofailover.intent
+ WHERE formationid = $1 AND groupid = $2 AND kind NOT IN ('removed', 'registered', 'settings')
+ ORDER BY intentid DESC LIMIT 1`
+)
+
+// PendingRequests counts what waits to be taken up in a group.
+func (db *DB) PendingRequests(ctx context.Context, formation string, group int) (int, error) {
+	var n int
+	err := db.conn.QueryRow(ctx, qPendingRequests, formation, group).Scan(&n)
+	return n, wrap("count the pending requests", err)
+}
+
+// LastRequest returns the newest request of an operator in a group, or ErrNotFound.
+func (db *DB) LastRequest(ctx context.Context, formation string, group int) (Request, error) {
+	var r Request
+	err := db.conn.QueryRow(ctx, qLastRequest, formation, group).
+		Scan(&r.ID, (*string)(&r.Kind), &r.NodeID, &r.Open, &r.Applied, &r.Outcome)
+	return r, wrap("read the last request", err)
 }

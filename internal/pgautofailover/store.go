@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -50,9 +51,9 @@ INSERT INTO pgautofailover.group_state AS s (formationid, groupid, waiting) VALU
 UPDATE pgautofailover.intent i SET closed_at = now(), applied = c.applied, outcome = c.outcome
   FROM unnest($1::bigint[], $2::boolean[], $3::text[]) AS c(id, applied, outcome)
  WHERE i.intentid = c.id`
-	qRemoveNodes         = `DELETE FROM pgautofailover.node WHERE nodeid = ANY ($1::bigint[])`
-	qStoreNumberSync     = `UPDATE pgautofailover.formation SET number_sync_standbys = $2 WHERE formationid = $1`
-	qPruneGroupOfNothing = `
+	qRemoveNodes     = `DELETE FROM pgautofailover.node WHERE nodeid = ANY ($1::bigint[])`
+	qStoreNumberSync = `UPDATE pgautofailover.formation SET number_sync_standbys = $2 WHERE formationid = $1`
+	qForgetGroup     = `
 DELETE FROM pgautofailover.group_state s
  WHERE s.formationid = $1 AND s.groupid = $2
    AND NOT EXISTS (SELECT FROM pgautofailover.node n WHERE n.formationid = $1 AND n.groupid = $2)
@@ -63,7 +64,7 @@ DELETE FROM pgautofailover.group_state s
 // storeSettled writes all decisions in one round trip.
 func storeSettled(ctx context.Context, tx pgx.Tx, g LoadedGroup, settled Settled) error {
 	var batch pgx.Batch
-	record := g.Record
+	record, removed := g.Record, 0
 	for _, d := range settled.Decisions {
 		if err := queueDecision(&batch, g, record, d); err != nil {
 			return err
@@ -71,9 +72,14 @@ func storeSettled(ctx context.Context, tx pgx.Tx, g LoadedGroup, settled Settled
 		if d.RecordChanged {
 			record = d.Record
 		}
+		removed += len(d.Remove)
 	}
 	if settled.Waiting != g.Waiting {
 		batch.Queue(qStoreWaiting, g.Formation.ID, g.ID, settled.Waiting)
+	}
+	if len(g.Nodes) == removed {
+		// What is remembered concerns these nodes. Who registers next begins a group of its own.
+		batch.Queue(qForgetGroup, g.Formation.ID, g.ID)
 	}
 	if batch.Len() == 0 {
 		return nil
@@ -129,11 +135,17 @@ func queueEvents(batch *pgx.Batch, g LoadedGroup, before fsm.Record, d fsm.Decis
 		}
 	}
 	if len(ids) > 0 {
-		ghosts, err := json.Marshal(append(before.Removed[:len(before.Removed):len(before.Removed)], d.Record.Removed...))
+		ghosts := append(make([]fsm.Ghost, 0, len(before.Removed)), before.Removed...)
+		for _, ghost := range d.Record.Removed {
+			if !slices.ContainsFunc(ghosts, func(known fsm.Ghost) bool { return known.ID == ghost.ID }) {
+				ghosts = append(ghosts, ghost)
+			}
+		}
+		known, err := json.Marshal(ghosts)
 		if err != nil {
 			return fmt.Errorf("encode removed nodes: %w", err)
 		}
-		batch.Queue(qStoreEvents, g.Formation.ID, g.ID, ids, texts, d.Rule.Pos, ruleSection(d.Rule.Pos), string(ghosts))
+		batch.Queue(qStoreEvents, g.Formation.ID, g.ID, ids, texts, d.Rule.Pos, ruleSection(d.Rule.Pos), string(known))
 	}
 	if len(lines) > 0 {
 		batch.Queue(qNotifyTexts, lines)
