@@ -151,3 +151,14 @@ func giveToServerUser(dir string) error {
 	}
 	return nil
 }
+
+// Mkdir makes a directory that belongs to the user who runs the servers.
+func Mkdir(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as the program makes its own
+		t.Fatalf("make directory: %v", err)
+	}
+	if err := giveToServerUser(dir); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -177,7 +177,7 @@ func endOrphans(patient bool) []string {
 		if time.Now().Before(deadline) {
 			continue
 		}
-		for _, pid := range childrenOf(os.Getpid()) {
+		for _, pid := range ChildrenOf(os.Getpid()) {
 			if what := describeProcess(pid); what != "" {
 				left = append(left, what)
 			}
@@ -186,8 +186,8 @@ func endOrphans(patient bool) []string {
 	}
 }
 
-// childrenOf lists the processes whose parent is pid.
-func childrenOf(parent int) []int {
+// ChildrenOf lists the processes whose parent is pid.
+func ChildrenOf(parent int) []int {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") //nolint:errcheck // the pattern is well formed
 	var pids []int
 	for _, path := range stats {

@@ -1,0 +1,160 @@
+package group
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+)
+
+// postmaster reads the pid of the member's server and proves that it is that
+// server and not another process that was given the same number.
+func (m *Member) postmaster() (int, error) {
+	text, err := os.ReadFile(filepath.Join(m.Dir, "postmaster.pid"))
+	if err != nil {
+		return 0, fmt.Errorf("find server of %s: %w", m.Name, err)
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		return 0, fmt.Errorf("find server of %s: %w", m.Name, err)
+	}
+	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+	if err != nil {
+		return 0, fmt.Errorf("find server of %s: %w", m.Name, err)
+	}
+	dir, err := filepath.EvalSymlinks(m.Dir)
+	if err != nil {
+		return 0, fmt.Errorf("find server of %s: %w", m.Name, err)
+	}
+	if cwd != dir {
+		return 0, fmt.Errorf("find server of %s: process %d belongs to %s", m.Name, pid, cwd)
+	}
+	return pid, nil
+}
+
+// Postmaster is the pid of the member's server.
+func (m *Member) Postmaster(t testing.TB) int {
+	t.Helper()
+	pid, err := m.postmaster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// KillPostmaster ends the postmaster without warning; its children notice.
+func (m *Member) KillPostmaster(t testing.TB) {
+	t.Helper()
+	m.signal(t, syscall.SIGKILL, m.Postmaster(t))
+}
+
+// KillKeeper ends the member's process of the program without warning.
+func (m *Member) KillKeeper(t testing.TB) {
+	t.Helper()
+	m.signal(t, syscall.SIGKILL, m.proc.Pid)
+	m.proc.Wait(t, Patience)
+}
+
+// KillBoth ends the postmaster and the member's process without warning.
+func (m *Member) KillBoth(t testing.TB) {
+	t.Helper()
+	postmaster := m.Postmaster(t)
+	// In this order, or the process would start the server again.
+	m.signal(t, syscall.SIGKILL, m.proc.Pid, postmaster)
+	m.proc.Wait(t, Patience)
+}
+
+// StopBoth stops the member's process and its postmaster by SIGSTOP. The
+// server's other processes go on: sessions that are open still work.
+func (m *Member) StopBoth(t testing.TB) (resume func()) {
+	t.Helper()
+	return m.suspend(t, m.proc.Pid, m.Postmaster(t))
+}
+
+// Freeze stops the member's process and its whole server by SIGSTOP, as a host
+// does that hangs.
+func (m *Member) Freeze(t testing.TB) (resume func()) {
+	t.Helper()
+	postmaster := m.Postmaster(t)
+	m.signal(t, syscall.SIGSTOP, m.proc.Pid, postmaster) // no new children from here on
+	return m.suspend(t, append([]int{m.proc.Pid, postmaster}, pgtest.ChildrenOf(postmaster)...)...)
+}
+
+func (m *Member) suspend(t testing.TB, pids ...int) (resume func()) {
+	t.Helper()
+	m.signal(t, syscall.SIGSTOP, pids...)
+	return func() {
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGCONT)
+		}
+	}
+}
+
+// Stop ends the member's process as an operator does, and waits for it.
+func (m *Member) Stop(t testing.TB) {
+	t.Helper()
+	m.group.Must(t, "stop", "--pgdata", m.Dir)
+	if code := m.proc.Wait(t, Patience); code != 0 {
+		t.Fatalf("the process of %s was asked to stop and ended with code %d\n%s", m.Name, code, m.proc.Tail(30))
+	}
+}
+
+func (m *Member) signal(t testing.TB, s syscall.Signal, pids ...int) {
+	t.Helper()
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, s); err != nil {
+			t.Fatalf("send %s to process %d of %s: %v", s, pid, m.Name, err)
+		}
+	}
+}
+
+// killServer ends what is left of the member's server when the test is over.
+func (m *Member) killServer() {
+	pid, err := m.postmaster()
+	if err != nil {
+		return
+	}
+	children := pgtest.ChildrenOf(pid)
+	for _, p := range append([]int{pid}, children...) {
+		_ = syscall.Kill(p, syscall.SIGKILL)
+	}
+	_ = pgtest.WaitFor(10*time.Second, func() error {
+		for _, p := range append([]int{pid}, children...) {
+			if _, err := os.Stat(fmt.Sprintf("/proc/%d", p)); err == nil {
+				return fmt.Errorf("process %d is left", p)
+			}
+		}
+		return nil
+	})
+}
+
+// Switchover asks for one by the command line and waits until it is done.
+func (g *Group) Switchover(t testing.TB) {
+	t.Helper()
+	g.Must(t, "perform", "switchover", "--pgdata", g.Monitor.Dir)
+}
+
+// SyncNames is what the member's server has as synchronous_standby_names.
+func (m *Member) SyncNames(t testing.TB) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	conn, err := m.Connect(ctx, pgtest.Superuser, "postgres")
+	if err != nil {
+		t.Fatalf("connect to %s: %v", m.Name, err)
+	}
+	defer conn.Close(ctx)
+	var names string
+	if err := conn.QueryRow(ctx, "SHOW synchronous_standby_names").Scan(&names); err != nil {
+		t.Fatalf("read setting of %s: %v", m.Name, err)
+	}
+	return names
+}

@@ -1,0 +1,280 @@
+package integration
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/test/group"
+)
+
+// written starts a whole group with a writer.
+func written(t *testing.T, nodes int) (*group.Group, *group.Writer) {
+	t.Helper()
+	g := group.Start(t, group.Config{Nodes: nodes})
+	g.CreateLedger(t)
+	w := g.Write(t, group.WriterConfig{})
+	w.WaitAck(t, time.Now())
+	return g, w
+}
+
+// settle waits until the group is whole again, writes go on, and the new
+// primary has every row that was ever acknowledged.
+func settle(t *testing.T, g *group.Group, w *group.Writer, since time.Time) {
+	t.Helper()
+	primary := g.WaitWhole(t)
+	w.WaitAck(t, time.Now())
+	primary.RequireAll(t, w.Acks())
+	group.RequireOneAtATime(t, w.Acks())
+	t.Logf("%s is primary, write gap %s, %+v", primary.Name, w.Gap(since).Round(time.Millisecond), w.Outcome())
+}
+
+// finish stops the writer and compares all nodes.
+func finish(t *testing.T, g *group.Group, w *group.Writer) {
+	t.Helper()
+	w.Stop()
+	g.RequireEqual(t)
+	for _, m := range g.Nodes {
+		m.RequireAll(t, w.Acks())
+	}
+}
+
+// step is a test inside a test that runs on the same group: after a failure the
+// rest would only fail too.
+func step(t *testing.T, name string, run func(t *testing.T)) {
+	t.Helper()
+	if !t.Run(name, run) {
+		t.FailNow()
+	}
+}
+
+func TestPrimaryFails(t *testing.T) {
+	t.Parallel()
+	for _, nodes := range []int{2, 3} {
+		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
+			t.Parallel()
+			g, w := written(t, nodes)
+
+			step(t, "postmaster killed", func(t *testing.T) {
+				old := g.WaitWhole(t)
+				start := time.Now()
+				old.KillPostmaster(t)
+				w.WaitAck(t, start)
+				settle(t, g, w, start)
+			})
+			step(t, "keeper killed", func(t *testing.T) {
+				old := g.WaitWhole(t)
+				server := old.Postmaster(t)
+				start := time.Now()
+				old.KillKeeper(t)
+				old.Start(t)
+				settle(t, g, w, start)
+				require.Equal(t, server, old.Postmaster(t), "the server must not notice")
+				require.Equal(t, old.Name, g.WaitWhole(t).Name, "nobody may take over")
+			})
+			step(t, "postmaster and keeper killed", func(t *testing.T) {
+				old := g.WaitWhole(t)
+				start := time.Now()
+				old.KillBoth(t)
+				g.NewPrimary(t, old)
+				w.WaitAck(t, start)
+				old.Start(t) // as an init system would
+				settle(t, g, w, start)
+			})
+			step(t, "keeper and postmaster stopped", func(t *testing.T) {
+				old := g.WaitWhole(t)
+				start := time.Now()
+				resume := old.StopBoth(t)
+				g.NewPrimary(t, old)
+				w.WaitAck(t, start)
+				resume()
+				settle(t, g, w, start)
+			})
+			step(t, "everything of the node stopped", func(t *testing.T) {
+				old := g.WaitWhole(t)
+				start := time.Now()
+				resume := old.Freeze(t)
+				g.NewPrimary(t, old)
+				w.WaitAck(t, start)
+				resume()
+				settle(t, g, w, start)
+			})
+			step(t, "switchover and back", func(t *testing.T) {
+				old := g.WaitWhole(t)
+				for range 2 {
+					before := g.WaitWhole(t)
+					start := time.Now()
+					g.Switchover(t)
+					settle(t, g, w, start)
+					require.NotEqual(t, before.Name, g.WaitWhole(t).Name)
+				}
+				if nodes == 2 {
+					require.Equal(t, old.Name, g.WaitWhole(t).Name)
+				}
+			})
+			finish(t, g, w)
+		})
+	}
+}
+
+func TestStandbyFails(t *testing.T) {
+	t.Parallel()
+	g, w := written(t, 2)
+	step(t, "postmaster and keeper killed", func(t *testing.T) {
+		primary := g.WaitWhole(t)
+		standby := g.Others(primary)[0]
+		start := time.Now()
+		standby.KillBoth(t)
+		g.WaitState(t, primary, "wait_primary")
+		w.WaitAck(t, start)
+		standby.Start(t)
+		settle(t, g, w, start)
+		require.Equal(t, primary.Name, g.WaitWhole(t).Name)
+	})
+	step(t, "postmaster killed", func(t *testing.T) {
+		primary := g.WaitWhole(t)
+		standby := g.Others(primary)[0]
+		start := time.Now()
+		standby.KillPostmaster(t)
+		settle(t, g, w, start)
+		require.Equal(t, primary.Name, g.WaitWhole(t).Name)
+	})
+	finish(t, g, w)
+}
+
+func TestSwitchoverWithThirdNodeStopped(t *testing.T) {
+	t.Parallel()
+	g, w := written(t, 3)
+	primary := g.WaitWhole(t)
+	third := g.Others(primary)[1]
+
+	step(t, "stopped by its operator", func(t *testing.T) {
+		start := time.Now()
+		third.Stop(t)
+		w.WaitAck(t, start)
+		g.WaitPrimary(t, third)
+		g.Switchover(t)
+		next := g.WaitPrimary(t, third)
+		require.NotEqual(t, primary.Name, next.Name)
+		w.WaitAck(t, time.Now())
+		third.Start(t)
+		settle(t, g, w, start)
+	})
+	step(t, "silent", func(t *testing.T) {
+		before := g.WaitWhole(t)
+		third := g.Others(before)[1]
+		start := time.Now()
+		resume := third.Freeze(t)
+		g.Switchover(t)
+		w.WaitAck(t, time.Now())
+		resume()
+		settle(t, g, w, start)
+		require.NotEqual(t, before.Name, g.WaitWhole(t).Name)
+	})
+	finish(t, g, w)
+}
+
+func TestPrimaryLostWhileThirdNodeJoins(t *testing.T) {
+	t.Parallel()
+	g, w := written(t, 2)
+	// Enough to copy that the failure falls into the copy.
+	old := g.WaitWhole(t)
+	old.Exec(t, "CREATE TABLE bulk AS SELECT i, repeat('x', 500) AS text FROM generate_series(1, 200000) i")
+	third := g.Create(t, "node3", "--maximum-backup-rate", "20M")
+	g.WaitState(t, third, "wait_standby", "catchingup")
+
+	start := time.Now()
+	old.KillBoth(t)
+	g.NewPrimary(t, old)
+	w.WaitAck(t, start)
+	old.Start(t)
+	settle(t, g, w, start)
+	finish(t, g, w)
+}
+
+func TestPrimaryLostAfterAnotherNode(t *testing.T) {
+	t.Parallel()
+	g, w := written(t, 3)
+	old := g.WaitWhole(t)
+	first := g.Others(old)[0]
+	start := time.Now()
+	first.KillBoth(t)
+	g.WaitPrimary(t, first)
+
+	old.KillBoth(t)
+	g.NewPrimary(t, old)
+	w.WaitAck(t, time.Now())
+	old.Start(t)
+	first.Start(t)
+	settle(t, g, w, start)
+	finish(t, g, w)
+}
+
+func TestTwentyFailovers(t *testing.T) {
+	t.Parallel()
+	g, w := written(t, 3)
+	for i := range 20 {
+		old := g.WaitWhole(t)
+		start := time.Now()
+		old.KillBoth(t)
+		g.NewPrimary(t, old)
+		w.WaitAck(t, start)
+		gap := w.Gap(start)
+		old.Start(t)
+		primary := g.WaitWhole(t)
+		primary.RequireAll(t, w.Acks())
+		group.RequireOneAtATime(t, w.Acks())
+		t.Logf("failover %d: %s to %s, write gap %s, whole after %s", i+1, old.Name, primary.Name,
+			gap.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
+	}
+	finish(t, g, w)
+}
+
+// monitorGone is how long the monitor stays away.
+const monitorGone = 30 * time.Second
+
+func TestMonitorFails(t *testing.T) {
+	t.Parallel()
+	g, w := written(t, 2)
+	primary := g.WaitWhole(t)
+	for name, kill := range map[string]func(*group.Member, testing.TB){
+		"process and server": (*group.Member).KillBoth,
+		"process alone":      (*group.Member).KillKeeper,
+	} {
+		step(t, name, func(t *testing.T) {
+			start := time.Now()
+			kill(g.Monitor, t)
+			// The time that passes is what is tested: writes, all the way through.
+			for last := w.WaitAck(t, start); last.Got.Sub(start) < monitorGone; {
+				last = w.WaitAck(t, last.Got)
+			}
+			g.Monitor.Start(t)
+			settle(t, g, w, start)
+			require.Equal(t, primary.Name, g.WaitWhole(t).Name, "nobody may take over")
+			for _, a := range w.Acks() {
+				require.Equal(t, primary.Port, a.Port)
+			}
+			require.Zero(t, w.Outcome().Unknown, "no session may break")
+		})
+	}
+	finish(t, g, w)
+}
+
+func TestFormationURIReachesThePrimary(t *testing.T) {
+	t.Parallel()
+	g := group.Start(t, group.Config{Nodes: 2})
+	g.CreateLedger(t)
+	uri := strings.TrimSpace(g.Must(t, "show", "uri", "--pgdata", g.Monitor.Dir, "--formation", "default").Stdout)
+	ask := func() (port int) {
+		conn := pgtest.Connect(t, uri)
+		require.NoError(t, conn.QueryRow(t.Context(), "SELECT inet_server_port()").Scan(&port))
+		return port
+	}
+	require.Equal(t, g.WaitWhole(t).Port, ask())
+	g.Switchover(t)
+	require.Equal(t, g.WaitWhole(t).Port, ask())
+}

@@ -1,0 +1,165 @@
+package partition
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/test/group"
+)
+
+// rig is a group on hosts of its own and a writer beside each node.
+type rig struct {
+	*group.Group
+
+	net     *pgtest.Network
+	writers []*group.Writer
+}
+
+func start(t *testing.T, nodes int) *rig {
+	t.Helper()
+	names := []string{"monitor"}
+	for i := range nodes {
+		names = append(names, fmt.Sprintf("node%d", i+1))
+	}
+	net := pgtest.NewNetwork(t, names...)
+	r := &rig{net: net, Group: group.Start(t, group.Config{Nodes: nodes, Network: net})}
+	r.CreateLedger(t)
+	for _, m := range r.Nodes {
+		r.writers = append(r.writers, r.Write(t, group.WriterConfig{Only: m, Sessions: 1}))
+	}
+	return r
+}
+
+// writer is the one beside a node.
+func (r *rig) writer(m *group.Member) *group.Writer {
+	return r.writers[slices.Index(r.Nodes, m)]
+}
+
+func (r *rig) acks() []group.Ack {
+	var all []group.Ack
+	for _, w := range r.writers {
+		all = append(all, w.Acks()...)
+	}
+	return all
+}
+
+// during lets time pass: the length of a partition is what the test varies.
+func during(t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+// settle waits until the healed group is whole and takes writes, and checks
+// everything that was acknowledged so far.
+func (r *rig) settle(t *testing.T) *group.Member {
+	t.Helper()
+	primary := r.WaitWhole(t)
+	r.writer(primary).WaitAck(t, time.Now())
+	acks := r.acks()
+	group.RequireOneAtATime(t, acks)
+	primary.RequireAll(t, acks)
+	return primary
+}
+
+// cuts are the partitions, each made around the present primary.
+var cuts = []struct {
+	name string
+	// stays means that nobody has a reason to take over.
+	stays bool
+	make  func(t *testing.T, r *rig, primary *group.Member)
+}{
+	{name: "the primary from everybody", make: func(t *testing.T, r *rig, primary *group.Member) {
+		t.Helper()
+		r.net.Isolate(t, primary.Host)
+	}},
+	{name: "the primary from the monitor", make: func(t *testing.T, r *rig, primary *group.Member) {
+		t.Helper()
+		r.net.Cut(t, primary.Host, r.Monitor.Host)
+	}},
+	{name: "the primary from the standbys", make: func(t *testing.T, r *rig, primary *group.Member) {
+		t.Helper()
+		for _, m := range r.Others(primary) {
+			r.net.Cut(t, primary.Host, m.Host)
+		}
+	}},
+	{name: "the monitor from everybody", stays: true, make: func(t *testing.T, r *rig, _ *group.Member) {
+		t.Helper()
+		r.net.Isolate(t, r.Monitor.Host)
+	}},
+	{name: "what the primary sends", make: func(t *testing.T, r *rig, primary *group.Member) {
+		t.Helper()
+		for _, h := range r.net.Hosts() {
+			if h != primary.Host {
+				r.net.CutOneWay(t, primary.Host, h)
+			}
+		}
+	}},
+}
+
+func TestPartitions(t *testing.T) {
+	t.Parallel()
+	for _, nodes := range []int{2, 3} {
+		for _, cut := range cuts {
+			t.Run(fmt.Sprintf("%d nodes, %s", nodes, cut.name), func(t *testing.T) {
+				t.Parallel()
+				r := start(t, nodes)
+				for _, length := range []time.Duration{time.Second, 7 * time.Second, 40 * time.Second} {
+					before := r.settle(t)
+					cut.make(t, r, before)
+					during(t, length)
+					r.net.Heal(t)
+					after := r.settle(t)
+					t.Logf("cut for %s: %s was primary, %s is, %d rows acknowledged", length, before.Name, after.Name, len(r.acks()))
+					if cut.stays {
+						require.Equal(t, before.Name, after.Name, "nobody may take over")
+					}
+				}
+				for _, w := range r.writers {
+					w.Stop()
+				}
+				r.RequireEqual(t)
+			})
+		}
+	}
+}
+
+// TestEmptiedListIsFound shows that the checks above can fail: a primary whose
+// list of synchronous standbys was emptied behind the monitor's back does
+// acknowledge rows that the others never see.
+func TestEmptiedListIsFound(t *testing.T) {
+	t.Parallel()
+	r := start(t, 3)
+	old := r.settle(t)
+	old.Exec(t, "ALTER SYSTEM SET synchronous_standby_names TO ''")
+	old.Exec(t, "SELECT pg_reload_conf()")
+	pgtest.Eventually(t, group.Patience, func() error {
+		if names := old.SyncNames(t); names != "" {
+			return fmt.Errorf("synchronous_standby_names is still %q", names)
+		}
+		return nil
+	})
+	r.net.Isolate(t, old.Host)
+	cutAt := time.Now()
+	r.writer(old).WaitAck(t, cutAt)
+	r.NewPrimary(t, old)
+	r.net.Heal(t)
+	after := r.WaitWhole(t)
+	r.writer(after).WaitAck(t, time.Now())
+	missing, err := after.Missing(r.acks())
+	require.NoError(t, err)
+	require.NotEmpty(t, missing, "the rows that the cut-off primary acknowledged must be reported as lost")
+	for _, a := range missing {
+		require.Equal(t, old.Port, a.Port)
+	}
+	t.Logf("%d acknowledged rows reported as lost", len(missing))
+}
