@@ -248,3 +248,13 @@ func (m *Monitor) reload(ctx context.Context, p *postgres.Postmaster) {
 	}
 	m.log.InfoContext(ctx, "configuration read again")
 }
+
+// ConnInfo is how a process on this host reaches the monitor's database as a
+// role; an empty role is the system user.
+func (m *Monitor) ConnInfo(role string) (pg.ConnInfo, error) {
+	info, err := m.ownConnInfo()
+	if err == nil && role != "" {
+		info = info.With("user", role)
+	}
+	return info, err
+}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/pgdrover/pgdrover/internal/ini"
 )
 
 // LoadFile reads a monitor's configuration file.
@@ -27,62 +29,45 @@ func LoadFile(path string) (File, error) {
 }
 
 func parseFile(text string) (File, error) {
+	image, err := ini.Parse(text)
+	if err != nil {
+		return File{}, err
+	}
+	if role, _ := image.Get("pg_autoctl", "role"); role != roleName {
+		return File{}, fmt.Errorf("its role is %q, expected %q", role, roleName)
+	}
 	f := DefaultFile()
-	section, role := "", ""
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if inner, ok := strings.CutPrefix(line, "["); ok {
-			section = strings.TrimSuffix(inner, "]")
-			continue
+	for _, k := range keys() {
+		section, name, _ := strings.Cut(k.name, ".")
+		value, ok := image.Get(section, name)
+		if !ok && name == "hostname" {
+			value, ok = image.Get(section, "nodename")
 		}
-		name, value, ok := strings.Cut(line, "=")
 		if !ok {
 			continue
 		}
-		name, value = section+"."+strings.TrimSpace(name), strings.TrimSpace(value)
-		if name == "pg_autoctl.nodename" {
-			name = "pg_autoctl.hostname"
-		}
-		if name == "pg_autoctl.role" {
-			role = value
-		}
-		k, err := find(name)
-		if err != nil {
-			continue
-		}
 		if err := k.set(&f, value); err != nil {
-			return File{}, fmt.Errorf("key %s: %w", name, err)
+			return File{}, fmt.Errorf("key %s: %w", k.name, err)
 		}
-	}
-	if role != roleName {
-		return File{}, fmt.Errorf("its role is %q, expected %q", role, roleName)
 	}
 	return f, nil
 }
 
-func (f File) render() string {
-	var b strings.Builder
-	section := ""
+func (f File) render() (string, error) {
+	var image ini.File
 	for _, k := range keys() {
-		s, name, _ := strings.Cut(k.name, ".")
-		value := k.get(&f)
-		if value == "" {
-			continue
-		}
-		if s != section {
-			if section != "" {
-				b.WriteString("\n")
-			}
-			fmt.Fprintf(&b, "[%s]\n", s)
-			section = s
-		}
-		fmt.Fprintf(&b, "%s = %s\n", name, value)
+		section, name, _ := strings.Cut(k.name, ".")
+		image.Set(section, name, k.get(&f))
 	}
-	return b.String()
+	return image.Render()
 }
 
 // Save writes the configuration file in one step.
 func (f File) Save(path string) (err error) {
+	text, err := f.render()
+	if err != nil {
+		return fmt.Errorf("write configuration file: %w", err)
+	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write configuration file: %w", err)
@@ -97,7 +82,7 @@ func (f File) Save(path string) (err error) {
 			err = fmt.Errorf("write configuration file: %w", err)
 		}
 	}()
-	_, err = tmp.WriteString(f.render())
+	_, err = tmp.WriteString(text)
 	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
