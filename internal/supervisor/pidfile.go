@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -109,7 +110,7 @@ func AcquirePidFile(path string, info PidInfo) (*PidFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create pid file: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(lock); err != nil {
 		closeErr := lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			other, _ := readPidInfo(path)
@@ -126,6 +127,20 @@ func AcquirePidFile(path string, info PidInfo) (*PidFile, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return p, nil
+}
+
+// flock takes the lock. A reader holds it for a moment, an owner for good.
+func flock(lock *os.File) error {
+	const tries = 20
+	var err error
+	for range tries {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 // withoutLock reports whether pid is a live pg_autoctl that takes no lock:
@@ -232,7 +247,7 @@ func ReadPidFile(path string) (PidInfo, error) {
 
 // tryLock takes the lock when nobody has it.
 func tryLock(path string) (free bool, release func(), err error) {
-	lock, err := os.OpenFile(lockPath(path), os.O_RDWR, 0)
+	lock, err := os.Open(lockPath(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, func() {}, nil
 	}
