@@ -13,7 +13,6 @@ import (
 // Observation is what one look at a running server shows.
 type Observation struct {
 	InRecovery bool
-	SystemID   pg.SystemID
 	TLI        pg.Timeline
 	// LSN is the flush position of a primary and, on a standby, the larger of
 	// what was received and what was replayed: after a restart the received
@@ -65,14 +64,14 @@ type Standby struct {
 // newest segment around its position, or what its control file says.
 const observeQuery = `
 SELECT pg_is_in_recovery(),
-  (SELECT system_identifier::text FROM pg_control_system()),
   CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), '0/0')::text ELSE '0/0' END,
   CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')::text ELSE '0/0' END,
   CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_flush_lsn()::text END,
   CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END,
   coalesce(r.status, ''), coalesce(r.received_tli, 0), coalesce(r.slot_name, ''), coalesce(r.sender_host, ''), coalesce(r.sender_port, 0),
   r.last_msg_receipt_time,
-  (SELECT greatest(c.timeline_id, coalesce(m.min_recovery_end_timeline, 0)) FROM pg_control_checkpoint() c, pg_control_recovery() m),
+  CASE WHEN pg_is_in_recovery() AND coalesce(r.received_tli, 0) = 0
+    THEN (SELECT greatest(c.timeline_id, coalesce(m.min_recovery_end_timeline, 0)) FROM pg_control_checkpoint() c, pg_control_recovery() m) ELSE 0 END,
   coalesce((SELECT wait_event = 'RecoveryRetrieveRetryInterval' FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), false),
   current_setting('synchronous_standby_names')
 FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver r ON true`
@@ -86,13 +85,13 @@ const newestSegmentQuery = `
 SELECT coalesce(max(substr(name, 1, 8)), '') FROM pg_ls_waldir()
 WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 9) = $1`
 
-// Observe looks at the server once.
+// Observe looks at the server once. A session that is kept prepares the queries once.
 func (s *Session) Observe(ctx context.Context) (Observation, error) {
 	var o Observation
-	var system, received, replayed, flushed, walTLI string
+	var received, replayed, flushed, walTLI string
 	var receiverTLI, controlTLI int64
 	var message *time.Time
-	err := s.conn.QueryRow(ctx, observeQuery).Scan(&o.InRecovery, &system, &received, &replayed, &flushed, &walTLI,
+	err := s.conn.QueryRow(ctx, observeQuery, pgx.QueryExecModeCacheStatement).Scan(&o.InRecovery, &received, &replayed, &flushed, &walTLI,
 		&o.Receiver.Status, &receiverTLI, &o.Receiver.Slot, &o.Receiver.Host, &o.Receiver.Port, &message,
 		&controlTLI, &o.ReplayIdle, &o.SyncNames)
 	if err != nil {
@@ -103,9 +102,6 @@ func (s *Session) Observe(ctx context.Context) (Observation, error) {
 	}
 	o.Receiver.TLI = pg.Timeline(receiverTLI)
 	var flush pg.LSN
-	if o.SystemID, err = parseSystemIdentifier(system); err != nil {
-		return Observation{}, err
-	}
 	if err := parseLSNs([]string{received, replayed, flushed}, &o.Received, &o.Replayed, &flush); err != nil {
 		return Observation{}, err
 	}
@@ -171,7 +167,7 @@ func segmentSuffix(at pg.LSN, size int64) string {
 }
 
 func (s *Session) standbys(ctx context.Context) ([]Standby, error) {
-	rows, err := s.conn.Query(ctx, standbysQuery)
+	rows, err := s.conn.Query(ctx, standbysQuery, pgx.QueryExecModeCacheStatement)
 	if err != nil {
 		return nil, fmt.Errorf("ask for standbys: %w", err)
 	}
@@ -211,16 +207,4 @@ func parseHexTimeline(s string) (pg.Timeline, error) {
 		return 0, fmt.Errorf("parse timeline %q: %w", s, err)
 	}
 	return pg.Timeline(v), nil
-}
-
-// parseSystemIdentifier reads what SQL shows as a signed number.
-func parseSystemIdentifier(s string) (pg.SystemID, error) {
-	if len(s) > 0 && s[0] == '-' {
-		var v int64
-		if _, err := fmt.Sscanf(s, "%d", &v); err != nil {
-			return 0, fmt.Errorf("parse system identifier %q: %w", s, err)
-		}
-		return pg.SystemID(v), nil
-	}
-	return pg.ParseSystemID(s)
 }

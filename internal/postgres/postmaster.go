@@ -124,7 +124,7 @@ func (i *Instance) Start(ctx context.Context, cfg StartConfig) (*Postmaster, err
 		return nil, withHint(fmt.Errorf("start PostgreSQL: %w: a rewind was interrupted", ErrCannotRewind),
 			"the data directory needs a base backup")
 	}
-	if err := i.endOrphans(ctx); err != nil {
+	if err := i.EndOrphans(ctx); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	if err := i.removeStalePidFile(); err != nil {
@@ -204,9 +204,9 @@ func (i *Instance) removeStalePidFile() error {
 	return removeFile(i.path("postmaster.pid"))
 }
 
-// endOrphans waits until no process of an earlier postmaster is left. They are
+// EndOrphans waits until no process of an earlier postmaster is left. They are
 // asked to end, then made to: without a postmaster nothing they hold survives.
-func (i *Instance) endOrphans(ctx context.Context) error {
+func (i *Instance) EndOrphans(ctx context.Context) error {
 	patience := time.NewTimer(orphanPatience)
 	defer patience.Stop()
 	sig := syscall.SIGQUIT
@@ -342,7 +342,7 @@ func (p *Postmaster) Wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the end of PostgreSQL: %w", context.Cause(ctx))
 	}
-	return p.instance.endOrphans(ctx)
+	return p.instance.EndOrphans(ctx)
 }
 
 // WaitReady waits until the server accepts connections and answers one; standby

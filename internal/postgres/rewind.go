@@ -143,7 +143,7 @@ func (i *Instance) RecoverCrash(ctx context.Context) error {
 	if !control.NeedsRecovery() {
 		return nil
 	}
-	if err := i.endOrphans(ctx); err != nil {
+	if err := i.EndOrphans(ctx); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	if err := i.removeStalePidFile(); err != nil {

@@ -188,6 +188,16 @@ func (s *Session) ServerVersion(ctx context.Context) (Version, error) {
 	return v, nil
 }
 
+// SystemID asks the running server for its system identifier.
+func (s *Session) SystemID(ctx context.Context) (pg.SystemID, error) {
+	// SQL shows it as a signed number.
+	var id int64
+	if err := s.conn.QueryRow(ctx, `SELECT system_identifier FROM pg_control_system()`).Scan(&id); err != nil {
+		return 0, fmt.Errorf("ask for the system identifier: %w", err)
+	}
+	return pg.SystemID(id), nil
+}
+
 // DataDirectory asks the running server where its data is; a keeper compares it with its own.
 func (s *Session) DataDirectory(ctx context.Context) (string, error) {
 	var dir string
