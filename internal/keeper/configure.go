@@ -1,0 +1,194 @@
+package keeper
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// Levels of the HBA rules that we write.
+const (
+	hbaSkip    = "skip"
+	hbaMinimal = "minimal"
+	hbaApp     = "app"
+)
+
+// backupDir is where base backups are taken before they replace the data directory.
+func (n *node) backupDir() string {
+	file := n.config()
+	if file.BackupDirectory != "" {
+		return file.BackupDirectory
+	}
+	return defaultBackupDir(file.PGData, n.identity().nodeID)
+}
+
+func defaultBackupDir(pgdata string, nodeID int64) string {
+	return filepath.Join(filepath.Dir(filepath.Clean(pgdata)), "backup", "node_"+strconv.FormatInt(nodeID, 10))
+}
+
+// configure has this node's own files in the data directory: certificate,
+// settings and HBA rules. A running server goes by them when it returns,
+// except for what needs a restart.
+func (n *node) configure(ctx context.Context) error {
+	file := n.config()
+	inst := n.instance()
+	if file.SSL.selfSigned(file.PGData) {
+		if _, err := inst.EnsureCertificate(file.Hostname); err != nil {
+			return err
+		}
+	}
+	tuning, err := n.machineTuning()
+	if err != nil {
+		return err
+	}
+	changed, err := inst.WriteSettings(postgres.NodeSettings(postgres.SettingsConfig{
+		ListenAddresses: file.ListenAddresses, Port: file.Port, AuthMethod: file.AuthMethod,
+		SSL: postgres.SSL{
+			Active: file.SSL.Active, Mode: file.SSL.Mode, CAFile: file.SSL.CAFile, CRLFile: file.SSL.CRLFile,
+			CertFile: file.SSL.CertFile, KeyFile: file.SSL.KeyFile,
+		},
+		Tuning: tuning, Hostname: file.Hostname,
+	}))
+	if err != nil {
+		return err
+	}
+	if changed {
+		if err := inst.Reload(ctx); err != nil {
+			return err
+		}
+	}
+	rules := n.ownRules(ctx)
+	if len(rules) == 0 {
+		return nil
+	}
+	_, err = inst.EnsureHBA(ctx, rules...)
+	return err
+}
+
+func (n *node) machineTuning() (postgres.Tuning, error) {
+	if n.tuning != (postgres.Tuning{}) {
+		return n.tuning, nil
+	}
+	return postgres.DetectTuning()
+}
+
+// ownRules are the HBA rules that do not depend on other nodes.
+func (n *node) ownRules(ctx context.Context) []pg.HBARule {
+	file := n.config()
+	if file.HBALevel == hbaSkip {
+		return nil
+	}
+	user := file.Username
+	if user == "" {
+		user, _ = postgres.SystemUser()
+	}
+	kind := postgres.HostType(file.SSL.Active)
+	own := pg.HBARule{Type: kind, Database: file.DBName, User: user, Address: n.address(ctx, file.Hostname), Method: file.AuthMethod}
+	rules := []pg.HBARule{own}
+	if file.HBALevel == hbaApp {
+		for _, lan := range lanAddresses(file.Hostname) {
+			rule := own
+			rule.Address = lan
+			rules = append(rules, rule)
+		}
+	}
+	for _, host := range file.monitorHosts() {
+		rules = append(rules, postgres.MonitorRule(file.SSL.Active, n.address(ctx, host)))
+	}
+	return rules
+}
+
+// address is the address field of a host in pg_hba.conf. Looking a host up
+// again and again would cost more than it tells.
+func (n *node) address(ctx context.Context, host string) string {
+	n.mu.Lock()
+	known, ok := n.addrs[host]
+	n.mu.Unlock()
+	if ok {
+		return known
+	}
+	address, warning := postgres.HBAAddress(ctx, net.DefaultResolver, host)
+	if warning != "" {
+		n.log.Warn(warning, "host", host)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.addrs[host] = address
+	return address
+}
+
+// lanAddresses returns the networks of the local interfaces that carry host's
+// addresses, as pg_hba.conf writes them.
+func lanAddresses(host string) []string {
+	wanted := map[string]bool{}
+	if ip := net.ParseIP(host); ip != nil {
+		wanted[ip.String()] = true
+	} else if ips, err := net.LookupIP(host); err == nil { //nolint:noctx // bounded by the resolver
+		for _, ip := range ips {
+			wanted[ip.String()] = true
+		}
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var lans []string
+	for _, a := range addrs {
+		lan, ok := a.(*net.IPNet)
+		if !ok || !wanted[lan.IP.String()] {
+			continue
+		}
+		masked := net.IPNet{IP: lan.IP.Mask(lan.Mask), Mask: lan.Mask}
+		lans = append(lans, masked.String())
+	}
+	return lans
+}
+
+// bootstrap creates what a new primary has to have: the operator's role and
+// database, the roles of the monitor and of the other nodes.
+func (n *node) bootstrap(ctx context.Context) error {
+	file := n.config()
+	inst := n.instance()
+	s, err := inst.Connect(ctx, postgres.ConnectConfig{DBName: "template1"})
+	if err != nil {
+		return err
+	}
+	err = n.createDatabase(ctx, s, file)
+	s.Close(ctx)
+	if err != nil {
+		return err
+	}
+	s, err = inst.Connect(ctx, postgres.ConnectConfig{DBName: file.DBName})
+	if err != nil {
+		return err
+	}
+	defer s.Close(ctx)
+	if err := s.EnsureExtension(ctx, "pg_stat_statements"); err != nil {
+		// Contrib may not be installed; nothing of ours depends on it.
+		n.log.Warn("could not create the extension", "extension", "pg_stat_statements", "error", err)
+	}
+	return nil
+}
+
+func (n *node) createDatabase(ctx context.Context, s *postgres.Session, file File) error {
+	if file.Username != "" {
+		role := postgres.Role{Name: file.Username, Login: true, Superuser: true}
+		if err := s.EnsureRole(ctx, role); err != nil {
+			return err
+		}
+	}
+	for _, role := range []postgres.Role{postgres.MonitorRole(), postgres.ReplicationRole(file.ReplicationPassword)} {
+		if err := s.EnsureRole(ctx, role); err != nil {
+			return err
+		}
+	}
+	if err := s.EnsureDatabase(ctx, file.DBName, file.Username); err != nil {
+		return fmt.Errorf("create database: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,483 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// engineConfig is what an engine works with.
+type engineConfig struct {
+	State    State
+	Machine  machine
+	Sensor   sensor
+	Reporter *reporter
+	Clock    func() time.Duration // runs through suspend
+	Save     func(State) error
+	Logger   *slog.Logger
+	// AfterStep sees each step that was performed.
+	AfterStep func(fsm.Step)
+	Ready     func()
+
+	NetworkPartition time.Duration
+	RestartTimeout   time.Duration
+	RestartRetries   int
+
+	// Creating ends the run once InitExists is false and the monitor heard of the state reached.
+	Creating   bool
+	InitExists func() bool
+
+	Stops   <-chan StopMode
+	Reloads <-chan struct{}
+	Reload  func() // reads the configuration again
+}
+
+// engine is the one goroutine of a keeper that decides: it knows the state
+// reached and the goal, takes what the reporter, the observer and the running
+// job tell it, and starts at most one job at a time.
+//
+// Invariants: the state file is written before the monitor is told of a state;
+// reached is the number of a goal only when its state was established after
+// the last step that led away from it.
+type engine struct {
+	cfg      engineConfig
+	reporter *reporter
+	observer *observer
+	log      *slog.Logger
+
+	state    State
+	goal     assignment
+	reached  int64
+	haveGoal bool
+	// confirmed: the monitor answered a report sent after confirmFrom, so the
+	// goal holds and the server may be started.
+	confirmed   bool
+	confirmFrom time.Duration
+	// unsettled: the state may have been left by an edge that was given up, or
+	// by an earlier life of this process.
+	unsettled bool
+
+	view      view
+	haveView  bool
+	everReady bool
+	freshFrom time.Duration // looks that began before this are out of date
+
+	fence    *fence
+	fenceDue bool
+	restarts restarts
+
+	job       *job
+	results   chan jobResult
+	notBefore time.Duration
+	failures  int
+
+	said       report
+	saidAny    bool
+	answered   report
+	heardAny   bool
+	lost       bool // the monitor is not reachable
+	unknown    int  // answers in a row that say that our id is unknown
+	peers      []peer
+	peersKnown bool
+	peersDone  []peer
+	published  pg.Timeline
+	noEdge     [2]fsm.State
+
+	stop stopState
+	err  error // why the run ends, once it does
+	over bool
+}
+
+func newEngine(cfg engineConfig) *engine {
+	now := cfg.Clock()
+	return &engine{
+		cfg: cfg, reporter: cfg.Reporter, observer: newObserver(cfg.Sensor), log: cfg.Logger,
+		state: cfg.State, unsettled: true,
+		fence:    newFence(now),
+		restarts: restarts{timeout: cfg.RestartTimeout, retries: cfg.RestartRetries, answered: now},
+		results:  make(chan jobResult),
+		stop:     stopState{handover: make(chan error, 1)},
+	}
+}
+
+// run works until the node is dropped, the stop is complete or, while a node
+// is created, the creation is over. It returns after all that it started has ended.
+func (e *engine) run(ctx context.Context) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { e.observer.run(work) })
+	wg.Go(func() { e.reporter.run(work) })
+	defer func() {
+		cancel()
+		if e.job != nil {
+			e.job.cancel(errSuperseded)
+			<-e.results
+		}
+		wg.Wait()
+	}()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	done := ctx.Done()
+	for {
+		e.advance(work)
+		e.publish()
+		e.observer.pace(lookEvery(e.state.Current, e.job != nil))
+		if e.finished() {
+			return e.err
+		}
+		timer.Reset(e.nextWake())
+		select {
+		case <-done:
+			done = nil
+			e.requestStop(work, stopModeOf(context.Cause(ctx)))
+		case mode := <-e.cfg.Stops:
+			e.requestStop(work, mode)
+		case err := <-e.stop.handover:
+			e.handoverAnswered(err)
+		case a := <-e.reporter.answers:
+			e.hear(a)
+		case v := <-e.observer.views:
+			e.see(v)
+		case r := <-e.results:
+			e.complete(r)
+		case <-e.cfg.Reloads:
+			e.log.Info("reloading the configuration")
+			e.cfg.Reload()
+			e.peersDone = nil
+		case <-timer.C:
+		}
+	}
+}
+
+// nextWake is how long the loop may sleep when nothing happens.
+func (e *engine) nextWake() time.Duration {
+	if wait := e.notBefore - e.cfg.Clock(); wait > 0 && e.job == nil {
+		return min(wait, time.Second)
+	}
+	return time.Second
+}
+
+// hear takes the monitor's answer to a report.
+func (e *engine) hear(a answer) {
+	if a.err != nil {
+		e.monitorLost(a.err)
+		return
+	}
+	if e.lost {
+		e.lost = false
+		e.log.Info("the monitor answers again")
+	}
+	e.unknown = 0
+	e.fence.answered(a.sent)
+	e.answered, e.heardAny = a.report, true
+	e.state.LastMonitorContact = time.Now()
+	if a.peers != nil {
+		e.peers, e.peersKnown = a.peers, true
+	}
+	if !e.haveGoal || a.assigned != e.goal {
+		if a.assigned.Goal != e.goal.Goal || !e.haveGoal {
+			e.log.Info("new goal", "state", e.state.Current.String(), "goal_state", a.assigned.Goal.String(),
+				"goal_number", a.assigned.Number)
+		}
+		if !e.haveGoal || a.assigned.Goal != e.goal.Goal {
+			e.notBefore, e.failures = 0, 0
+		}
+		e.goal, e.haveGoal = a.assigned, true
+	}
+	if a.sent >= e.confirmFrom && !e.confirmed {
+		e.confirmed = true
+		if e.cfg.Ready != nil {
+			e.cfg.Ready()
+			e.cfg.Ready = nil
+		}
+	}
+	e.state.Assigned = e.goal.Goal
+}
+
+// monitorLost notes that the monitor could not be told.
+func (e *engine) monitorLost(err error) {
+	if unknownNode(err) {
+		e.unknown++
+		if e.unknown >= 2 && e.goal.Goal != fsm.Dropped {
+			e.log.Error("the monitor does not know this node any more", "node", e.state.NodeID)
+			e.goal, e.haveGoal = assignment{Goal: fsm.Dropped}, true
+			e.state.Assigned, e.confirmed = fsm.Dropped, true
+		}
+		return
+	}
+	if !e.lost {
+		e.lost = true
+		e.log.Warn("lost the monitor", "error", err)
+	}
+}
+
+// see takes one look at the local server.
+func (e *engine) see(v view) {
+	e.view, e.haveView = v, true
+	if v.Ready {
+		e.everReady = true
+	}
+	if !v.Running {
+		e.everReady = false
+	}
+	e.fence.saw(v)
+	now := e.cfg.Clock()
+	e.fenceDue = e.fence.applies(e.fenceRole(), e.goal.Goal) && e.fence.expired(now, e.cfg.NetworkPartition)
+	switch {
+	case v.Ready:
+		e.restarts.sawRunning(now)
+	case v.Running && !v.Alive:
+		// Silent: how long that may last is counted from the last answer.
+	case e.job == nil || e.job.kind == jobRepair:
+		e.restarts.sawDown(now)
+	}
+	if v.Ready && !v.InRecovery && len(v.Standbys) > 0 {
+		e.state.LastSecondaryContact = time.Now()
+	}
+}
+
+// fenceRole is the role that counts for self-fencing: the target's as soon as
+// an edge that opens the server has begun.
+func (e *engine) fenceRole() fsm.State {
+	if e.job != nil && e.job.kind == jobEdge && e.job.edge.To.Writable() && !e.state.Current.Writable() {
+		return e.job.edge.To
+	}
+	return e.state.Current
+}
+
+// publish hands the latest report to the reporter.
+func (e *engine) publish() {
+	if !e.haveView || e.view.At < e.freshFrom {
+		return
+	}
+	r := e.report()
+	if e.saidAny && r == e.said {
+		return
+	}
+	hurry := !e.saidAny || r.differs(e.said)
+	e.said, e.saidAny = r, true
+	e.reporter.say(r, hurry)
+}
+
+// report is what the monitor should know now.
+func (e *engine) report() report {
+	now := e.cfg.Clock()
+	role, v := e.state.Current, e.view
+	truth := v.Ready || v.Running && !v.Alive && e.everReady
+	busy := e.job != nil && (e.job.kind == jobEdge || e.job.kind == jobReenter)
+	r := report{
+		State: role, Reached: e.reached,
+		Running: e.restarts.running(role, truth, busy, now) && !e.stop.down,
+	}
+	switch {
+	case v.Ready:
+		r.TLI, r.LSN, r.SyncState, r.Streaming = v.TLI, v.LSN, v.SyncState, v.Streaming
+	case v.CleanStop && (role.In(fsm.Draining, fsm.DemoteTimeout, fsm.Demoted, fsm.PrepareMaintenance) || e.stop.down):
+		r.TLI, r.LSN, r.CleanStop = v.TLI, v.LSN, true
+	}
+	return r
+}
+
+// finished reports whether the run is over, and sets err.
+func (e *engine) finished() bool {
+	if e.over {
+		return true
+	}
+	switch {
+	case e.job != nil:
+		return false
+	case e.state.Current == fsm.Dropped && e.unknown > 0:
+		e.err = ErrNotRegistered
+		if e.heardAny {
+			e.err = ErrDropped
+		}
+		return true
+	case e.state.Current == fsm.Dropped && e.heardAny && e.answered.State == fsm.Dropped:
+		e.err = ErrDropped
+		return true
+	case e.stop.complete(e):
+		return true
+	case e.cfg.Creating && e.haveGoal && e.heardAny && !e.cfg.InitExists() &&
+		e.goal.Goal == e.state.Current && e.answered.State == e.state.Current && e.reached == e.goal.Number:
+		return true
+	}
+	return false
+}
+
+// save writes the state file.
+func (e *engine) save(s State) error {
+	if err := e.cfg.Save(s); err != nil {
+		return err
+	}
+	e.state = s
+	return nil
+}
+
+// enter records that the node has reached a state. The monitor hears of it
+// only after the file is on disk.
+func (e *engine) enter(to fsm.State, took time.Duration) error {
+	from := e.state.Current
+	next := e.state
+	next.Current = to
+	if err := e.save(next); err != nil {
+		return fmt.Errorf("record state %s: %w", to, err)
+	}
+	e.log.Info("reached state", "previous", from.String(), "state", to.String(), "goal_state", e.goal.Goal.String(),
+		"took", took.Round(time.Millisecond).String(), "lsn", e.view.LSN.String())
+	return nil
+}
+
+// settle notes that the state reached is fully established.
+func (e *engine) settle() {
+	e.unsettled = false
+	if e.goal.Goal == e.state.Current && e.haveGoal {
+		e.reached = e.goal.Number
+	}
+}
+
+// advance starts, or gives up, the one job of the moment.
+func (e *engine) advance(ctx context.Context) {
+	if e.job != nil {
+		if cause := e.obsolete(); cause != nil && !e.job.cancelled {
+			e.job.cancelled = true
+			e.job.cancel(cause)
+		}
+		return
+	}
+	for e.job == nil {
+		j := e.decide()
+		if j == nil {
+			return
+		}
+		if len(j.steps) == 0 && j.extra == nil {
+			e.finish(j, nil)
+			continue
+		}
+		e.start(ctx, j)
+	}
+}
+
+// decide returns what to do next; nil when there is nothing.
+func (e *engine) decide() *job {
+	now := e.cfg.Clock()
+	role, goal := e.state.Current, e.goal.Goal
+	if j, ok := e.stop.job(e); ok {
+		return j
+	}
+	if e.fenceDue && role != fsm.DemoteTimeout {
+		e.log.Error("stopping PostgreSQL: neither the monitor nor enough standbys were there",
+			"state", role.String(), "timeout", e.cfg.NetworkPartition.String())
+		return &job{kind: jobFence, edge: fsm.Edge{From: role, To: fsm.DemoteTimeout}, steps: []fsm.Step{fsm.StepStopNow}}
+	}
+	if e.misplaced() {
+		e.log.Warn("stopping PostgreSQL: it must not run as it does in this state", "state", role.String())
+		return &job{kind: jobMisplaced, edge: fsm.Edge{From: role, To: role}, steps: []fsm.Step{fsm.StepStop}}
+	}
+	if !e.confirmed || now < e.notBefore {
+		return nil
+	}
+	if j := e.repair(now); j != nil && (role == goal || role.Writable() && goal.Writable()) {
+		return j
+	}
+	if role != goal {
+		return e.edge(role, goal)
+	}
+	if e.unsettled {
+		return &job{kind: jobReenter, edge: fsm.Edge{From: role, To: role}, steps: fsm.Reenter(role), number: e.goal.Number}
+	}
+	if e.reached != e.goal.Number {
+		e.reached = e.goal.Number
+	}
+	return e.upkeep()
+}
+
+// edge returns the job that leads to the goal.
+func (e *engine) edge(role, goal fsm.State) *job {
+	edge, ok := fsm.Next(fsm.Standalone, role, goal)
+	if !ok {
+		if pair := [2]fsm.State{role, goal}; pair != e.noEdge {
+			e.noEdge = pair
+			e.log.Error("does not know how to reach the goal", "state", role.String(), "goal_state", goal.String())
+		}
+		return nil
+	}
+	return &job{kind: jobEdge, edge: edge, steps: edge.Steps, number: e.goal.Number}
+}
+
+// misplaced reports whether the server runs although this state forbids it, or
+// takes writes as a standby must not, and no edge is about to change that.
+func (e *engine) misplaced() bool {
+	if !e.haveView || !e.view.Running || e.view.At < e.freshFrom {
+		return false
+	}
+	role, goal := e.state.Current, e.goal.Goal
+	if e.confirmed && goal != role && (goal.Writable() || goal.In(fsm.StopReplication, fsm.CatchingUp, fsm.ReportLSN)) {
+		return false
+	}
+	if fsm.DutyOf(role).Postgres == fsm.PowerStopped {
+		return true
+	}
+	return e.view.Ready && !e.view.InRecovery &&
+		role.In(fsm.Secondary, fsm.CatchingUp, fsm.ReportLSN, fsm.JoinSecondary, fsm.FastForward, fsm.WaitMaintenance)
+}
+
+// repair returns the job that brings a server back that should run.
+func (e *engine) repair(now time.Duration) *job {
+	role := e.state.Current
+	if fsm.DutyOf(role).Postgres != fsm.PowerRunning || !e.haveView || e.view.Running || e.view.At < e.freshFrom {
+		return nil
+	}
+	if e.unsettled && role == e.goal.Goal && e.restarts.failures == 0 {
+		return nil // its own steps start the server
+	}
+	if pause := e.restarts.pause(); e.failures > 0 && now < e.notBefore+pause {
+		return nil
+	}
+	e.log.Warn("PostgreSQL is not running, starting it", "state", role.String(), "failures", e.restarts.failures)
+	return &job{kind: jobRepair, edge: fsm.Edge{From: role, To: role}, steps: []fsm.Step{fsm.StepStart}}
+}
+
+// upkeep returns what a node at rest has to do for the others.
+func (e *engine) upkeep() *job {
+	role := e.state.Current
+	if !e.peersKnown || !e.view.Ready {
+		return nil
+	}
+	duty := fsm.DutyOf(role)
+	if !slices.Equal(e.peers, e.peersDone) {
+		steps := []fsm.Step{}
+		if !sameAddresses(e.peers, e.peersDone) && duty.Postgres == fsm.PowerRunning {
+			steps = append(steps, fsm.StepHBA)
+		}
+		if duty.Slots {
+			steps = append(steps, fsm.StepSlots)
+		}
+		if len(steps) > 0 {
+			peers := e.peers
+			return &job{kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, steps: steps,
+				after: func() { e.peersDone = peers }}
+		}
+		e.peersDone = e.peers
+	}
+	if tli := e.view.TLI; tli > e.published && duty.Postgres == fsm.PowerRunning {
+		return &job{kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, extra: e.cfg.Machine.publish,
+			after: func() { e.published = tli }}
+	}
+	return nil
+}
+
+// sameAddresses compares what HBA rules depend on.
+func sameAddresses(a, b []peer) bool {
+	return slices.EqualFunc(a, b, func(x, y peer) bool { return x.ID == y.ID && x.Host == y.Host })
+}
+
+// errSuperseded ends a job that leads where nobody wants to go any more.
+var errSuperseded = errors.New("the goal changed")

@@ -1,0 +1,222 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+)
+
+// machine performs steps on the local server. It can be cancelled anywhere and
+// the step performed again.
+type machine interface {
+	perform(ctx context.Context, s fsm.Step, t task) error
+	// publish tells the monitor which timelines and version the server has.
+	publish(ctx context.Context) error
+}
+
+// task is what a step has to know besides itself.
+type task struct {
+	From, To fsm.State
+	// Mode is how StepStop stops.
+	Mode StopMode
+}
+
+// jobKind says why a job runs, and so what may interrupt it.
+type jobKind int
+
+const (
+	jobEdge      jobKind = iota // to the goal
+	jobReenter                  // establish the state again
+	jobRepair                   // start a server that ended
+	jobUpkeep                   // slots, rules, publications
+	jobMisplaced                // stop a server that must not run
+	jobFence                    // stop a primary that is cut off
+	jobStop                     // stop because the service stops
+)
+
+// job is one list of steps in the hands of the runner.
+type job struct {
+	kind   jobKind
+	edge   fsm.Edge
+	steps  []fsm.Step
+	extra  func(ctx context.Context) error
+	after  func() // in the engine, on success
+	number int64
+	mode   StopMode
+
+	begun     time.Duration
+	cancel    context.CancelCauseFunc
+	cancelled bool
+}
+
+// jobResult is how a job ended.
+type jobResult struct {
+	job  *job
+	step fsm.Step // the one that failed
+	err  error
+}
+
+// start runs j in a goroutine of its own, which ends by sending its result.
+func (e *engine) start(ctx context.Context, j *job) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	j.begun, j.cancel = e.cfg.Clock(), cancel
+	if j.kind == jobEdge {
+		// From here on the state may be half left.
+		e.unsettled = true
+		e.log.Debug("walking", "state", j.edge.From.String(), "goal_state", j.edge.To.String())
+	}
+	e.job = j
+	go func() {
+		defer cancel(nil)
+		e.results <- e.perform(ctx, j)
+	}()
+}
+
+// perform walks the steps.
+func (e *engine) perform(ctx context.Context, j *job) jobResult {
+	t := task{From: j.edge.From, To: j.edge.To, Mode: j.mode}
+	for _, s := range j.steps {
+		if err := context.Cause(ctx); err != nil {
+			return jobResult{job: j, step: s, err: err}
+		}
+		if err := e.cfg.Machine.perform(ctx, s, t); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return jobResult{job: j, step: s, err: err}
+		}
+		if e.cfg.AfterStep != nil {
+			e.cfg.AfterStep(s)
+		}
+	}
+	if j.extra != nil {
+		return jobResult{job: j, err: j.extra(ctx)}
+	}
+	return jobResult{job: j}
+}
+
+// obsolete returns why the running job should be given up, or nil.
+func (e *engine) obsolete() error {
+	j, goal := e.job, e.goal.Goal
+	if e.stop.overrides(j) {
+		return errSuperseded
+	}
+	switch j.kind {
+	case jobFence, jobStop, jobMisplaced:
+		return nil
+	case jobEdge:
+		if e.fenceDue || j.edge.To != goal {
+			return errSuperseded
+		}
+	case jobRepair:
+		if e.fenceDue || goal != j.edge.To && !(goal.Writable() && j.edge.To.Writable()) {
+			return errSuperseded
+		}
+	case jobReenter, jobUpkeep:
+		if e.fenceDue || goal != j.edge.To || e.haveView && !e.view.Running && j.kind == jobUpkeep {
+			return errSuperseded
+		}
+	}
+	return nil
+}
+
+// complete takes a job's result.
+func (e *engine) complete(r jobResult) {
+	j := r.job
+	e.job = nil
+	now := e.cfg.Clock()
+	if len(j.steps) > 0 && j.kind != jobUpkeep {
+		e.freshFrom = now
+		e.observer.kick()
+	}
+	if r.err == nil {
+		e.finish(j, nil)
+		return
+	}
+	if errors.Is(r.err, errSuperseded) {
+		e.log.Debug("gave up", "state", j.edge.From.String(), "goal_state", j.edge.To.String())
+		return
+	}
+	e.finish(j, &r)
+}
+
+// finish draws the conclusions of a job that came to its end; failed is nil
+// when it succeeded.
+func (e *engine) finish(j *job, failed *jobResult) {
+	now := e.cfg.Clock()
+	var took time.Duration
+	if j.cancel != nil {
+		took = now - j.begun
+	}
+	if failed != nil {
+		e.failed(j, *failed, now)
+		return
+	}
+	var err error
+	switch j.kind {
+	case jobEdge:
+		if err = e.enter(j.edge.To, took); err == nil {
+			e.settle()
+		}
+	case jobFence:
+		if err = e.enter(fsm.DemoteTimeout, took); err == nil {
+			// Whatever the goal was, the monitor has to say it again.
+			e.unsettled, e.fenceDue = false, false
+			e.confirmed, e.confirmFrom = false, now
+		}
+	case jobReenter:
+		e.settle()
+	case jobStop:
+		e.stop.down = true
+		e.stop.downAt = now
+	case jobRepair, jobUpkeep, jobMisplaced:
+	}
+	if err != nil {
+		e.failed(j, jobResult{job: j, err: err}, now)
+		return
+	}
+	e.failures, e.notBefore = 0, 0
+	if j.after != nil {
+		j.after()
+	}
+}
+
+// failed logs and sets the time of the next attempt.
+func (e *engine) failed(j *job, r jobResult, now time.Duration) {
+	e.failures++
+	pause := min(50*time.Millisecond<<min(e.failures, 5), time.Second)
+	e.notBefore = now + pause
+	switch j.kind {
+	case jobRepair:
+		e.restarts.failed(now)
+		e.log.Error("PostgreSQL did not start", "failures", e.restarts.failures, "error", r.err)
+	case jobUpkeep:
+		e.log.Warn("could not prepare for the other nodes, retrying", "error", r.err)
+		e.notBefore = 0
+		e.peersDone = e.peers // with the next news from the monitor
+	case jobStop:
+		e.log.Error("PostgreSQL did not stop", "error", r.err)
+		e.stop.down, e.stop.downAt = true, now
+	default:
+		level := e.log.Warn
+		if e.failures > 3 {
+			level = e.log.Error
+		}
+		level("could not reach the goal, retrying", "state", j.edge.From.String(), "goal_state", j.edge.To.String(),
+			"attempt", e.failures, "error", r.err)
+	}
+	if e.cfg.Creating && j.kind != jobUpkeep && (e.failures >= createAttempts || permanent(r.err)) {
+		e.err = &CreateError{Step: "reach state " + j.edge.To.String(), Err: r.err}
+		e.over = true
+	}
+}
+
+// createAttempts is how often a creation tries one edge.
+const createAttempts = 6
+
+// permanent reports an error that waiting does not cure: somebody has to act.
+func permanent(err error) bool {
+	return hintOf(err) != "" && !errors.As(err, new(*MonitorError))
+}

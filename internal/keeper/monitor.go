@@ -1,0 +1,176 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
+)
+
+// closeTimeout bounds the farewell to a monitor that may be gone.
+const closeTimeout = 200 * time.Millisecond
+
+// identity is who this node is to the monitor.
+type identity struct {
+	formation string
+	group     int
+	nodeID    int64
+}
+
+// connectMonitor opens one connection to the monitor.
+func connectMonitor(ctx context.Context, uri, app string) (*pgautofailover.DB, error) {
+	info, err := pg.ParseConnInfo(uri)
+	if err != nil {
+		return nil, &ConfigError{Key: "pg_autoctl.monitor", Err: err, hint: "the monitor prints its URI with `show uri --monitor`"}
+	}
+	db, err := pgautofailover.Connect(ctx, pgautofailover.ConnectConfig{
+		ConnInfo: info, ApplicationName: app, ConnectTimeout: 2 * time.Second,
+		StatementTimeout: 3 * time.Second, LockTimeout: 2 * time.Second,
+	})
+	if err != nil {
+		return nil, &MonitorError{Op: "connect to the monitor", Err: err}
+	}
+	return db, nil
+}
+
+// pgSession is the monitorSession of a real monitor.
+type pgSession struct {
+	db *pgautofailover.DB
+	identity
+}
+
+// dialMonitor opens the session of a registered node: it is locked to the
+// node, so that the monitor notices its end, and it listens.
+func dialMonitor(ctx context.Context, uri string, who identity) (monitorSession, error) {
+	db, err := connectMonitor(ctx, uri, fmt.Sprintf("pg_autoctl node %d", who.nodeID))
+	if err != nil {
+		return nil, err
+	}
+	s := &pgSession{db: db, identity: who}
+	if err := db.Listen(ctx, pgautofailover.ChannelState); err != nil {
+		s.Close()
+		return nil, &MonitorError{Op: "listen to the monitor", Err: err}
+	}
+	if err := db.KeepSession(ctx, who.nodeID); err != nil {
+		s.Close()
+		return nil, &MonitorError{Op: "take the session's lock", Err: err}
+	}
+	return s, nil
+}
+
+func (s *pgSession) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout) //nolint:forbidigo,contextcheck // a farewell outlives what asked for it
+	defer cancel()
+	_ = s.db.Close(ctx)
+}
+
+func (s *pgSession) Report(ctx context.Context, r report) (assignment, error) {
+	a, err := s.db.Report(ctx, pgautofailover.Report{
+		Formation: s.formation, NodeID: s.nodeID, Group: s.group, State: r.State, Reached: r.Reached,
+		PgIsRunning: r.Running, TLI: r.TLI, LSN: r.LSN, SyncState: r.SyncState,
+		CleanStop: r.CleanStop, Streaming: r.Streaming,
+	})
+	if err != nil {
+		return assignment{}, err
+	}
+	return assignment{Goal: a.Goal, Number: a.GoalNumber}, nil
+}
+
+// unknownNode reports that the monitor does not know the node any more.
+func unknownNode(err error) bool {
+	return pgautofailover.SQLState(err) == pgerrcode.UndefinedObject
+}
+
+func (s *pgSession) WaitNotification(ctx context.Context) (notification, error) {
+	for {
+		raw, err := s.db.WaitNotification(ctx)
+		if err != nil {
+			return notification{}, err
+		}
+		n, err := pgautofailover.ParseStateNotification(raw.Payload)
+		if err != nil || n.Formation != s.formation || n.Group != s.group {
+			continue
+		}
+		return notification{Node: n.NodeID}, nil
+	}
+}
+
+func fromPeer(p pgautofailover.Peer) peer {
+	return peer{ID: p.ID, Name: p.Name, Host: p.Host, Port: p.Port, LSN: p.LSN, Primary: p.IsPrimary}
+}
+
+func (s *pgSession) OtherNodes(ctx context.Context) ([]peer, error) {
+	list, err := s.db.OtherNodes(ctx, s.nodeID)
+	if err != nil {
+		return nil, err
+	}
+	peers := make([]peer, 0, len(list))
+	for _, p := range list {
+		peers = append(peers, fromPeer(p))
+	}
+	return peers, nil
+}
+
+func (s *pgSession) Candidate(ctx context.Context) (peer, bool, error) {
+	rows, err := s.db.NodeRows(ctx, s.formation, &s.group)
+	if err != nil {
+		return peer{}, false, err
+	}
+	for _, n := range rows {
+		if n.ID != s.nodeID && n.Goal.In(fsm.PreparePromotion, fsm.StopReplication, fsm.WaitPrimary) {
+			return peer{ID: n.ID, Name: n.Name, Host: n.Host, Port: n.Port, LSN: n.LSN}, true, nil
+		}
+	}
+	return peer{}, false, nil
+}
+
+func (s *pgSession) Primary(ctx context.Context) (peer, error) {
+	p, err := s.db.Primary(ctx, s.formation, s.group)
+	return fromPeer(p), err
+}
+
+func (s *pgSession) MostAdvancedStandby(ctx context.Context) (peer, bool, error) {
+	p, err := s.db.MostAdvancedStandby(ctx, s.formation, s.group, s.nodeID)
+	if errors.Is(err, pgautofailover.ErrNotFound) {
+		return peer{}, false, nil
+	}
+	return fromPeer(p), err == nil, err
+}
+
+func (s *pgSession) StandbyNames(ctx context.Context) (pg.StandbyNames, error) {
+	text, err := s.db.SynchronousStandbyNames(ctx, s.formation, s.group)
+	if err != nil {
+		return pg.StandbyNames{}, err
+	}
+	return pg.ParseStandbyNames(text)
+}
+
+func (s *pgSession) StartMaintenance(ctx context.Context) error {
+	_, err := s.db.StartMaintenance(ctx, s.nodeID)
+	return err
+}
+
+func (s *pgSession) StopMaintenance(ctx context.Context) error {
+	_, err := s.db.StopMaintenance(ctx, s.nodeID)
+	return err
+}
+
+func (s *pgSession) PublishHistory(ctx context.Context, h pg.History) error {
+	return s.db.ReportTimelineHistory(ctx, s.nodeID, h)
+}
+
+func (s *pgSession) PublishVersion(ctx context.Context, number int, version, full string) error {
+	return s.db.ReportVersion(ctx, s.nodeID, pgautofailover.Version{
+		PgVersionNum: number, PgVersion: version, PgVersionString: full,
+	})
+}
+
+func (s *pgSession) SetSystemIdentifier(ctx context.Context, id pg.SystemID) error {
+	return s.db.SetNodeSystemIdentifier(ctx, s.nodeID, id)
+}

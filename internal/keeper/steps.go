@@ -1,0 +1,476 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// Times of single steps.
+const (
+	checkpointPatience = 15 * time.Second
+	stopPatience       = 10 * time.Second
+	stopPoll           = 20 * time.Millisecond
+	slotPoll           = 100 * time.Millisecond
+	streamPatience     = 10 * time.Second
+	peersWhileWaiting  = 2 * time.Second
+)
+
+// errNodeKind refuses the steps of Citus formations.
+var errNodeKind = errors.New("nodes of Citus formations are not kept yet")
+
+// perform does one step.
+func (n *node) perform(ctx context.Context, s fsm.Step, t task) error {
+	if err := n.step(ctx, s, t); err != nil {
+		return fmt.Errorf("%s: %w", stepName(s), err)
+	}
+	return nil
+}
+
+func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
+	switch s {
+	case fsm.StepInitDB:
+		return n.initDB(ctx)
+	case fsm.StepConfigure:
+		return n.configure(ctx)
+	case fsm.StepStart:
+		return n.startAs(ctx, t.To)
+	case fsm.StepBootstrap:
+		return n.bootstrap(ctx)
+	case fsm.StepPromote:
+		return n.promote(ctx)
+	case fsm.StepSetList:
+		return n.setList(ctx, t)
+	case fsm.StepWaitVoters:
+		return n.waitVoters(ctx)
+	case fsm.StepSlots:
+		return n.slots(ctx)
+	case fsm.StepHBA:
+		return n.peerRules(ctx)
+	case fsm.StepCheckpoint:
+		n.checkpoint(ctx)
+		return nil
+	case fsm.StepStop:
+		return n.stop(ctx)
+	case fsm.StepStopNow:
+		return n.stopNow(ctx)
+	case fsm.StepBaseBackup:
+		return n.clonePrimary(ctx)
+	case fsm.StepCloneStandby:
+		return n.cloneStandby(ctx)
+	case fsm.StepRewindOrInit:
+		return n.rewindOrInit(ctx)
+	case fsm.StepFollow:
+		return n.follow(ctx)
+	case fsm.StepCheckTimeline:
+		return n.checkTimeline(ctx)
+	case fsm.StepCheckConnection:
+		return n.checkConnection(ctx)
+	case fsm.StepEndReceiver:
+		return n.endReceiver(ctx)
+	case fsm.StepStandbyAlone:
+		return n.standbyAlone(ctx)
+	case fsm.StepDropOwnSlots:
+		return n.dropSlots(ctx)
+	case fsm.StepFetchWAL:
+		return n.fetchWAL(ctx)
+	case fsm.StepCloseGate:
+		return n.instance().CloseGate(ctx)
+	case fsm.StepOpenGate:
+		return n.instance().OpenGate(ctx)
+	case fsm.StepRelease:
+		return nil // one process: nobody else enforces an order that would have to be withdrawn
+	case fsm.StepStandbyFiles:
+		return n.instance().WriteStandby(ctx, postgres.Upstream{})
+	case fsm.StepForgetInit:
+		return removeFile(n.paths.InitFile)
+	case fsm.StepCoordinatorAdd, fsm.StepCoordinatorPrepare, fsm.StepCoordinatorCommit,
+		fsm.StepCoordinatorRepair, fsm.StepCoordinatorRemove:
+		return errNodeKind
+	}
+	return fmt.Errorf("perform step %d: unknown", int(s))
+}
+
+// stepName words a step for messages.
+func stepName(s fsm.Step) string {
+	names := map[fsm.Step]string{
+		fsm.StepInitDB: "create the data directory", fsm.StepConfigure: "write the configuration",
+		fsm.StepStart: "start PostgreSQL", fsm.StepBootstrap: "create roles and database",
+		fsm.StepPromote: "promote", fsm.StepSetList: "set the synchronous standbys",
+		fsm.StepWaitVoters: "wait for the synchronous standbys", fsm.StepSlots: "prepare replication slots",
+		fsm.StepHBA: "write HBA rules", fsm.StepCheckpoint: "checkpoint", fsm.StepStop: "stop PostgreSQL",
+		fsm.StepStopNow: "stop PostgreSQL immediately", fsm.StepBaseBackup: "clone the primary",
+		fsm.StepCloneStandby: "clone a standby", fsm.StepRewindOrInit: "rejoin the primary",
+		fsm.StepFollow: "follow the primary", fsm.StepCheckTimeline: "compare timelines",
+		fsm.StepCheckConnection: "wait for streaming", fsm.StepEndReceiver: "end the WAL receiver",
+		fsm.StepStandbyAlone: "restart as a standby without upstream", fsm.StepDropOwnSlots: "drop replication slots",
+		fsm.StepFetchWAL: "fetch missing WAL", fsm.StepCloseGate: "refuse connections",
+		fsm.StepOpenGate: "admit connections", fsm.StepRelease: "leave PostgreSQL to the operator",
+		fsm.StepStandbyFiles: "write the standby configuration", fsm.StepForgetInit: "remove the init file",
+	}
+	if name, ok := names[s]; ok {
+		return name
+	}
+	return "update the coordinator"
+}
+
+// standbyRole reports whether a server in this state must be a standby.
+func standbyRole(s fsm.State) bool {
+	return s.In(fsm.Secondary, fsm.CatchingUp, fsm.ReportLSN, fsm.JoinSecondary, fsm.FastForward,
+		fsm.WaitMaintenance, fsm.WaitStandby)
+}
+
+// startAs has the server running in a role. A data directory that would start
+// as a primary where a standby belongs is made a standby first.
+func (n *node) startAs(ctx context.Context, role fsm.State) error {
+	inst := n.instance()
+	if !standbyRole(role) || inst.IsStandby() {
+		return n.start(ctx)
+	}
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	if pm != nil {
+		// It runs and is none: whatever it wrote, it is not ours to keep.
+		if err := n.stop(ctx); err != nil {
+			return err
+		}
+	}
+	if role.In(fsm.Secondary, fsm.CatchingUp) {
+		return n.rewindOrInit(ctx)
+	}
+	return n.standbyAlone(ctx)
+}
+
+// initDB creates the data directory when there is none and tells the monitor
+// its system identifier.
+func (n *node) initDB(ctx context.Context) error {
+	inst := n.instance()
+	if err := inst.InitDB(ctx, postgres.InitDBConfig{}); err != nil {
+		return err
+	}
+	return n.publishSystem(ctx)
+}
+
+func (n *node) publishSystem(ctx context.Context) error {
+	control, err := n.readControl(ctx)
+	if err != nil {
+		return err
+	}
+	return n.ask(ctx, func(ctx context.Context, s monitorSession) error {
+		return s.SetSystemIdentifier(ctx, control.SystemID)
+	})
+}
+
+// publish tells the monitor the server's timelines and version.
+func (n *node) publish(ctx context.Context) error {
+	inst := n.instance()
+	var version postgres.Version
+	var tli pg.Timeline
+	err := inst.With(ctx, func(s *postgres.Session) error {
+		var err error
+		if version, err = s.ServerVersion(ctx); err != nil {
+			return err
+		}
+		o, err := s.Observe(ctx)
+		tli = o.TLI
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	history, err := inst.HistoryOf(tli)
+	if err != nil {
+		return err
+	}
+	return n.ask(ctx, func(ctx context.Context, s monitorSession) error {
+		if err := s.PublishHistory(ctx, history); err != nil {
+			return err
+		}
+		return s.PublishVersion(ctx, version.Number, version.Text, version.Full)
+	})
+}
+
+// publishHistory is evidence: a rewind erases what it tells.
+func (n *node) publishHistory(ctx context.Context) {
+	history, err := n.instance().History(ctx)
+	if err == nil {
+		err = n.ask(ctx, func(ctx context.Context, s monitorSession) error { return s.PublishHistory(ctx, history) })
+	}
+	if err != nil {
+		n.log.Warn("could not publish the timeline history before the rewind", "error", err)
+	}
+}
+
+// promote has the server out of recovery. The checkpoint goes on by itself:
+// clients need not wait for it, and whoever rewinds from this server asks for one.
+func (n *node) promote(ctx context.Context) error {
+	if err := n.start(ctx); err != nil {
+		return err
+	}
+	inst := n.instance()
+	if err := inst.Promote(ctx); err != nil {
+		return err
+	}
+	return nil
+}
+
+// setList writes the group's list. On a server that is not open yet a list
+// that is not empty is also in force before the step ends.
+func (n *node) setList(ctx context.Context, t task) error {
+	var names pg.StandbyNames
+	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
+		var err error
+		names, err = s.StandbyNames(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.names = names
+	n.mu.Unlock()
+	inst := n.instance()
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	if pm == nil {
+		return inst.SetSyncNamesOffline(names)
+	}
+	return inst.With(ctx, func(s *postgres.Session) error {
+		have, err := s.SyncNames(ctx)
+		if err != nil {
+			return err
+		}
+		if have != names.String() {
+			if err := s.SetSyncNames(ctx, names); err != nil {
+				return err
+			}
+		}
+		if names.Empty() {
+			released, err := s.ReleaseSyncWaiters(ctx)
+			if released > 0 {
+				n.log.Warn("released sessions that waited for a standby", "sessions", released)
+			}
+			return err
+		}
+		if t.From.Writable() || n.isArmed() {
+			return nil
+		}
+		return n.enforceList(ctx, pm, names)
+	})
+}
+
+// enforceList returns when the server's commits surely wait for standbys.
+func (n *node) enforceList(ctx context.Context, pm *postgres.Postmaster, names pg.StandbyNames) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var have string
+		err := n.instance().With(ctx, func(s *postgres.Session) error {
+			var err error
+			if have, err = s.SyncNames(ctx); err != nil || have != names.String() {
+				return err
+			}
+			return s.Checkpoint(ctx)
+		})
+		if err != nil {
+			return err
+		}
+		if have == names.String() {
+			n.arm(pm.PID())
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// waitVoters waits until the list is in force and its members hold what was
+// written before. That can take as long as standbys are away, so the other
+// nodes are looked after meanwhile: one of them may need its slot first.
+func (n *node) waitVoters(ctx context.Context) error {
+	n.mu.Lock()
+	names := n.names
+	n.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- n.instance().WaitVoters(ctx, names) }()
+	tick := time.NewTicker(peersWhileWaiting)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			if err == nil && !names.Empty() {
+				if pm, pmErr := n.server(); pmErr == nil && pm != nil {
+					n.arm(pm.PID())
+				}
+			}
+			return err
+		case <-tick.C:
+			if err := errors.Join(n.peerRules(ctx), n.slots(ctx)); err != nil && ctx.Err() == nil {
+				n.log.Warn("could not prepare for the other nodes", "error", err)
+			}
+		}
+	}
+}
+
+// peers asks for the other nodes.
+func (n *node) peers(ctx context.Context) ([]peer, error) {
+	var list []peer
+	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
+		var err error
+		list, err = s.OtherNodes(ctx)
+		return err
+	})
+	return list, err
+}
+
+// slots has one slot for every other node.
+func (n *node) slots(ctx context.Context) error {
+	list, err := n.peers(ctx)
+	if err != nil {
+		return err
+	}
+	return n.instance().With(ctx, func(s *postgres.Session) error {
+		var recovery bool
+		if err := s.Conn().QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&recovery); err != nil {
+			return err
+		}
+		var want []postgres.SlotWant
+		for _, p := range list {
+			w := postgres.SlotWant{ID: p.ID}
+			if recovery {
+				w.Advance = p.LSN
+			}
+			want = append(want, w)
+		}
+		return s.EnsureSlots(ctx, want)
+	})
+}
+
+func (n *node) dropSlots(ctx context.Context) error {
+	return n.instance().With(ctx, func(s *postgres.Session) error { return s.DropSlots(ctx) })
+}
+
+// checkpoint asks for one; a server that does not answer in time is left alone.
+func (n *node) checkpoint(ctx context.Context) {
+	pm, err := n.server()
+	if err != nil || pm == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkpointPatience)
+	defer cancel()
+	err = n.instance().With(ctx, func(s *postgres.Session) error { return s.Checkpoint(ctx) })
+	if err != nil {
+		n.log.Warn("no checkpoint before the stop", "error", err)
+	}
+}
+
+// stop ends the server by a fast shutdown. That waits for every standby to
+// confirm the shutdown checkpoint, also for one that will never answer: as
+// soon as the node that takes over has the record, or the time is up, the rest
+// is ended at once.
+func (n *node) stop(ctx context.Context) error {
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	if pm == nil {
+		return n.instance().EndOrphans(ctx)
+	}
+	if err := pm.Signal(postgres.StopFast); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- pm.Wait(ctx) }()
+	limit := time.NewTimer(stopPatience)
+	defer limit.Stop()
+	tick := time.NewTicker(stopPoll)
+	defer tick.Stop()
+	var record pg.LSN
+	for rounds := 0; ; rounds++ {
+		var reason string
+		select {
+		case err := <-done:
+			return err
+		case <-limit.C:
+			reason = "the shutdown takes too long"
+		case <-tick.C:
+			// Most stops are over before it is worth looking.
+			if rounds < 5 || !n.delivered(ctx, &record) {
+				continue
+			}
+			reason = "the next primary has everything"
+		}
+		n.log.Info("ending PostgreSQL immediately", "reason", reason)
+		if err := pm.Signal(postgres.StopImmediate); err != nil {
+			return err
+		}
+		return <-done
+	}
+}
+
+// delivered reports whether the shutdown checkpoint is written and has reached
+// the node that is about to take over.
+func (n *node) delivered(ctx context.Context, record *pg.LSN) bool {
+	if *record == 0 {
+		at, clean, err := n.instance().ShutdownLocation(ctx)
+		if err != nil || !clean {
+			return false
+		}
+		*record = at
+	}
+	var next peer
+	var found bool
+	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
+		var err error
+		next, found, err = s.Candidate(ctx)
+		return err
+	})
+	return err == nil && found && next.LSN > *record
+}
+
+// stopNow ends the server by an immediate shutdown.
+func (n *node) stopNow(ctx context.Context) error {
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	if pm == nil {
+		return n.instance().EndOrphans(ctx)
+	}
+	return pm.Stop(ctx, postgres.StopImmediate)
+}
+
+// peerRules has the HBA rules of all other nodes in place.
+func (n *node) peerRules(ctx context.Context) error {
+	list, err := n.peers(ctx)
+	if err != nil {
+		return err
+	}
+	file := n.config()
+	if file.HBALevel == hbaSkip {
+		return nil
+	}
+	var rules []pg.HBARule
+	for _, p := range list {
+		rules = append(rules, postgres.PeerRules(file.SSL.Active, file.DBName, n.address(ctx, p.Host), file.AuthMethod)...)
+	}
+	_, err = n.instance().EnsureHBA(ctx, slices.Clip(rules)...)
+	return err
+}

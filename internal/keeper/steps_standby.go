@@ -1,0 +1,372 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// upstreamConfig says how to reach another node of the group.
+func (n *node) upstreamConfig(p peer) postgres.UpstreamConfig {
+	file := n.config()
+	return postgres.UpstreamConfig{
+		ID: n.identity().nodeID, Host: p.Host, Port: p.Port, DBName: file.DBName,
+		Password: file.ReplicationPassword, SSLMode: file.SSL.Mode,
+		SSLRootCert: file.SSL.CAFile, SSLCRL: file.SSL.CRLFile,
+	}
+}
+
+// primary asks for the node to follow and how it answers.
+func (n *node) primary(ctx context.Context) (postgres.UpstreamConfig, error) {
+	var p peer
+	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
+		var err error
+		p, err = s.Primary(ctx)
+		return err
+	})
+	if err != nil {
+		return postgres.UpstreamConfig{}, err
+	}
+	if p.ID == n.identity().nodeID {
+		return postgres.UpstreamConfig{}, errors.New("the monitor names this node as the primary to follow")
+	}
+	return n.upstreamConfig(p), nil
+}
+
+// sameSystem refuses to work with a server that holds another database system.
+func (n *node) sameSystem(ctx context.Context, up postgres.UpstreamConfig) (postgres.SystemInfo, error) {
+	info, err := postgres.Identify(ctx, postgres.CopyFrom(up))
+	if err != nil {
+		return info, fmt.Errorf("ask %s: %w", postgres.HostPort(up.Host, up.Port), err)
+	}
+	if !n.instance().Exists() {
+		return info, nil
+	}
+	control, err := n.readControl(ctx)
+	if err != nil {
+		return info, err
+	}
+	if control.SystemID != info.SystemID {
+		return info, withHint(fmt.Errorf("%w: %s has %s, we have %s", postgres.ErrForeignSystem,
+			postgres.HostPort(up.Host, up.Port), info.SystemID, control.SystemID),
+			"move the data directory away if its contents are not needed")
+	}
+	return info, nil
+}
+
+// clonePrimary makes the data directory a copy of the primary, taken through
+// our own slot there, and starts it as its standby. A data directory that is
+// there already, brought along by the operator or copied by an earlier try, is
+// brought in line and copied only when that cannot be done.
+func (n *node) clonePrimary(ctx context.Context) error {
+	up, err := n.primary(ctx)
+	if err != nil {
+		return err
+	}
+	if n.instance().Exists() {
+		return n.rejoin(ctx, up)
+	}
+	return n.copyAndStart(ctx, up, true)
+}
+
+// copyAndStart replaces the data directory and starts the copy.
+func (n *node) copyAndStart(ctx context.Context, up postgres.UpstreamConfig, follow bool) error {
+	cfg := postgres.BackupConfig{
+		Source: postgres.CopyFrom(up), MaxRate: n.config().MaximumBackupRate,
+		BackupDir: n.backupDir(), Progress: n.progress(up),
+	}
+	if follow {
+		cfg.Standby = postgres.StandbyOf(up)
+		cfg.Slot = cfg.Standby.Slot
+		if err := n.waitSlot(ctx, up, cfg.Slot); err != nil {
+			return err
+		}
+	}
+	if err := n.stop(ctx); err != nil {
+		return err
+	}
+	n.log.Info("copying the data directory", "source", postgres.HostPort(up.Host, up.Port))
+	if err := n.instance().BaseBackup(ctx, cfg); err != nil {
+		return err
+	}
+	return n.dressAndStart(ctx)
+}
+
+// dressAndStart gives a standby that was copied or rewound this node's own
+// files and starts it.
+func (n *node) dressAndStart(ctx context.Context) error {
+	if err := n.configure(ctx); err != nil {
+		return err
+	}
+	if err := n.peerRules(ctx); err != nil {
+		return err
+	}
+	if err := n.start(ctx); err != nil {
+		return err
+	}
+	return n.publishSystem(ctx)
+}
+
+// progress logs a copy's progress by tenths.
+func (n *node) progress(up postgres.UpstreamConfig) func(postgres.Progress) {
+	tenth := int64(-1)
+	return func(p postgres.Progress) {
+		if p.Total <= 0 || p.Done*10/p.Total <= tenth {
+			return
+		}
+		tenth = p.Done * 10 / p.Total
+		n.log.Info("copying", "source", postgres.HostPort(up.Host, up.Port), "done_kb", p.Done, "total_kb", p.Total)
+	}
+}
+
+// waitSlot waits until the primary has made a slot for this node: it does as
+// soon as it hears of us.
+func (n *node) waitSlot(ctx context.Context, up postgres.UpstreamConfig, slot string) error {
+	tick := time.NewTicker(slotPoll)
+	defer tick.Stop()
+	var failures int
+	for round := 0; ; round++ {
+		found, err := postgres.SlotExists(ctx, postgres.CopyFrom(up), slot)
+		switch {
+		case err != nil:
+			if failures++; failures >= createAttempts {
+				return fmt.Errorf("look for replication slot %s on %s: %w", slot, postgres.HostPort(up.Host, up.Port), err)
+			}
+		case found:
+			return nil
+		case round == 30:
+			n.log.Warn("waiting for a replication slot", "slot", slot, "source", postgres.HostPort(up.Host, up.Port))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// cloneStandby copies the most advanced standby and starts as a standby
+// without upstream: the group has no primary now.
+func (n *node) cloneStandby(ctx context.Context) error {
+	source, found, err := n.mostAdvanced(ctx)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return errors.New("no standby to copy from")
+	}
+	if inst := n.instance(); inst.Exists() && inst.IsStandby() {
+		if _, err := n.sameSystem(ctx, n.upstreamConfig(source)); err == nil {
+			return n.standbyAlone(ctx)
+		}
+	}
+	return n.copyAndStart(ctx, n.upstreamConfig(source), false)
+}
+
+func (n *node) mostAdvanced(ctx context.Context) (p peer, found bool, err error) {
+	err = n.ask(ctx, func(ctx context.Context, s monitorSession) error {
+		var err error
+		p, found, err = s.MostAdvancedStandby(ctx)
+		return err
+	})
+	return p, found, err
+}
+
+// rewindOrInit turns whatever is here into a standby of the current primary.
+func (n *node) rewindOrInit(ctx context.Context) error {
+	up, err := n.primary(ctx)
+	if err != nil {
+		return err
+	}
+	return n.rejoin(ctx, up)
+}
+
+func (n *node) rejoin(ctx context.Context, up postgres.UpstreamConfig) error {
+	if _, err := n.sameSystem(ctx, up); err != nil {
+		return err
+	}
+	if err := n.stop(ctx); err != nil {
+		return err
+	}
+	n.publishHistory(ctx)
+	err := n.instance().Rewind(ctx, postgres.RewindConfig{Source: postgres.CopyFrom(up), Standby: postgres.StandbyOf(up)})
+	switch {
+	case err == nil:
+		if err := n.dressAndStart(ctx); err != nil {
+			return err
+		}
+	case errors.Is(err, postgres.ErrCannotRewind):
+		n.log.Warn("cannot rewind, copying the data directory instead", "error", err)
+		if err := n.copyAndStart(ctx, up, true); err != nil {
+			return err
+		}
+	default:
+		return err
+	}
+	return n.dropSlots(ctx)
+}
+
+// relation compares the running standby with another server. The positions
+// are taken in the order in which a standby that follows can never seem ahead.
+func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig) (postgres.Lineage, error) {
+	inst := n.instance()
+	var o postgres.Observation
+	err := inst.With(ctx, func(s *postgres.Session) error {
+		var err error
+		o, err = s.Observe(ctx)
+		return err
+	})
+	if err != nil {
+		return postgres.LineageForeign, err
+	}
+	if !o.InRecovery {
+		return postgres.LineageDiverged, nil
+	}
+	info, err := n.sameSystem(ctx, up)
+	if err != nil {
+		return postgres.LineageForeign, err
+	}
+	local, err := inst.HistoryOf(o.TLI)
+	if err != nil {
+		return postgres.LineageForeign, err
+	}
+	return postgres.Relate(local, o.LSN, info), nil
+}
+
+// follow points the standby at the current primary. A server that is none, or
+// holds what the primary does not, is made a standby of it first: to stream
+// from a foreign line would mix two histories.
+func (n *node) follow(ctx context.Context) error {
+	up, err := n.primary(ctx)
+	if err != nil {
+		return err
+	}
+	inst := n.instance()
+	if !inst.Exists() || inst.RewindInterrupted() {
+		return n.copyAndStart(ctx, up, true)
+	}
+	if !inst.IsStandby() {
+		return n.rejoin(ctx, up)
+	}
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	if pm == nil {
+		if err := inst.WriteStandby(ctx, postgres.Upstream{}); err != nil {
+			return err
+		}
+	}
+	if err := n.start(ctx); err != nil {
+		return err
+	}
+	lineage, err := n.relation(ctx, up)
+	if err != nil {
+		return err
+	}
+	if lineage != postgres.LineageFollows {
+		n.log.Warn("this standby has left the primary's line", "lineage", lineage.String())
+		return n.rejoin(ctx, up)
+	}
+	return inst.Follow(ctx, postgres.StandbyOf(up))
+}
+
+// checkTimeline compares the standby with its upstream and brings back one that diverged.
+func (n *node) checkTimeline(ctx context.Context) error {
+	up, err := n.primary(ctx)
+	if err != nil {
+		return err
+	}
+	lineage, err := n.relation(ctx, up)
+	if err != nil {
+		return err
+	}
+	if lineage == postgres.LineageFollows {
+		return nil
+	}
+	n.log.Warn("this standby has left the primary's line", "lineage", lineage.String())
+	return n.rejoin(ctx, up)
+}
+
+// checkConnection waits until the receiver streams; it makes a real connection to see it.
+func (n *node) checkConnection(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, streamPatience)
+	defer cancel()
+	return n.instance().WaitStreaming(waiting)
+}
+
+// endReceiver makes the standby's position final. A server that is no standby
+// becomes one: it was promoted by an edge that did not come to its end.
+func (n *node) endReceiver(ctx context.Context) error {
+	recovery, err := n.inRecovery(ctx)
+	if err != nil {
+		return err
+	}
+	if !recovery {
+		if err := n.stop(ctx); err != nil {
+			return err
+		}
+		if err := n.standbyAlone(ctx); err != nil {
+			return err
+		}
+	}
+	last, err := n.instance().EndReceiver(ctx)
+	if err != nil {
+		return err
+	}
+	n.log.Info("the WAL receiver has ended", "tli", last.TLI, "lsn", last.LSN.String())
+	return nil
+}
+
+// standbyAlone starts a stopped server as a standby without upstream.
+func (n *node) standbyAlone(ctx context.Context) error {
+	if err := n.instance().WriteStandby(ctx, postgres.Upstream{}); err != nil {
+		return err
+	}
+	return n.start(ctx)
+}
+
+// fetchWAL streams from the most advanced standby until its position is
+// reached, and ends the receiver again. The monitor's patience ends it when
+// the source does not deliver.
+func (n *node) fetchWAL(ctx context.Context) error {
+	source, found, err := n.mostAdvanced(ctx)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return nil
+	}
+	up := n.upstreamConfig(source)
+	inst := n.instance()
+	if err := inst.Follow(ctx, postgres.StandbyOf(up)); err != nil {
+		return err
+	}
+	if err := n.waitReceived(ctx, source.LSN); err != nil {
+		return err
+	}
+	_, err = inst.EndReceiver(ctx)
+	return err
+}
+
+func (n *node) waitReceived(ctx context.Context, target pg.LSN) error {
+	tick := time.NewTicker(stopPoll)
+	defer tick.Stop()
+	return n.instance().With(ctx, func(s *postgres.Session) error {
+		for {
+			o, err := s.Observe(ctx)
+			if err != nil || o.LSN >= target {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-tick.C:
+			}
+		}
+	})
+}
