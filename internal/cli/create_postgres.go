@@ -1,0 +1,313 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgdrover/pgdrover/internal/keeper"
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+func newCreatePostgresCmd(env *Env) *cobra.Command {
+	cmd := newLeaf("postgres", "Initialize a pg_auto_failover postgres node", func(cmd *cobra.Command, _ []string) error {
+		return createPostgres(cmd.Context(), env, cmd)
+	})
+	createFlags(cmd)
+	f := cmd.Flags()
+	f.StringP("pghost", "H", "", "`host` or socket directory for local connections")
+	f.StringP("username", "U", "", "`name` of the database user to create")
+	f.StringP("dbname", "d", "", "`name` of the database to create (default postgres)")
+	f.StringP("name", "a", "", "`name` of the node, as the monitor shows it")
+	f.StringP("formation", "f", "", "`name` of the formation to join (default default)")
+	f.StringP("monitor", "m", "", "`URI` of the monitor")
+	f.BoolP("disable-monitor", "M", false, "run without a monitor")
+	f.StringP("node-id", "I", "", "`number` of the node, without a monitor")
+	f.BoolP("pg-hba-lan", "L", false, "let the whole local network connect")
+	f.StringP("candidate-priority", "P", "", "`priority` of this node to be promoted, 0 to 100 (default 50)")
+	f.StringP("replication-quorum", "r", "", "`true` when this node takes part in the replication quorum (default true)")
+	f.StringP("maximum-backup-rate", "R", "", "maximum transfer `rate` of a base backup (default 100M)")
+	f.StringP("monitor-password", "W", "", "`password` for connections to the monitor")
+	f.StringP("replication-password", "w", "", "`password` for streaming replication")
+	return cmd
+}
+
+// registration is what only the monitor is told of a new node.
+type registration struct {
+	priority int
+	quorum   bool
+}
+
+func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
+	if err := env.refuseRoot(env.program() + " create postgres"); err != nil {
+		return err
+	}
+	reg, err := readRegistration(env, cmd)
+	if err != nil {
+		return err
+	}
+	c, err := readCreation(ctx, env, cmd)
+	if err != nil {
+		return err
+	}
+	if flag(cmd, "skip-pg-hba") && flag(cmd, "pg-hba-lan") {
+		return misuse("Please use either --skip-pg-hba or --pg-hba-lan")
+	}
+	if err := c.refuseRunning(); err != nil {
+		return err
+	}
+	file, err := c.keeperFile(ctx, env, cmd)
+	if err != nil {
+		return err
+	}
+	n := node{site: c.site, role: roleKeeper, keeper: file}
+	cfg := keeper.Config{
+		Paths: c.site.keeperPaths(), File: file, Tools: c.tools, Logger: env.log, Reload: env.Reload, Version: Version,
+	}
+	run := flag(cmd, "run")
+	switch done, err := createdBefore(ctx, env, &n, cfg); {
+	case err != nil:
+		return err
+	case done && run:
+		return runKeeper(ctx, env, cfg)
+	case done:
+		return fatal(exitOK, "The state file %q exists and there's no init in progress", n.state).
+			withHint("use `%s run` to start the service of this node", env.program())
+	}
+	err = keeper.Create(ctx, keeper.CreateConfig{
+		Config: cfg, CandidatePriority: reg.priority, ReplicationQuorum: reg.quorum, Run: run,
+	})
+	if err != nil {
+		return createFailed(err)
+	}
+	env.infof("%s node has been successfully initialized.", "postgres")
+	if !run {
+		return nil
+	}
+	if cfg.File, err = keeper.LoadFile(c.site.config); err != nil {
+		return withCode(exitBadConfig, err)
+	}
+	return runKeeper(ctx, env, cfg)
+}
+
+// readRegistration reads priority and quorum, and how the node knows its monitor.
+func readRegistration(env *Env, cmd *cobra.Command) (registration, error) {
+	reg := registration{priority: 50, quorum: true}
+	disabled := flag(cmd, "disable-monitor")
+	switch {
+	case disabled && text(cmd, "node-id") == "":
+		return reg, fatal(exitBadArgs, "Option --disable-monitor needs --node-id")
+	case !disabled && text(cmd, "node-id") != "":
+		return reg, fatal(exitBadArgs, "Option --node-id needs --disable-monitor: a monitor numbers its nodes itself")
+	}
+	value, source := text(cmd, "candidate-priority"), "--candidate-priority"
+	if value == "" {
+		value, source = env.getenv("PG_AUTOCTL_CANDIDATE_PRIORITY"), "PG_AUTOCTL_CANDIDATE_PRIORITY"
+	}
+	if value != "" {
+		v, err := parseInt(value, 0, 100)
+		if err != nil {
+			return reg, fatal(exitBadArgs, "%s argument is not a valid priority: %q", source, value).
+				withHint("valid values are integers from 0 to 100; 0 is never elected")
+		}
+		reg.priority = v
+	}
+	value, source = text(cmd, "replication-quorum"), "--replication-quorum"
+	if value == "" {
+		value, source = env.getenv("PG_AUTOCTL_REPLICATION_QUORUM"), "PG_AUTOCTL_REPLICATION_QUORUM"
+	}
+	if value != "" {
+		v, err := parseBool(value)
+		if err != nil {
+			return reg, fatal(exitBadArgs, "%s argument is not valid: %q", source, value).withHint("valid values are true and false")
+		}
+		reg.quorum = v
+	}
+	return reg, nil
+}
+
+// loadKeeperFile answers the configuration to merge the options over.
+func (c *creation) loadKeeperFile() (keeper.File, error) {
+	if c.fresh {
+		return keeper.DefaultFile(), nil
+	}
+	role, err := readRole(c.site.config)
+	if err != nil {
+		return keeper.File{}, err
+	}
+	if role != roleKeeper {
+		return keeper.File{}, fatal(exitBadConfig, "%q holds a %s already", c.site.pgdata, role).
+			withHint("choose another directory with --pgdata")
+	}
+	file, err := keeper.LoadFile(c.site.config)
+	return file, withCode(exitBadConfig, err)
+}
+
+// keeperFile merges the options over the configuration file, or over the
+// defaults, and checks all that can be checked before anything is written.
+func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command) (keeper.File, error) {
+	file, err := c.loadKeeperFile()
+	if err != nil {
+		return file, err
+	}
+	if err := c.chooseMonitor(env, cmd, &file); err != nil {
+		return file, err
+	}
+	if c.tools, err = findTools(ctx, env, orDefault(text(cmd, "pgctl"), file.PgCtl)); err != nil {
+		return file, err
+	}
+	if err := c.lookAtServer(); err != nil {
+		return file, err
+	}
+	if err := c.checkDirectory(isFile(c.site.init) || isFile(c.site.state)); err != nil {
+		return file, err
+	}
+	if err := c.choosePort(env, cmd, file.Port); err != nil {
+		return file, err
+	}
+	c.mergeOptions(env, cmd, &file)
+	if err := c.checkPort(ctx, file.ListenAddresses); err != nil {
+		return file, err
+	}
+	if err := c.meetMonitor(ctx, env, cmd, &file); err != nil {
+		return file, err
+	}
+	return file, withCode(exitBadConfig, file.Validate())
+}
+
+// chooseMonitor takes the monitor's URI from the option, the environment or the file.
+func (c *creation) chooseMonitor(env *Env, cmd *cobra.Command, file *keeper.File) error {
+	uri := orDefault(text(cmd, "monitor"), env.getenv("PG_AUTOCTL_MONITOR"))
+	switch {
+	case flag(cmd, "disable-monitor") && text(cmd, "monitor") != "":
+		return fatal(exitBadArgs, "Options --monitor and --disable-monitor exclude each other")
+	case flag(cmd, "disable-monitor"):
+		file.Monitor = keeper.MonitorDisabled
+		return nil
+	case uri != "":
+		file.Monitor = uri
+	case file.Monitor == "":
+		return fatal(exitBadArgs, "Failed to set the monitor URI: use either --monitor postgresql://... or --disable-monitor").
+			withHint("the monitor shows its URI with: %s show uri --formation monitor", env.program())
+	}
+	if file.Monitor == keeper.MonitorDisabled {
+		return nil
+	}
+	_, err := parseMonitorURI(file.Monitor)
+	return err
+}
+
+// mergeOptions puts what the command line says over what the file says.
+func (c *creation) mergeOptions(env *Env, cmd *cobra.Command, file *keeper.File) {
+	set := func(into *string, values ...string) {
+		for _, v := range values {
+			if v != "" {
+				*into = v
+				return
+			}
+		}
+	}
+	file.PGData, file.PgCtl, file.Port = c.site.pgdata, c.tools.PgCtl(), c.port
+	set(&file.Host, text(cmd, "pghost"), file.Host, env.getenv("PGHOST"), env.getenv("PG_REGRESS_SOCK_DIR"))
+	if dir, ok := env.lookupenv("PG_REGRESS_SOCK_DIR"); ok && dir == "" {
+		set(&file.Host, file.Host, "localhost")
+	}
+	set(&file.ListenAddresses, text(cmd, "listen"), file.ListenAddresses, "*")
+	set(&file.Username, text(cmd, "username"), file.Username, env.getenv("PGUSER"))
+	set(&file.Name, text(cmd, "name"), file.Name, env.getenv("PG_AUTOCTL_NODE_NAME"))
+	set(&file.MaximumBackupRate, text(cmd, "maximum-backup-rate"))
+	set(&file.MonitorPassword, text(cmd, "monitor-password"))
+	set(&file.ReplicationPassword, text(cmd, "replication-password"))
+	set(&file.AuthMethod, c.auth)
+	if c.fresh {
+		set(&file.DBName, text(cmd, "dbname"), env.getenv("PGDATABASE"), "postgres")
+	} else {
+		set(&file.DBName, text(cmd, "dbname"))
+	}
+	// The formation of a registered node does not change.
+	if c.fresh || !isFile(c.site.state) {
+		set(&file.Formation, text(cmd, "formation"), file.Formation, defaultFormation)
+	}
+	lan, err := parseBool(env.getenv("PG_AUTOCTL_PG_HBA_LAN"))
+	switch {
+	case c.hba == "skip":
+		file.HBALevel = "skip"
+	case flag(cmd, "pg-hba-lan"), err == nil && lan:
+		file.HBALevel = "app"
+	}
+	if c.ssl.made {
+		s := c.ssl
+		file.SSL = keeper.SSL{
+			Active: s.active, Mode: s.mode, CAFile: s.caFile, CRLFile: s.crlFile,
+			CertFile: s.certFile, KeyFile: s.keyFile, SelfSigned: s.selfSigned,
+		}
+	}
+}
+
+// meetMonitor asks the monitor what a wrong option would make it refuse, and
+// finds the hostname that the way to it shows.
+func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command, file *keeper.File) error {
+	towards := pg.HostPort{}
+	if file.Monitor != keeper.MonitorDisabled {
+		info, err := parseMonitorURI(file.Monitor)
+		if err != nil {
+			return err
+		}
+		s, err := reachMonitor(ctx, env, info)
+		if err != nil {
+			return err
+		}
+		defer s.close(ctx)
+		if err := s.formationExists(ctx, file.Formation); err != nil {
+			return withCode(exitMonitor, err)
+		}
+		if hosts := info.Hosts(); len(hosts) > 0 {
+			towards = hosts[0]
+		}
+	}
+	host := text(cmd, "hostname")
+	if host == "" && file.Hostname != "" {
+		return nil
+	}
+	var err error
+	file.Hostname, err = findHostname(ctx, env, host, towards)
+	return err
+}
+
+// createdBefore reports that the node exists already and nothing is left to
+// create; changed name, host and port are told to the monitor.
+func createdBefore(ctx context.Context, env *Env, n *node, cfg keeper.Config) (bool, error) {
+	if !isFile(n.state) || isFile(n.init) {
+		return false, nil
+	}
+	if n.monitorDisabled() {
+		return true, nil
+	}
+	dropped, err := keeper.CheckDropped(ctx, cfg)
+	if err != nil || dropped {
+		return false, withCode(exitMonitor, err)
+	}
+	old, err := keeper.LoadFile(n.config)
+	if err != nil {
+		return false, withCode(exitBadConfig, err)
+	}
+	if old.Name != n.keeper.Name || old.Hostname != n.keeper.Hostname || old.Port != n.keeper.Port {
+		if err := pushMetadata(ctx, env, n); err != nil {
+			return false, err
+		}
+	}
+	return true, withCode(exitBadConfig, n.keeper.Save(n.config))
+}
+
+// createFailed gives a failed creation its exit code.
+func createFailed(err error) error {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return &exitError{code: exitBadState, level: levelFatal, err: err, hint: orDefault(hintOf(err), "check the permissions of the directories named")}
+	case isConfigError(err):
+		return withCode(exitBadConfig, err)
+	}
+	return &exitError{code: exitBadState, level: levelFatal, err: err}
+}

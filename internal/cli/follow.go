@@ -1,0 +1,170 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
+)
+
+// follower watches the nodes of a group change state, from before a request is
+// made until what was asked for has happened.
+type follower struct {
+	s         *session
+	formation string
+	group     int
+	// states is the last that is known of every node.
+	states map[int64]fsmPair
+	// moved says that some node was seen on its way to another state.
+	moved bool
+	// visited are the states that were assigned to any node since the follower listens.
+	visited map[fsm.State]bool
+	table   *table
+	widths  []int
+	printed bool
+}
+
+// fsmPair is a reported and an assigned state.
+type fsmPair struct{ reported, goal fsm.State }
+
+func (p fsmPair) rests(s fsm.State) bool { return p.reported == s && p.goal == s }
+
+// errPatience ends a wait that lasted too long.
+var errPatience = errors.New("the time to wait is over")
+
+// newFollower starts to listen; what happens from now on is not missed.
+func newFollower(ctx context.Context, s *session, formation string, group int) (*follower, error) {
+	f := &follower{s: s, formation: formation, group: group, visited: map[fsm.State]bool{}}
+	if err := s.db.Listen(ctx, pgautofailover.ChannelState, pgautofailover.ChannelLog); err != nil {
+		return nil, err
+	}
+	return f, f.refresh(ctx)
+}
+
+// refresh reads the group as it is now, so that a lost notification costs a second and not the answer.
+func (f *follower) refresh(ctx context.Context) error {
+	nodes, err := f.s.db.CurrentState(ctx, f.formation, &f.group)
+	if err != nil {
+		return err
+	}
+	states := map[int64]fsmPair{}
+	for _, n := range nodes {
+		states[n.NodeID] = fsmPair{n.Reported, n.Goal}
+		f.note(states[n.NodeID], f.states != nil)
+	}
+	if f.table == nil {
+		f.layout(nodes)
+	}
+	f.states = states
+	return nil
+}
+
+// note remembers that a node is on its way.
+func (f *follower) note(p fsmPair, listening bool) {
+	if listening && p.reported != p.goal {
+		f.moved = true
+		f.visited[p.goal] = true
+	}
+}
+
+// layout gives the progress table the room that the group's nodes need.
+func (f *follower) layout(nodes []pgautofailover.NodeState) {
+	f.table = &table{columns: []column{
+		{title: "Time", width: 8}, {title: "Name", width: 4}, {title: "Node", width: 5},
+		{title: "Host:Port", width: 10}, {title: "Current State", width: 19}, {title: "Assigned State", width: 19},
+	}}
+	for _, n := range nodes {
+		f.table.add("", n.Name, nodeID(n.FormationKind, n.Group, n.NodeID), hostPort(n.Host, n.Port), "", "")
+	}
+	f.widths = f.table.widths()
+}
+
+// wait prints the progress table until done answers true, at most for limit
+// (for ever when it is not positive). It returns errPatience when that is over.
+func (f *follower) wait(ctx context.Context, limit time.Duration, show bool, done func() bool) error {
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, errPatience)
+		defer cancel()
+	}
+	if show {
+		f.s.env.printf("%s", f.table.header(f.widths))
+	}
+	for !done() {
+		if err := f.next(ctx, show); err != nil {
+			if errors.Is(context.Cause(ctx), errPatience) {
+				return errPatience
+			}
+			return err
+		}
+	}
+	if show {
+		f.s.env.printf("\n")
+	}
+	return nil
+}
+
+// next takes one notification, or looks by itself after a second without.
+func (f *follower) next(ctx context.Context, show bool) error {
+	tick, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	n, err := f.s.db.WaitNotification(tick)
+	if err != nil {
+		if tick.Err() != nil && ctx.Err() == nil {
+			return f.refresh(ctx)
+		}
+		return err
+	}
+	if n.Channel == pgautofailover.ChannelLog {
+		f.s.env.log.DebugContext(ctx, n.Payload)
+		return nil
+	}
+	state, err := pgautofailover.ParseStateNotification(n.Payload)
+	if err != nil {
+		f.s.env.log.DebugContext(ctx, "ignore a notification", "error", err)
+		return nil
+	}
+	if state.Formation != f.formation || state.Group != f.group {
+		return nil
+	}
+	pair := fsmPair{state.Reported, state.Goal}
+	f.states[state.NodeID] = pair
+	f.note(pair, true)
+	if show {
+		f.s.env.printf("%s", f.table.line(f.widths, []string{
+			time.Now().Format("15:04:05"), state.Name, f.nodeCell(state), hostPort(state.Host, state.Port),
+			state.Reported.String(), state.Goal.String(),
+		}))
+	}
+	return nil
+}
+
+// nodeCell shows the id the way the rest of the table does.
+func (f *follower) nodeCell(n pgautofailover.StateNotification) string {
+	id := strconv.FormatInt(n.NodeID, 10)
+	for _, row := range f.table.rows {
+		if row[2] == strconv.Itoa(n.Group)+"/"+id {
+			return row[2]
+		}
+	}
+	return id
+}
+
+// anyRests reports whether some node has reached s as its goal.
+func (f *follower) anyRests(s fsm.State) bool {
+	for _, p := range f.states {
+		if p.rests(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// announce tells what is being watched, as the progress table follows.
+func (f *follower) announce() {
+	f.s.env.infof("Listening monitor notifications about state changes in formation %q and group %d", f.formation, f.group)
+	f.s.env.infof("Following table displays times when notifications are received")
+}

@@ -1,0 +1,177 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// anyOrder marks, as an annotation, commands whose options and words may mix.
+const anyOrder = "any-order"
+
+// Main runs one command line and returns the exit code of the process.
+func Main(ctx context.Context, env Env) int {
+	env.prepare()
+	root := newRootCmd(&env)
+	if len(env.Args) > 0 && (env.Args[0] == cobra.ShellCompRequestCmd || env.Args[0] == cobra.ShellCompNoDescRequestCmd) {
+		return complete(ctx, &env, root)
+	}
+	return (&call{env: &env, root: root}).run(ctx)
+}
+
+// complete answers a shell that asks for completions, which is cobra's own protocol.
+func complete(ctx context.Context, env *Env, root *cobra.Command) int {
+	root.SetArgs(env.Args)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	if root.ExecuteContext(ctx) != nil {
+		return exitBadArgs
+	}
+	return exitOK
+}
+
+// call is one command line on its way from words to an exit code.
+type call struct {
+	env  *Env
+	root *cobra.Command
+	// breadcrumb are the words typed so far.
+	breadcrumb string
+	verbose    int
+	quiet      bool
+	json       bool
+}
+
+func (c *call) run(ctx context.Context) int {
+	cmd, args, code, done := c.dispatch(ctx)
+	if done {
+		return code
+	}
+	_, mixed := cmd.Annotations[anyOrder]
+	line, err := getopt(c.env.Name, cmd.Flags(), args, mixed)
+	if code, done := c.common(ctx, cmd, line.options); done {
+		return code
+	}
+	if err != nil {
+		_, _ = io.WriteString(c.env.Stderr, err.Error()+"\n")
+		printUsage(c.env.Stderr, c.breadcrumb, cmd)
+		return exitBadArgs
+	}
+	c.env.setVerbosity(c.verbose, c.quiet)
+	if c.json {
+		line.options = append([]option{{name: "json"}}, line.options...)
+	}
+	if err := cmd.Flags().Parse(line.args()); err != nil {
+		return c.report(ctx, cmd, misuse("%w", flagError(err)))
+	}
+	cmd.SetContext(ctx)
+	return c.report(ctx, cmd, cmd.RunE(cmd, line.words))
+}
+
+// flagError words pflag's complaint about a value.
+func flagError(err error) error {
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return &valueError{flag: invalid.GetFlag().Name, value: invalid.GetValue(), err: invalid.Unwrap()}
+	}
+	return err
+}
+
+// valueError is an option's value that cannot be read.
+type valueError struct {
+	flag, value string
+	err         error
+}
+
+func (e *valueError) Error() string {
+	return "invalid value \"" + e.value + "\" for option --" + e.flag
+}
+func (e *valueError) Unwrap() error { return e.err }
+
+// dispatch follows the words of the command line down to the command that
+// runs. When the line ends before that, done is true and code the answer.
+func (c *call) dispatch(ctx context.Context) (cmd *cobra.Command, args []string, code int, done bool) {
+	cmd, args, c.breadcrumb = c.root, c.env.Args, c.env.Name
+	for cmd.HasSubCommands() {
+		line, err := getopt(c.env.Name, cmd.Flags(), args, false)
+		if code, done := c.common(ctx, cmd, line.options); done {
+			return nil, nil, code, true
+		}
+		if err != nil {
+			_, _ = io.WriteString(c.env.Stderr, err.Error()+"\n")
+			printUsage(c.env.Stderr, c.breadcrumb, cmd)
+			return nil, nil, exitBadArgs, true
+		}
+		if len(line.words) == 0 {
+			_, _ = io.WriteString(c.env.Stderr, c.breadcrumb+": expected a command\n\n")
+			printListing(c.env.Stderr, c.breadcrumb, cmd)
+			return nil, nil, exitBadArgs, true
+		}
+		next := child(cmd, line.words[0])
+		if next == nil {
+			_, _ = io.WriteString(c.env.Stderr, c.breadcrumb+": "+line.words[0]+": unknown command\n\n")
+			printListing(c.env.Stderr, c.breadcrumb, cmd)
+			return nil, nil, exitBadArgs, true
+		}
+		cmd, args = next, line.words[1:]
+		c.breadcrumb += " " + next.Name()
+	}
+	return cmd, args, exitOK, false
+}
+
+func child(cmd *cobra.Command, name string) *cobra.Command {
+	for _, sub := range cmd.Commands() {
+		if sub.Name() == name || sub.HasAlias(name) {
+			return sub
+		}
+	}
+	return nil
+}
+
+// common takes the options that every command has, in the order they came.
+func (c *call) common(ctx context.Context, cmd *cobra.Command, options []option) (code int, done bool) {
+	for _, o := range options {
+		switch o.name {
+		case "help":
+			printUsage(c.env.Stderr, c.breadcrumb, cmd)
+			return exitOK, true
+		case "version":
+			return c.report(ctx, cmd, printVersion(ctx, c.env, c.json)), true
+		case "json":
+			c.json = true
+		case "verbose":
+			c.verbose++
+		case "quiet":
+			c.quiet = true
+		}
+	}
+	return exitOK, false
+}
+
+// report tells the operator how the command ended.
+func (c *call) report(ctx context.Context, cmd *cobra.Command, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	exit, ok := errors.AsType[*exitError](err)
+	if !ok {
+		exit = &exitError{code: exitInternal, level: slog.LevelError, err: err}
+	}
+	if !exit.silent {
+		ctx := context.WithoutCancel(ctx)
+		c.env.log.Log(ctx, exit.level, err.Error())
+		hint := exit.hint
+		if hint == "" {
+			hint = hintOf(err)
+		}
+		if hint != "" {
+			c.env.log.Log(ctx, exit.level, "HINT: "+hint)
+		}
+	}
+	if exit.usage {
+		printUsage(c.env.Stderr, c.breadcrumb, cmd)
+	}
+	return exit.code
+}

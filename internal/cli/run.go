@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgdrover/pgdrover/internal/keeper"
+	"github.com/pgdrover/pgdrover/internal/monitor"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// SignalError is the cause of a context that a signal ended: the programs stop
+// the way it asks for.
+type SignalError struct{ Sig os.Signal }
+
+func (e *SignalError) Error() string { return "received signal " + e.Sig.String() }
+
+// Signal returns the signal.
+func (e *SignalError) Signal() os.Signal { return e.Sig }
+
+func newRunCmd(env *Env) *cobra.Command {
+	cmd := newLeaf("run", "Run the service of a node (monitor or keeper)", func(cmd *cobra.Command, _ []string) error {
+		return runNode(cmd.Context(), env, cmd)
+	})
+	pgdataFlag(cmd)
+	nameFlag(cmd, "n")
+	cmd.Flags().StringP("hostname", "H", "", "new `hostname` of the node")
+	cmd.Flags().StringP("pgport", "p", "", "new `port` of the node")
+	return cmd
+}
+
+func runNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
+	if err := env.refuseRoot(env.program() + " run"); err != nil {
+		return err
+	}
+	n, err := localNode(env, cmd)
+	if err != nil {
+		return err
+	}
+	svc, err := findService(n.site)
+	if err != nil {
+		return err
+	}
+	if svc.running {
+		return fatal(exitInternal, "%s is already running with pid %d", nameAutoctl, svc.pid())
+	}
+	tools, err := postgres.FindTools(ctx, postgres.FindConfig{PgCtl: n.pgCtl()})
+	if err != nil {
+		return withCode(exitPgCtl, err)
+	}
+	if n.isMonitor() {
+		return runMonitor(ctx, env, monitor.Config{
+			Paths: n.monitorPaths(), File: n.monitor, Tools: tools, Logger: env.log, Reload: env.Reload, Version: Version,
+			SocketDir: env.getenv("PG_REGRESS_SOCK_DIR"),
+		})
+	}
+	if err := n.takeOptions(ctx, env, cmd); err != nil {
+		return err
+	}
+	return runKeeper(ctx, env, keeper.Config{
+		Paths: n.keeperPaths(), File: n.keeper, Tools: tools, Logger: env.log, Reload: env.Reload, Version: Version,
+	})
+}
+
+// takeOptions stores name, host and port given to run, after the monitor knows them.
+func (n *node) takeOptions(ctx context.Context, env *Env, cmd *cobra.Command) error {
+	if !given(cmd, "name") && !given(cmd, "hostname") && !given(cmd, "pgport") {
+		return nil
+	}
+	if err := n.renamed(cmd); err != nil {
+		return err
+	}
+	if !n.monitorDisabled() && isFile(n.state) {
+		if err := pushMetadata(ctx, env, n); err != nil {
+			return err
+		}
+	}
+	return withCode(exitBadConfig, n.keeper.Save(n.config))
+}
+
+func runMonitor(ctx context.Context, env *Env, cfg monitor.Config) error {
+	m, err := monitor.New(cfg)
+	if err != nil {
+		return withCode(exitBadConfig, err)
+	}
+	env.infof("Contacting the monitor from nodes: %s", hidePassword(cfg.File.URI()))
+	err = m.Run(ctx)
+	return serviceEnded(ctx, env, err)
+}
+
+func runKeeper(ctx context.Context, env *Env, cfg keeper.Config) error {
+	k, err := keeper.New(cfg)
+	if err != nil {
+		return withCode(exitBadConfig, err)
+	}
+	var wg sync.WaitGroup
+	ended := make(chan struct{})
+	wg.Go(func() { escalate(env, k, ended) })
+	err = k.Run(ctx)
+	close(ended)
+	wg.Wait()
+	return serviceEnded(ctx, env, err)
+}
+
+// escalate passes on signals that arrive while the service stops already: the strongest counts.
+func escalate(env *Env, k *keeper.Keeper, ended <-chan struct{}) {
+	for {
+		select {
+		case <-ended:
+			return
+		case sig, ok := <-env.Signals:
+			switch {
+			case !ok:
+				return
+			case sig == syscall.SIGQUIT:
+				k.Stop(keeper.StopImmediate)
+			default:
+				k.Stop(keeper.StopFast)
+			}
+		}
+	}
+}
+
+// serviceEnded gives the end of a service its exit code: being asked to stop is a success.
+func serviceEnded(ctx context.Context, env *Env, err error) error {
+	asked := ctx.Err() != nil
+	switch {
+	case err == nil, asked && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))):
+		env.infof("Stop %s", nameAutoctl)
+		return nil
+	case errors.Is(err, keeper.ErrDropped):
+		env.infof("This node has been dropped from the monitor, stopping")
+		return nil
+	case errors.Is(err, keeper.ErrNotRegistered):
+		return fatal(exitInternal, "%w", err).
+			withHint("register it again with the create command, or remove it with: %s drop node --destroy", env.program())
+	case isConfigError(err):
+		return withCode(exitBadConfig, err)
+	}
+	if _, ok := errors.AsType[*keeper.StateError](err); ok {
+		return withCode(exitBadState, err)
+	}
+	return &exitError{code: exitInternal, level: levelFatal, err: err}
+}
+
+// isConfigError reports a configuration that a program refused.
+func isConfigError(err error) bool {
+	_, ofKeeper := errors.AsType[*keeper.ConfigError](err)
+	_, ofMonitor := errors.AsType[*monitor.ConfigError](err)
+	return ofKeeper || ofMonitor
+}

@@ -1,0 +1,61 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"os/user"
+	"strconv"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func newShowSystemdCmd(env *Env) *cobra.Command {
+	cmd := newLeaf("systemd", "Print systemd service file for this node", func(cmd *cobra.Command, _ []string) error {
+		return showSystemd(env, cmd)
+	})
+	pgdataFlag(cmd)
+	return cmd
+}
+
+// showSystemd prints a unit that runs the service. The server is in a session
+// of its own and outlives its keeper, so the unit must only signal the service.
+func showSystemd(env *Env, cmd *cobra.Command) error {
+	s, err := sitePGData(env, cmd)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(s.pgdata)
+	if err != nil {
+		return fail(exitInternal, "find the owner of %q: %w", s.pgdata, err)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fail(exitInternal, "find the owner of %q", s.pgdata)
+	}
+	owner, err := user.LookupId(strconv.FormatUint(uint64(stat.Uid), 10))
+	if err != nil {
+		return fail(exitInternal, "find the owner of %q: %w", s.pgdata, err)
+	}
+	env.infof("HINT: to complete a systemd integration, run the following commands (as root):")
+	env.infof("%s -q show systemd --pgdata %q | tee /etc/systemd/system/pgautofailover.service", env.program(), s.pgdata)
+	env.infof("systemctl daemon-reload")
+	env.infof("systemctl start pgautofailover")
+	_, err = fmt.Fprintf(env.Stdout, `[Unit]
+Description = pg_auto_failover
+
+[Service]
+WorkingDirectory = %s
+Environment = 'PGDATA=%s'
+User = %s
+ExecStart = %s run
+KillMode = process
+Restart = always
+StartLimitBurst = 20
+ExecReload = %s reload
+
+[Install]
+WantedBy = multi-user.target
+`, owner.HomeDir, s.pgdata, owner.Username, env.Executable, env.Executable)
+	return err
+}

@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+)
+
+// position is the annotation that keeps commands in the order of the manual.
+const position = "position"
+
+// newRootCmd builds the command tree for the name the program was called by.
+func newRootCmd(env *Env) *cobra.Command {
+	cmds := []*cobra.Command{
+		newCreateCmd(env),
+		newDropCmd(env),
+		newConfigCmd(env),
+		newShowCmd(env),
+		newEnableCmd(env),
+		newDisableCmd(env),
+		newGetCmd(env),
+		newSetCmd(env),
+		newPerformCmd(env),
+		newActivateCmd(env),
+		newInspectCmd(env),
+		newManualCmd(env),
+		newDoCmd(env),
+		newRunCmd(env),
+		newStopCmd(env),
+		newReloadCmd(env),
+		newStatusCmd(env),
+	}
+	if env.program() == nameDrover {
+		cmds = append(cmds, newDemoCmd(env))
+	}
+	cmds = append(cmds, newHelpCmd(env), newVersionCmd(env))
+	root := newSet(env.program(), "High availability for PostgreSQL", cmds...)
+	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
+	root.CompletionOptions.HiddenDefaultCmd = true
+	return root
+}
+
+// newSet builds a command that only holds others.
+func newSet(use, short string, cmds ...*cobra.Command) *cobra.Command {
+	set := &cobra.Command{Use: use, Short: short, SilenceErrors: true, SilenceUsage: true}
+	addCommonFlags(set)
+	for i, cmd := range cmds {
+		if cmd.Annotations == nil {
+			cmd.Annotations = map[string]string{}
+		}
+		cmd.Annotations[position] = fmt.Sprintf("%03d", i)
+		set.AddCommand(cmd)
+	}
+	return set
+}
+
+// runFunc is what a command does with the words that remain.
+type runFunc func(cmd *cobra.Command, words []string) error
+
+// newLeaf builds a command that does something; its options end at the first word.
+func newLeaf(use, short string, run runFunc) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, RunE: run,
+		SilenceErrors: true, SilenceUsage: true, DisableFlagsInUseLine: true,
+		Annotations: map[string]string{},
+	}
+	cmd.Flags().SortFlags = false
+	addCommonFlags(cmd)
+	return cmd
+}
+
+// newMixedLeaf builds a command whose options and words may come in any order.
+func newMixedLeaf(use, short string, run runFunc) *cobra.Command {
+	cmd := newLeaf(use, short, run)
+	cmd.Annotations[anyOrder] = "yes"
+	return cmd
+}
+
+// addCommonFlags adds the options that every command accepts.
+func addCommonFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.BoolP("help", "h", false, "show this help text")
+	f.CountP("verbose", "v", "say more; repeat for debug and trace output")
+	f.BoolP("quiet", "q", false, "log errors only")
+	f.BoolP("version", "V", false, "show the version")
+	f.BoolP("json", "J", false, "answer in JSON where there is an answer")
+}
+
+func isCommon(name string) bool {
+	return slices.Contains([]string{"help", "verbose", "quiet", "version", "json"}, name)
+}
+
+// jsonWanted reports whether the answer is asked for in JSON.
+func jsonWanted(cmd *cobra.Command) bool {
+	v, err := cmd.Flags().GetBool("json")
+	return err == nil && v
+}
+
+// given reports whether an option was on the command line.
+func given(cmd *cobra.Command, name string) bool {
+	f := cmd.Flags().Lookup(name)
+	return f != nil && f.Changed
+}
+
+func newHelpCmd(env *Env) *cobra.Command {
+	return newLeaf("help", "Print help message", func(cmd *cobra.Command, _ []string) error {
+		printTree(env.Stdout, env.Name, cmd.Root())
+		return nil
+	})
+}
