@@ -14,7 +14,7 @@ RESULTS     := $(ARTIFACTS)/results.json
 SUM         := bin/testsum run -results $(RESULTS)
 # Server logs of failed tests end up below artifacts/.
 GOTEST      := $(GO) test -json -count=1 -shuffle=on -artifacts -outputdir $(ARTIFACTS)
-FORMATTED   := cmd internal test tools/testsum
+FORMATTED   := cmd internal test docs tools/testsum
 
 .PHONY: help setup build test lint vuln bench demo docs sim chaos clean
 
@@ -44,7 +44,7 @@ test: setup build bin/testsum
 	@rm -rf $(ARTIFACTS) && mkdir -p $(ARTIFACTS)
 	@$(SUM) -stage gofmt -plain -- sh -c 'test -z "$$(gofmt -l $(FORMATTED) | tee /dev/stderr)"'
 	@$(SUM) -stage vet -plain -- $(GO) vet ./...
-	@CGO_ENABLED=1 $(SUM) -stage "unit, race detector" -- $(GOTEST) -race -timeout 15m ./cmd/... ./internal/...
+	@CGO_ENABLED=1 $(SUM) -stage "unit, race detector" -- $(GOTEST) -race -timeout 15m ./cmd/... ./internal/... ./docs ./test/group
 	@$(SUM) -stage simulation -- $(GOTEST) -timeout 10m ./test/sim/...
 	@$(if $(REAL),$(SUM) -stage "real servers" -- $(GOTEST) -p 1 -timeout 20m $(REAL))
 	@$(SUM) -stage tools -- $(GO) test -C tools -json -count=1 ./testsum
@@ -78,8 +78,8 @@ bench: setup build
 demo: setup build
 	@scripts/as-server-user bin/pgdrover demo $(DEMOFLAGS)
 
-docs: build
-	$(GO) generate ./...
+docs:
+	$(GO) test -count=1 ./docs -rewrite
 
 clean:
 	rm -rf bin $(ARTIFACTS)
