@@ -67,8 +67,11 @@ func (b *database) connect(ctx context.Context, purpose string) (*pgautofailover
 	if err != nil {
 		return nil, err
 	}
+	// A process that stops in the middle of a decision must not hold its group's
+	// lock, or another process's right to decide, for ever.
+	info = info.With("options", "-c idle_in_transaction_session_timeout=5s")
 	return pgautofailover.Connect(ctx, pgautofailover.ConnectConfig{
-		ConnInfo: info, ApplicationName: "pgdrover monitor " + purpose,
+		ConnInfo: info, ApplicationName: applicationName + " " + purpose,
 		StatementTimeout: 4 * time.Second, LockTimeout: time.Second,
 	})
 }

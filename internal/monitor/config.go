@@ -5,7 +5,9 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/postgres"
+	"github.com/pgdrover/pgdrover/internal/supervisor"
 )
 
 // The names that a monitor's database and its roles always have.
@@ -56,7 +58,7 @@ func (e *ConfigError) Unwrap() error { return e.err }
 // Hint says what to do about it.
 func (e *ConfigError) Hint() string { return e.hint }
 
-// Stop is a context cause that says which signal asked the monitor to stop.
+// stopSignal is a context cause that says which signal asked the monitor to stop.
 type stopSignal interface{ Signal() os.Signal }
 
 func (c Config) validate() error {
@@ -82,4 +84,22 @@ func (c Config) instance() *postgres.Instance {
 		Tools: c.Tools, DataDir: c.File.PGData, Port: c.File.Port, ListenAddresses: c.File.ListenAddresses,
 		Host: c.File.Host, SocketDir: c.SocketDir, DBName: databaseName, Logger: c.logger(),
 	})
+}
+
+// lock keeps other processes from this monitor. The pid file it returns is nil
+// for a monitor without one.
+func (c Config) lock() (*supervisor.PidFile, error) {
+	if c.Paths.PIDFile == "" {
+		return nil, nil //nolint:nilnil // see above
+	}
+	return supervisor.AcquirePidFile(c.Paths.PIDFile, supervisor.PidInfo{
+		PID: os.Getpid(), DataDir: c.File.PGData, Version: c.Version, ExtensionVersion: pgautofailover.CompatVersion,
+	})
+}
+
+func release(p *supervisor.PidFile) error {
+	if p == nil {
+		return nil
+	}
+	return p.Release()
 }

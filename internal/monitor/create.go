@@ -45,11 +45,11 @@ func Create(ctx context.Context, cfg CreateConfig) (err error) {
 	if err := cfg.validate(); err != nil {
 		return err
 	}
-	unlock, err := lock(cfg.Config)
+	pidFile, err := cfg.lock()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() { err = errors.Join(err, release(pidFile)) }()
 	c := creation{cfg: cfg, log: cfg.logger(), instance: cfg.instance()}
 	steps := []struct {
 		name string

@@ -2,8 +2,12 @@ package monitor
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,7 +20,12 @@ import (
 	"github.com/pgdrover/pgdrover/internal/postgres"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(createVar) != "" {
+		os.Exit(createFromEnv())
+	}
+	pgtest.Main(m)
+}
 
 // patience bounds every wait of the tests below; nothing is ever this slow.
 const patience = 60 * time.Second
@@ -165,4 +174,134 @@ func (r *running) connInfo(t *testing.T) pg.ConnInfo {
 	info, err := m.ownConnInfo()
 	require.NoError(t, err)
 	return info
+}
+
+func TestSecondDeciderWaitsForTheFirst(t *testing.T) {
+	t.Parallel()
+	cfg := realConfig(t)
+	require.NoError(t, Create(t.Context(), CreateConfig{Config: cfg, Run: true}))
+	r := start(t, cfg)
+	m, err := New(cfg)
+	require.NoError(t, err)
+	ready := make(chan struct{}, 1)
+	second := newDecider(&database{info: m.ownConnInfo, holder: "second"}, newPostgresDialer(), cfg.Logger, func() { poke(ready) })
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = second.Run(ctx)
+	}()
+	defer func() {
+		stop()
+		<-done
+	}()
+	db := pgtest.Connect(t, r.connInfo(t).DSN())
+	one := func(want int, sql string) {
+		t.Helper()
+		pgtest.Eventually(t, patience, func() error {
+			var got int
+			if err := db.QueryRow(t.Context(), sql).Scan(&got); err != nil {
+				return err
+			}
+			if got != want {
+				return fmt.Errorf("%s: got %d, want %d", sql, got, want)
+			}
+			return nil
+		})
+	}
+	one(2, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgdrover monitor decider'")
+	one(1, "SELECT number FROM pgautofailover.decider")
+	require.Empty(t, ready)
+	// The first one loses its connection: one of the two takes over, with a higher number.
+	_, err = db.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+		WHERE locktype = 'advisory' AND objid = 1 AND application_name = 'pgdrover monitor decider' AND granted`)
+	require.NoError(t, err)
+	one(2, "SELECT number FROM pgautofailover.decider")
+	one(2, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgdrover monitor decider'")
+}
+
+func TestSettingsAreNoticedByThemselves(t *testing.T) {
+	t.Parallel()
+	cfg := realConfig(t)
+	require.NoError(t, Create(t.Context(), CreateConfig{Config: cfg, Run: true}))
+	m, err := New(cfg)
+	require.NoError(t, err)
+	d := newDecider(&database{info: m.ownConnInfo, holder: "test"}, newPostgresDialer(), cfg.Logger, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = d.Run(ctx)
+	}()
+	defer func() {
+		stop()
+		<-done
+		stopServer(t, cfg)
+	}()
+	info, err := m.ConnInfo("")
+	require.NoError(t, err)
+	db := pgtest.Connect(t, info.DSN())
+	_, err = db.Exec(t.Context(), "ALTER SYSTEM SET pgautofailover.node_considered_unhealthy_timeout = '2min'")
+	require.NoError(t, err)
+	_, err = db.Exec(t.Context(), "SELECT pg_reload_conf()")
+	require.NoError(t, err)
+	pgtest.Eventually(t, patience, func() error {
+		if got := d.current().Decision.UnhealthyTimeout; got != 2*time.Minute {
+			return fmt.Errorf("the timeout is %s", got)
+		}
+		return nil
+	})
+}
+
+func stopServer(t *testing.T, cfg Config) {
+	t.Helper()
+	p, err := cfg.instance().Adopt()
+	require.NoError(t, err)
+	defer p.Release()
+	require.NoError(t, p.Stop(context.WithoutCancel(t.Context()), postgres.StopFast))
+}
+
+// createVar makes this binary create a monitor instead of running tests: a
+// creation that can be killed.
+const createVar = "PGDROVER_TEST_CREATE_MONITOR"
+
+func createFromEnv() int {
+	var cfg CreateConfig
+	if err := json.Unmarshal([]byte(os.Getenv(createVar)), &cfg.Config.File); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	cfg.Tools.Dir, cfg.SocketDir = filepath.Dir(cfg.File.PgCtl), filepath.Dir(cfg.File.PGData)
+	cfg.Paths.PIDFile = cfg.File.PGData + ".pid"
+	cfg.Paths.ConfigFile = cfg.File.PGData + ".cfg"
+	if err := Create(context.Background(), cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func TestKilledCreationIsFinishedByTheNext(t *testing.T) {
+	t.Parallel()
+	cfg := realConfig(t)
+	cfg.File.PgCtl = filepath.Join(cfg.Tools.Dir, "pg_ctl")
+	text, err := json.Marshal(cfg.File)
+	require.NoError(t, err)
+	self, err := os.Executable()
+	require.NoError(t, err)
+	command := pgtest.Command{Name: "create", Path: self, Env: []string{createVar + "=" + string(text)}}
+	// A whole creation takes one to two seconds; every kill is a little later.
+	for after := 20 * time.Millisecond; after < 1500*time.Millisecond; after += 70 * time.Millisecond {
+		p := pgtest.Start(t, command)
+		select {
+		case <-p.Done():
+		case <-time.After(after):
+			require.NoError(t, p.Signal(syscall.SIGKILL))
+			<-p.Done()
+		}
+	}
+	p := pgtest.Start(t, command)
+	require.Zero(t, p.Wait(t, patience), p.Log())
+	cfg.Paths = Paths{PIDFile: cfg.File.PGData + ".pid", ConfigFile: cfg.File.PGData + ".cfg"}
+	start(t, cfg)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/postgres"
+	"github.com/pgdrover/pgdrover/internal/supervisor"
 )
 
 const (
@@ -24,6 +25,8 @@ const (
 	firstPause = 250 * time.Millisecond
 	// startTimeout bounds one start, crash recovery included.
 	startTimeout = 10 * time.Minute
+	// guardInterval is how often the pid file is looked at.
+	guardInterval = time.Second
 	// stopTimeout bounds the stop of the server.
 	stopTimeout = time.Minute
 )
@@ -47,24 +50,55 @@ func New(cfg Config) (*Monitor, error) {
 // ends the decisions first and stops the server. A server that is running
 // already, because an earlier process died, is adopted as it is.
 func (m *Monitor) Run(ctx context.Context) (err error) {
-	unlock, err := lock(m.cfg)
+	pidFile, err := m.cfg.lock()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() { err = errors.Join(err, release(pidFile)) }()
+	if pidFile != nil {
+		if err := pidFile.SetServices(services()...); err != nil {
+			return err
+		}
+	}
+	ctx, lost := context.WithCancel(ctx)
+	defer lost()
 	m.log.InfoContext(ctx, "the monitor starts", "uri", m.cfg.File.URI())
 
 	// The server outlives the decisions by as long as they need to end.
 	serving, stopServer := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServer()
 	up := make(chan struct{}, 1)
-	var services errgroup.Group
-	services.Go(func() error { return m.serve(serving, ctx, up) })
-	services.Go(func() error {
+	var running errgroup.Group
+	running.Go(func() error {
+		defer lost() // without a server there is nothing to decide about
+		return m.serve(serving, ctx, up)
+	})
+	running.Go(func() error {
 		defer stopServer()
 		return m.decideWhenUp(ctx, up)
 	})
-	return services.Wait()
+	running.Go(func() error {
+		m.guard(ctx, pidFile, lost)
+		return nil
+	})
+	return running.Wait()
+}
+
+// services are the names of our parts in the pid file.
+func services() []string { return []string{"postgres", "listener"} }
+
+// guard ends the program when its pid file is taken away: that is how an
+// operator, or a command that destroys the node, asks for the end.
+func (m *Monitor) guard(ctx context.Context, p *supervisor.PidFile, lost context.CancelFunc) {
+	if p == nil {
+		return
+	}
+	for pause(ctx, guardInterval) {
+		if err := p.Check(); err != nil {
+			m.log.ErrorContext(ctx, "the pid file is not this process's any more, stopping", "error", err)
+			lost()
+		}
+	}
 }
 
 // decideWhenUp runs the decisions once the server has answered for the first time.
@@ -84,8 +118,8 @@ func (m *Monitor) decideWhenUp(ctx context.Context, up <-chan struct{}) error {
 	if err != nil {
 		holder = m.cfg.File.Hostname
 	}
-	real := &database{info: m.ownConnInfo, holder: fmt.Sprintf("%s pid %d", holder, os.Getpid())}
-	d := newDecider(real, newPostgresDialer(), m.log, m.cfg.Ready)
+	backend := &database{info: m.ownConnInfo, holder: fmt.Sprintf("%s pid %d", holder, os.Getpid())}
+	d := newDecider(backend, newPostgresDialer(), m.log, m.cfg.Ready)
 	return d.Run(ctx)
 }
 

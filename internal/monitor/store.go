@@ -88,8 +88,3 @@ func (f File) Save(path string) (err error) {
 	}
 	return os.Rename(tmp.Name(), path)
 }
-
-// lock keeps other processes from this monitor.
-func lock(Config) (unlock func() error, err error) {
-	return func() error { return nil }, nil
-}
