@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
 // anyOrder marks, as an annotation, commands whose options and words may mix.
@@ -162,11 +164,10 @@ func (c *call) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	if !exit.silent {
 		ctx := context.WithoutCancel(ctx)
 		c.env.log.Log(ctx, exit.level, err.Error())
-		hint := exit.hint
-		if hint == "" {
-			hint = hintOf(err)
+		if server, ok := errors.AsType[*pgautofailover.ServerError](err); ok && server.Detail != "" {
+			c.env.log.Log(ctx, exit.level, "DETAIL: "+server.Detail)
 		}
-		if hint != "" {
+		if hint := exit.Hint(); hint != "" {
 			c.env.log.Log(ctx, exit.level, "HINT: "+hint)
 		}
 	}

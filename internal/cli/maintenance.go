@@ -122,7 +122,7 @@ func enableMaintenance(ctx context.Context, s *session, cmd *cobra.Command, st k
 	id := int64(st.NodeID)
 	err = maintenanceCall(ctx, s, func() (bool, error) { return s.db.StartMaintenance(ctx, id) })
 	if err != nil {
-		return fatal(exitMonitor, "Failed to start maintenance on node %d: %w", id, err)
+		return fatal(exitMonitor, "%w", err)
 	}
 	patience := 60 * time.Second
 	if allow {
@@ -139,7 +139,7 @@ func disableMaintenance(ctx context.Context, s *session, st keeper.State) error 
 	id := int64(st.NodeID)
 	err = maintenanceCall(ctx, s, func() (bool, error) { return s.db.StopMaintenance(ctx, id) })
 	if err != nil {
-		return fatal(exitMonitor, "Failed to stop maintenance on node %d: %w", id, err)
+		return fatal(exitMonitor, "%w", err)
 	}
 	return waitOwnState(ctx, f, id, 60*time.Second, fsm.Secondary, fsm.Primary, fsm.Single)
 }

@@ -51,8 +51,7 @@ func performFailover(ctx context.Context, s *session, cmd *cobra.Command, _ []st
 	loss := flag(cmd, "allow-data-loss")
 	err = retryDeadlocks(ctx, func() error { return s.db.PerformFailover(ctx, formation, group, loss) })
 	if err != nil {
-		e := fatal(exitMonitor, "Failed to perform failover/switchover for formation %q and group %d: %w", formation, group, err)
-		return e
+		return fatal(exitMonitor, "%w", err)
 	}
 	return waitNewPrimary(ctx, f, cmd)
 }
@@ -118,7 +117,7 @@ func performPromotion(ctx context.Context, s *session, cmd *cobra.Command, _ []s
 		return err
 	})
 	if err != nil {
-		return fatal(exitMonitor, "Failed to perform promotion of node %q: %w", name, err)
+		return fatal(exitMonitor, "%w", err)
 	}
 	if !promoting {
 		return nil

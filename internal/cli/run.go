@@ -88,7 +88,6 @@ func runMonitor(ctx context.Context, env *Env, cfg monitor.Config) error {
 	if err != nil {
 		return withCode(exitBadConfig, err)
 	}
-	env.infof("Contacting the monitor from nodes: %s", hidePassword(cfg.File.URI()))
 	err = m.Run(ctx)
 	return serviceEnded(ctx, env, err)
 }

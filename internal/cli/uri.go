@@ -4,8 +4,6 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
-
-	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
 func newShowURICmd(env *Env) *cobra.Command {
@@ -152,13 +150,4 @@ func showAllURIs(ctx context.Context, s *session, cmd *cobra.Command, monitorURI
 		list = append(list, object{{"type", row[0]}, {"name", row[1]}, {"uri", row[2]}})
 	}
 	return writeJSON(s.env.Stdout, list)
-}
-
-// hidePassword shows a connection string the way logs may have it.
-func hidePassword(uri string) string {
-	info, err := pg.ParseConnInfo(uri)
-	if err != nil {
-		return "****"
-	}
-	return info.String()
 }
