@@ -88,6 +88,7 @@ type engine struct {
 	peersKnown bool
 	peersDone  []peer
 	published  pg.Timeline
+	armed      bool // the running standby is ready to wait for standbys of its own
 	noEdge     [2]fsm.State
 
 	stop stopState
@@ -183,7 +184,7 @@ func (e *engine) hear(a answer) {
 		e.peers, e.peersKnown = a.peers, true
 	}
 	if !e.haveGoal || a.assigned != e.goal {
-		if a.assigned.Goal != e.goal.Goal || !e.haveGoal {
+		if a.assigned.Goal != e.goal.Goal && a.assigned.Goal != e.state.Current {
 			e.log.Info("new goal", "state", e.state.Current.String(), "goal_state", a.assigned.Goal.String(),
 				"goal_number", a.assigned.Number)
 		}
@@ -226,7 +227,7 @@ func (e *engine) see(v view) {
 		e.everReady = true
 	}
 	if !v.Running {
-		e.everReady = false
+		e.everReady, e.armed = false, false
 	}
 	e.fence.saw(v)
 	now := e.cfg.Clock()
@@ -452,24 +453,34 @@ func (e *engine) upkeep() *job {
 		return nil
 	}
 	duty := fsm.DutyOf(role)
-	if !slices.Equal(e.peers, e.peersDone) {
+	if moved := !sameAddresses(e.peers, e.peersDone); moved || !slices.Equal(e.peers, e.peersDone) {
 		steps := []fsm.Step{}
-		if !sameAddresses(e.peers, e.peersDone) && duty.Postgres == fsm.PowerRunning {
+		if moved && duty.Postgres == fsm.PowerRunning {
 			steps = append(steps, fsm.StepHBA)
 		}
-		if duty.Slots {
+		if duty.Slots && (moved || duty.Advance) {
 			steps = append(steps, fsm.StepSlots)
 		}
 		if len(steps) > 0 {
 			peers := e.peers
-			return &job{kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, steps: steps,
-				after: func() { e.peersDone = peers }}
+			return &job{
+				kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, steps: steps,
+				after: func() { e.peersDone = peers },
+			}
 		}
 		e.peersDone = e.peers
 	}
 	if tli := e.view.TLI; tli > e.published && duty.Postgres == fsm.PowerRunning {
-		return &job{kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, extra: e.cfg.Machine.publish,
-			after: func() { e.published = tli }}
+		return &job{
+			kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, extra: e.cfg.Machine.publish,
+			after: func() { e.published = tli },
+		}
+	}
+	if role == fsm.Secondary && !e.armed {
+		return &job{
+			kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, extra: e.cfg.Machine.arm,
+			after: func() { e.armed = true },
+		}
 	}
 	return nil
 }

@@ -14,6 +14,8 @@ type machine interface {
 	perform(ctx context.Context, s fsm.Step, t task) error
 	// publish tells the monitor which timelines and version the server has.
 	publish(ctx context.Context) error
+	// arm prepares a standby for the day when it has standbys of its own.
+	arm(ctx context.Context) error
 }
 
 // task is what a step has to know besides itself.
@@ -81,7 +83,10 @@ func (e *engine) perform(ctx context.Context, j *job) jobResult {
 		if err := context.Cause(ctx); err != nil {
 			return jobResult{job: j, step: s, err: err}
 		}
-		if err := e.cfg.Machine.perform(ctx, s, t); err != nil {
+		begun := e.cfg.Clock()
+		err := e.cfg.Machine.perform(ctx, s, t)
+		e.log.Debug("step", "step", stepName(s), "took", (e.cfg.Clock() - begun).String(), "error", err)
+		if err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
@@ -92,7 +97,12 @@ func (e *engine) perform(ctx context.Context, j *job) jobResult {
 		}
 	}
 	if j.extra != nil {
-		return jobResult{job: j, err: j.extra(ctx)}
+		if err := j.extra(ctx); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return jobResult{job: j, err: err}
+		}
 	}
 	return jobResult{job: j}
 }

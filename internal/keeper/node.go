@@ -175,7 +175,7 @@ func (n *node) start(ctx context.Context) error {
 		}
 		pm = n.keep(started)
 		if !names.Empty() {
-			n.arm(pm.PID())
+			n.markArmed(pm.PID())
 		}
 	}
 	_, err = pm.WaitReady(ctx)
@@ -200,10 +200,10 @@ func (n *node) diskNames() pg.StandbyNames {
 	return names
 }
 
-// arm notes that commits on this postmaster's server wait for standbys: its
-// checkpointer has seen a list that is not empty. Nobody else puts a list in
-// force, and a promotion must not open before one is.
-func (n *node) arm(pid int) {
+// markArmed notes that commits on this postmaster's server wait for standbys:
+// its checkpointer has seen a list that is not empty. Nobody else puts a list
+// in force, and a promotion must not open before one is.
+func (n *node) markArmed(pid int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.armed = pid

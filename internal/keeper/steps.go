@@ -269,6 +269,32 @@ func (n *node) setList(ctx context.Context, t task) error {
 	})
 }
 
+// arm gives a running standby a list that is not empty, if the group has one,
+// and has it in force. A promotion then only replaces one list by another,
+// which needs no checkpoint before the server may open.
+func (n *node) arm(ctx context.Context) error {
+	pm, err := n.server()
+	if err != nil || pm == nil || n.isArmed() {
+		return err
+	}
+	names := n.diskNames()
+	if names.Empty() {
+		err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
+			var err error
+			names, err = s.StandbyNames(ctx)
+			return err
+		})
+		if err != nil || names.Empty() {
+			return err
+		}
+		err = n.instance().With(ctx, func(s *postgres.Session) error { return s.SetSyncNames(ctx, names) })
+		if err != nil {
+			return err
+		}
+	}
+	return n.enforceList(ctx, pm, names)
+}
+
 // enforceList returns when the server's commits surely wait for standbys.
 func (n *node) enforceList(ctx context.Context, pm *postgres.Postmaster, names pg.StandbyNames) error {
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -286,7 +312,7 @@ func (n *node) enforceList(ctx context.Context, pm *postgres.Postmaster, names p
 			return err
 		}
 		if have == names.String() {
-			n.arm(pm.PID())
+			n.markArmed(pm.PID())
 			return nil
 		}
 		select {
@@ -315,7 +341,7 @@ func (n *node) waitVoters(ctx context.Context) error {
 		case err := <-done:
 			if err == nil && !names.Empty() {
 				if pm, pmErr := n.server(); pmErr == nil && pm != nil {
-					n.arm(pm.PID())
+					n.markArmed(pm.PID())
 				}
 			}
 			return err
