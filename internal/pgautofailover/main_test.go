@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -43,6 +44,7 @@ func asNode(c *pgautofailover.ConnectConfig) { c.ConnInfo = c.ConnInfo.With("use
 type monitor struct {
 	dsn      string
 	db, node *pgautofailover.DB
+	sql      *pgx.Conn // superuser, for what has no method
 	decider  *pgautofailover.Decider
 }
 
@@ -54,7 +56,7 @@ func install(t testing.TB) monitor {
 
 func installAt(t testing.TB, dsn string) monitor {
 	t.Helper()
-	m := monitor{dsn: dsn, db: connect(t, dsn)}
+	m := monitor{dsn: dsn, db: connect(t, dsn), sql: pgtest.Connect(t, dsn)}
 	require.NoError(t, pgautofailover.Install(t.Context(), m.db))
 	m.node = connect(t, dsn, asNode)
 	return m
@@ -104,8 +106,7 @@ func (m monitor) report(t testing.TB, id int64, s fsm.State, change ...func(*pga
 // exec runs SQL as superuser.
 func (m monitor) exec(t testing.TB, sql string, args ...any) {
 	t.Helper()
-	conn := pgtest.Connect(t, m.dsn)
-	_, err := conn.Exec(t.Context(), sql, args...)
+	_, err := m.sql.Exec(t.Context(), sql, args...)
 	require.NoError(t, err)
 }
 
@@ -113,7 +114,7 @@ func (m monitor) exec(t testing.TB, sql string, args ...any) {
 func (m monitor) text(t testing.TB, sql string, args ...any) string {
 	t.Helper()
 	var s string
-	require.NoError(t, pgtest.Connect(t, m.dsn).QueryRow(t.Context(), sql, args...).Scan(&s))
+	require.NoError(t, m.sql.QueryRow(t.Context(), sql, args...).Scan(&s))
 	return s
 }
 

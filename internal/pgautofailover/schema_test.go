@@ -47,8 +47,8 @@ func TestInstallRefuses(t *testing.T) {
 	require.ErrorIs(t, err, pgautofailover.ErrNotInstalled)
 	require.ErrorIs(t, pgautofailover.Upgrade(t.Context(), db), pgautofailover.ErrNotInstalled)
 
-	foreign := monitor{dsn: dsn}
-	foreign.exec(t, `CREATE SCHEMA pgautofailover`)
+	_, err = pgtest.Connect(t, dsn).Exec(t.Context(), `CREATE SCHEMA pgautofailover`)
+	require.NoError(t, err)
 	err = pgautofailover.Install(t.Context(), db)
 	require.ErrorContains(t, err, "was not made by this program")
 	require.NotEmpty(t, hint(err))

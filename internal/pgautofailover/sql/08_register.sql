@@ -170,6 +170,10 @@ BEGIN
         'Registering %s to formation "%s" with replication quorum %s and candidate priority %s [%s]',
         pgautofailover.node_text(n), formation_id, pgautofailover.bool_text(n.replicationquorum),
         n.candidatepriority, n.candidatepriority));
+    IF goal = 'single' THEN
+        PERFORM pgautofailover.record_change(n, format(
+            'Setting goal state of %s to single as there is no other node.', pgautofailover.node_text(n)));
+    END IF;
     IF initial_group_role NOT IN ('init', goal) THEN
         RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = format(
             'node %s:%s can not be registered in state %s, it should be in state %s',
