@@ -24,7 +24,11 @@ const killDelay = 5 * time.Second
 func (i *Instance) run(ctx context.Context, cfg runConfig) error {
 	path := i.cfg.Tools.Path(cfg.program)
 	cmd := exec.CommandContext(ctx, path, cfg.args...)
-	cmd.Env = append(append(cmd.Environ(), "LC_ALL=C", "LANG=C"), cfg.env...)
+	cmd.Env = append(cmd.Environ(), cfg.env...)
+	if cfg.program != "initdb" {
+		// Messages that can be read; initdb alone takes the databases' locale from here.
+		cmd.Env = append(cmd.Env, "LC_ALL=C", "LANG=C")
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay

@@ -33,7 +33,8 @@ type Status struct {
 	Port      int
 	SocketDir string
 	Listen    string
-	// State is starting, ready (for writes), standby (accepts connections) or stopping.
+	// State is starting, ready (a primary or a standby that accepts
+	// connections), standby (in recovery and not accepting any) or stopping.
 	State string
 }
 
@@ -395,12 +396,13 @@ func (p *Postmaster) look(ctx context.Context) (ready, standby bool, err error) 
 	}
 	session, err := p.instance.Connect(ctx, ConnectConfig{})
 	if err == nil {
-		session.Close(ctx)
-		return true, f.state == "standby", nil
+		defer session.Close(ctx)
+		standby, err = session.inRecovery(ctx)
+		return err == nil, standby, err
 	}
 	// Any answer but "starting up" or "shutting down" shows a server that serves.
 	if answer, ok := errors.AsType[*pgconn.PgError](err); ok && answer.Code != pgerrcode.CannotConnectNow {
-		return true, f.state == "standby", nil
+		return true, p.instance.IsStandby(), nil
 	}
 	return false, false, nil
 }

@@ -176,7 +176,7 @@ func (i *Instance) recoverStandby(ctx context.Context) error {
 		return fmt.Errorf("recover: %w", err)
 	}
 	defer p.Release()
-	if err := p.waitState(ctx, "standby", "ready"); err != nil {
+	if err := p.waitState(ctx, "ready"); err != nil {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), killDelay)
 		defer cancel()
 		return errors.Join(fmt.Errorf("recover: %w", err), p.Stop(stop, StopImmediate))

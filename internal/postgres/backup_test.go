@@ -1,0 +1,291 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+func TestBaseBackupNeverBearsAStandbysName(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	n := newNode(t, 2)
+	backup := n.backup(primary)
+	backup.Source = postgres.StandbyOf(n.upstream(primary)).ConnInfo
+	require.ErrorContains(t, n.BaseBackup(within(t), backup), "application name")
+	require.ErrorContains(t, n.Rewind(within(t), postgres.RewindConfig{Source: backup.Source}), "application name")
+
+	// Its streaming child too has another name.
+	backup = n.backup(primary)
+	backup.MaxRate = "4M"
+	primary.slot(t, 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.BaseBackup(ctx, backup) }()
+	conn := pgtest.Connect(t, primary.dsn())
+	eventually(t, func() error {
+		var names []string
+		if err := conn.QueryRow(within(t), `SELECT coalesce(array_agg(application_name), '{}') FROM pg_stat_replication`).Scan(&names); err != nil {
+			return err
+		}
+		if len(names) != 2 {
+			return fmt.Errorf("%v", names)
+		}
+		require.Equal(t, []string{pg.CopyName(2), pg.CopyName(2)}, names)
+		return nil
+	})
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	eventually(t, func() error { return copiesLeft(filepath.Join(n.root, "backup")) })
+	entries, err := os.ReadDir(filepath.Join(n.root, "backup"))
+	require.NoError(t, err)
+	require.Empty(t, entries)
+}
+
+func copiesLeft(dir string) error {
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	for _, p := range procs {
+		cmdline, err := os.ReadFile(filepath.Join("/proc", p.Name(), "cmdline"))
+		if err == nil && strings.HasPrefix(filepath.Base(string(cmdline)), "pg_basebackup") && strings.Contains(string(cmdline), dir) {
+			return fmt.Errorf("process %s still copies", p.Name())
+		}
+	}
+	return nil
+}
+
+func TestBaseBackupReportsProgressAndKeepsWhatIsOurs(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 100000)`)
+	n, p := newStandby(t, primary, 2)
+	require.Equal(t, 100000, n.count(t))
+	n.stop(t, p, postgres.StopFast)
+	cert, err := n.EnsureCertificate("node2")
+	require.NoError(t, err)
+	key, err := os.ReadFile(cert.KeyFile)
+	require.NoError(t, err)
+	own, err := os.ReadFile(filepath.Join(n.DataDir(), "postgresql-auto-failover.conf"))
+	require.NoError(t, err)
+
+	var last postgres.Progress
+	backup := n.backup(primary)
+	backup.Progress = func(p postgres.Progress) { last = p }
+	require.NoError(t, n.BaseBackup(within(t), backup))
+	require.Positive(t, last.Total)
+	require.GreaterOrEqual(t, last.Done, last.Total)
+	again, err := os.ReadFile(cert.KeyFile)
+	require.NoError(t, err)
+	require.Equal(t, key, again)
+	settings, err := os.ReadFile(filepath.Join(n.DataDir(), "postgresql-auto-failover.conf"))
+	require.NoError(t, err)
+	require.Equal(t, own, settings)
+	require.True(t, n.IsStandby())
+	n.start(t)
+	require.NoError(t, n.WaitStreaming(within(t)))
+}
+
+// runCopier is a process that makes a base backup until it is killed.
+func runCopier(spec string) {
+	fields := strings.Split(spec, ",")
+	port, _ := strconv.Atoi(fields[2])
+	i := postgres.New(postgres.Config{Tools: postgres.Tools{Dir: fields[0]}, DataDir: fields[1]})
+	root := filepath.Dir(fields[1])
+	up := postgres.UpstreamConfig{ID: 2, Host: "127.0.0.1", Port: port, DBName: "postgres"}
+	err := i.BaseBackup(context.Background(), postgres.BackupConfig{
+		Source: postgres.CopyFrom(up), Slot: pg.StandbyName(2), MaxRate: "8M", BackupDir: filepath.Join(root, "backup"), Standby: postgres.StandbyOf(up),
+	})
+	fmt.Println("copied", err)
+}
+
+func TestBaseBackupOfAKilledKeeperIsRepeated(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	primary.slot(t, 2)
+	n := newNode(t, 2)
+	dir := filepath.Join(n.root, "backup")
+	for range 2 {
+		copier := exec.CommandContext(t.Context(), "/proc/self/exe")
+		copier.Env = append(os.Environ(), fmt.Sprintf("%s=%s,%s,%d", copierVar, n.Tools().Dir, n.DataDir(), primary.Port()))
+		require.NoError(t, copier.Start())
+		eventually(t, func() error {
+			if _, err := os.Stat(filepath.Join(dir, "pg_wal")); err != nil {
+				return err
+			}
+			if n := len(primary.observe(t).Standbys); n != 0 {
+				return fmt.Errorf("%d standbys", n)
+			}
+			_, err := os.Stat(filepath.Join(dir, "base"))
+			return err
+		})
+		require.NoError(t, copier.Process.Signal(syscall.SIGKILL))
+		_ = copier.Wait()
+		require.NoFileExists(t, filepath.Join(n.DataDir(), "PG_VERSION"))
+	}
+	// The slot is free again once the server has noticed.
+	eventually(t, func() error { return n.BaseBackup(within(t), n.backup(primary)) })
+	require.NoError(t, copiesLeft(dir))
+	_, err := n.WriteSettings(settings(n))
+	require.NoError(t, err)
+	n.start(t)
+	require.NoError(t, n.WaitStreaming(within(t)))
+}
+
+func TestBaseBackupOfAnotherSystemIsRefused(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	other, p := newPrimary(t, 2)
+	backup := other.backup(primary)
+	require.ErrorIs(t, other.BaseBackup(within(t), backup), postgres.ErrRunning)
+	other.stop(t, p, postgres.StopFast)
+	require.ErrorIs(t, other.BaseBackup(within(t), backup), postgres.ErrForeignSystem)
+	require.ErrorIs(t, other.Rewind(within(t), postgres.RewindConfig{Source: backup.Source}), postgres.ErrForeignSystem)
+	require.False(t, other.IsStandby())
+	other.start(t)
+	require.Zero(t, other.count(t))
+}
+
+func TestBaseBackupOntoAnotherFileSystemIsRefusedBeforeItBegins(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	n := newNode(t, 2)
+	shm, err := os.MkdirTemp("/dev/shm", "pgdrover-test-")
+	if err != nil {
+		t.Skip("no second file system: " + err.Error())
+	}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(shm)) })
+	backup := n.backup(primary)
+	backup.BackupDir = shm
+	err = n.BaseBackup(within(t), backup)
+	require.ErrorContains(t, err, "file system")
+	var hint interface{ Hint() string }
+	require.True(t, errors.As(err, &hint))
+	require.Contains(t, hint.Hint(), "backup_directory")
+}
+
+func TestRewindOfAServerThatStoppedInAnOrderlyWayIsConfigurationOnly(t *testing.T) {
+	t.Parallel()
+	primary, p := newPrimary(t, 1)
+	standby, _ := newStandby(t, primary, 2)
+	primary.exec(t, `INSERT INTO t VALUES (1)`)
+	primary.stop(t, p, postgres.StopFast)
+	at, clean, err := primary.ShutdownLocation(within(t))
+	require.NoError(t, err)
+	require.True(t, clean)
+	require.Greater(t, standby.observe(t).LSN, at, "the standby has the shutdown record")
+	require.NoError(t, standby.Promote(within(t)))
+	standby.exec(t, `INSERT INTO t VALUES (2)`)
+	rejoin(t, primary, standby)
+	require.NotContains(t, primary.log.String(), "program=pg_rewind")
+	require.Contains(t, primary.log.String(), "lineage=follows")
+}
+
+// rejoin makes the stopped server n a standby of other by rewind.
+func rejoin(t *testing.T, n, other *node) {
+	t.Helper()
+	other.slot(t, n.id)
+	require.NoError(t, n.Rewind(within(t), postgres.RewindConfig{
+		Source: postgres.CopyFrom(n.upstream(other)), Standby: postgres.StandbyOf(n.upstream(other)),
+	}))
+	require.False(t, n.RewindInterrupted())
+	p := n.start(t)
+	require.NoError(t, n.WaitStreaming(within(t)))
+	want := other.count(t)
+	eventually(t, func() error {
+		if have := n.count(t); have != want {
+			return fmt.Errorf("%d of %d rows", have, want)
+		}
+		return nil
+	})
+	p.Release()
+}
+
+func TestRewindOfAKilledPrimary(t *testing.T) {
+	t.Parallel()
+	primary, p := newPrimary(t, 1)
+	standby, _ := newStandby(t, primary, 2)
+	_, err := standby.EndReceiver(within(t))
+	require.NoError(t, err)
+	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 1000)`)
+	primary.stop(t, p, postgres.StopImmediate)
+	// No checkpoint after the promotion: the rewind asks for one itself.
+	require.NoError(t, standby.Promote(within(t)))
+	standby.exec(t, `INSERT INTO t VALUES (-1)`)
+	rejoin(t, primary, standby)
+	require.Equal(t, 1, primary.count(t), "what the other line does not have is gone")
+	require.Contains(t, primary.log.String(), "program=pg_rewind")
+
+	// And the other way round, with a standby that was killed.
+	st, err := primary.Adopt()
+	require.NoError(t, err)
+	primary.stop(t, st, postgres.StopImmediate)
+	st.Release()
+	require.NoError(t, primary.RecoverCrash(within(t)))
+	control, err := primary.ControlData(within(t))
+	require.NoError(t, err)
+	require.Equal(t, "shut down in recovery", control.State)
+	rejoin(t, primary, standby)
+}
+
+func TestSameTimelineNumberOnTwoLinesIsNotRewound(t *testing.T) {
+	t.Parallel()
+	primary, p := newPrimary(t, 1)
+	second, p2 := newStandby(t, primary, 2)
+	third, _ := newStandby(t, primary, 3)
+	_, err := second.EndReceiver(within(t))
+	require.NoError(t, err)
+	primary.exec(t, `INSERT INTO t VALUES (1)`)
+	p.Release()
+	eventually(t, func() error {
+		if n := third.count(t); n != 1 {
+			return fmt.Errorf("%d rows", n)
+		}
+		return nil
+	})
+	primary.end(t)
+	require.NoError(t, second.Promote(within(t)))
+	require.NoError(t, third.Promote(within(t)))
+	require.Equal(t, second.observe(t).TLI, third.observe(t).TLI)
+	second.stop(t, p2, postgres.StopFast)
+	err = second.Rewind(within(t), postgres.RewindConfig{
+		Source: postgres.CopyFrom(second.upstream(third)), Standby: postgres.StandbyOf(second.upstream(third)),
+	})
+	require.ErrorIs(t, err, postgres.ErrCannotRewind)
+	require.False(t, second.IsStandby())
+	third.slot(t, 2)
+	require.NoError(t, second.BaseBackup(within(t), second.backup(third)))
+	second.start(t)
+	require.NoError(t, second.WaitStreaming(within(t)))
+	require.Equal(t, 1, second.count(t))
+}
+
+func TestInterruptedRewindIsNeverStarted(t *testing.T) {
+	t.Parallel()
+	primary, p := newPrimary(t, 1)
+	standby, _ := newStandby(t, primary, 2)
+	primary.stop(t, p, postgres.StopFast)
+	require.NoError(t, standby.Promote(within(t)))
+	require.NoError(t, os.WriteFile(primary.DataDir()+".rewind", nil, 0o600))
+	_, err := primary.Start(within(t), postgres.StartConfig{})
+	require.ErrorIs(t, err, postgres.ErrCannotRewind)
+	require.ErrorIs(t, primary.Rewind(within(t), postgres.RewindConfig{}), postgres.ErrCannotRewind)
+	standby.slot(t, 1)
+	require.NoError(t, primary.BaseBackup(within(t), primary.backup(standby)))
+	require.False(t, primary.RewindInterrupted())
+	primary.start(t)
+}

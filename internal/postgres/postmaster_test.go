@@ -1,0 +1,200 @@
+package postgres_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// starterVar makes the test binary a process that starts a server and waits to be killed.
+const starterVar = "PGDROVER_TEST_STARTER"
+
+func runStarter(spec string) {
+	fields := strings.Split(spec, ",")
+	port, _ := strconv.Atoi(fields[2])
+	i := postgres.New(postgres.Config{
+		Tools: postgres.Tools{Dir: fields[0]}, DataDir: fields[1], Port: port, ListenAddresses: "127.0.0.1",
+		SocketDir: filepath.Dir(fields[1]), Logger: slog.New(slog.DiscardHandler),
+	})
+	ctx := context.Background()
+	p, err := i.Start(ctx, postgres.StartConfig{})
+	if err == nil {
+		_, err = p.WaitReady(ctx)
+	}
+	fmt.Println("started", err)
+	select {}
+}
+
+func TestServerStartsOnceAndStopsWhole(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	st, err := n.Status()
+	require.NoError(t, err)
+	require.Equal(t, "ready", st.State)
+	require.Equal(t, p.PID(), st.PID)
+	require.Equal(t, n.Port(), st.Port)
+	require.Equal(t, n.root, st.SocketDir)
+
+	again, err := n.Start(within(t), postgres.StartConfig{})
+	require.NoError(t, err)
+	defer again.Release()
+	require.True(t, again.Adopted())
+	require.Equal(t, p.PID(), again.PID())
+	require.ErrorIs(t, n.Remove(), postgres.ErrRunning)
+
+	n.stop(t, p, postgres.StopFast)
+	waitExit(t, again)
+	st, err = n.Status()
+	require.NoError(t, err)
+	require.False(t, st.Running)
+	at, clean, err := n.ShutdownLocation(within(t))
+	require.NoError(t, err)
+	require.True(t, clean)
+	require.NotZero(t, at)
+	_, err = n.Adopt()
+	require.ErrorIs(t, err, postgres.ErrNotRunning)
+}
+
+func TestKilledPostmasterIsKnownAtOnceAndItsChildrenAreNotLeft(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	busy := pgtest.Connect(t, n.dsn())
+	done := make(chan error, 1)
+	go func() {
+		// A backend that computes does not look whether its postmaster lives.
+		_, err := busy.Exec(context.Background(), `DO $$ BEGIN LOOP END LOOP; END $$`)
+		done <- err
+	}()
+	eventually(t, func() error {
+		var active int
+		if err := pgtest.Connect(t, n.dsn()).QueryRow(within(t), `SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'DO%'`).Scan(&active); err != nil {
+			return err
+		}
+		if active != 1 {
+			return fmt.Errorf("%d busy sessions", active)
+		}
+		return nil
+	})
+	require.NoError(t, syscall.Kill(p.PID(), syscall.SIGKILL))
+	waitExit(t, p)
+	require.Contains(t, p.ExitText(), "killed")
+	orphans, err := n.Orphans()
+	require.NoError(t, err)
+	require.NotEmpty(t, orphans)
+	require.ErrorIs(t, n.BaseBackup(within(t), postgres.BackupConfig{BackupDir: filepath.Join(n.root, "backup")}), postgres.ErrRunning)
+
+	next := n.start(t)
+	require.False(t, next.Adopted())
+	require.Error(t, <-done)
+	require.Zero(t, n.count(t))
+}
+
+func TestServerOutlivesItsStarterAndIsAdopted(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	n.stop(t, p, postgres.StopFast)
+
+	starter := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^$")
+	starter.Env = append(os.Environ(), fmt.Sprintf("%s=%s,%s,%d", starterVar, n.Tools().Dir, n.DataDir(), n.Port()))
+	out, err := starter.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, starter.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "started <nil>\n", line)
+	conn := pgtest.Connect(t, n.dsn())
+	require.NoError(t, starter.Process.Kill())
+	_ = starter.Wait()
+	require.NoError(t, conn.Ping(within(t)), "a session of before goes on")
+
+	adopted, err := n.Adopt()
+	require.NoError(t, err)
+	defer adopted.Release()
+	require.True(t, adopted.Adopted())
+	standby, err := adopted.WaitReady(within(t))
+	require.NoError(t, err)
+	require.False(t, standby)
+	require.NoError(t, syscall.Kill(adopted.PID(), syscall.SIGKILL))
+	waitExit(t, adopted)
+	require.NoError(t, adopted.Wait(within(t)))
+}
+
+func TestPidFileThatNamesAStrangerIsNoServer(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	pidFile := filepath.Join(n.DataDir(), "postmaster.pid")
+	before, err := os.ReadFile(pidFile)
+	require.NoError(t, err)
+	n.stop(t, p, postgres.StopImmediate)
+	require.NoError(t, os.WriteFile(pidFile, []byte(strings.Replace(string(before), strconv.Itoa(p.PID()), strconv.Itoa(os.Getpid()), 1)), 0o600))
+	_, err = n.Adopt()
+	require.ErrorIs(t, err, postgres.ErrNotRunning)
+	n.start(t)
+}
+
+func TestServerWhoseFileDoesNotFitIsNotTouched(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	pidFile := filepath.Join(n.DataDir(), "postmaster.pid")
+	before, err := os.ReadFile(pidFile)
+	require.NoError(t, err)
+	lines := strings.Split(string(before), "\n")
+	lines[2] = "1000000000"
+	require.NoError(t, os.WriteFile(pidFile, []byte(strings.Join(lines, "\n")), 0o600))
+	st, err := n.Status()
+	require.NoError(t, err, "the shared memory segment proves it when the clock was set")
+	require.True(t, st.Running)
+	lines[6] = "  1 1"
+	require.NoError(t, os.WriteFile(pidFile, []byte(strings.Join(lines, "\n")), 0o600))
+	_, err = n.Adopt()
+	require.ErrorIs(t, err, postgres.ErrForeignServer)
+	_, err = n.Start(within(t), postgres.StartConfig{})
+	require.ErrorIs(t, err, postgres.ErrForeignServer)
+	require.NoError(t, os.WriteFile(pidFile, before, 0o600))
+	n.stop(t, p, postgres.StopFast)
+}
+
+func TestServerThatCannotStartSaysWhy(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	n.stop(t, p, postgres.StopFast)
+	p, err := n.Start(within(t), postgres.StartConfig{Options: []string{"-c", "shared_preload_libraries=no_such_library"}})
+	require.NoError(t, err)
+	defer p.Release()
+	_, err = p.WaitReady(within(t))
+	require.ErrorIs(t, err, postgres.ErrExited)
+	require.ErrorContains(t, err, "no_such_library")
+	require.NoError(t, p.Wait(within(t)))
+}
+
+func TestInterruptedInitDBIsRepeated(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, 1)
+	require.NoError(t, os.MkdirAll(filepath.Join(n.DataDir(), "global"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(n.DataDir(), "global", "pg_control"), nil, 0o600))
+	require.NoError(t, os.WriteFile(n.DataDir()+".initdb", nil, 0o600))
+	require.NoError(t, n.InitDB(within(t), postgres.InitDBConfig{Args: []string{"--no-sync"}}))
+	_, err := n.ControlData(within(t))
+	require.NoError(t, err)
+	require.NoFileExists(t, n.DataDir()+".initdb")
+	require.NoError(t, n.InitDB(within(t), postgres.InitDBConfig{}), "what is there stays")
+
+	other := newNode(t, 2)
+	require.NoError(t, os.MkdirAll(other.DataDir(), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(other.DataDir(), "precious"), nil, 0o600))
+	require.ErrorContains(t, other.InitDB(within(t), postgres.InitDBConfig{}), "not empty")
+	require.FileExists(t, filepath.Join(other.DataDir(), "precious"))
+}

@@ -1,0 +1,319 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+func setList(t *testing.T, n *node, names pg.StandbyNames) {
+	t.Helper()
+	ctx := within(t)
+	require.NoError(t, n.With(ctx, func(s *postgres.Session) error { return s.SetSyncNames(ctx, names) }))
+	require.NoError(t, n.WaitVoters(ctx, names))
+}
+
+func TestStandbyIsObservedAndVotes(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	standby, p := newStandby(t, primary, 2)
+	ready, err := p.WaitReady(within(t))
+	require.NoError(t, err)
+	require.True(t, ready)
+	names := pg.StandbyNames{K: 1, Members: []string{pg.StandbyName(2)}}
+	setList(t, primary, names)
+	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 100)`)
+
+	o := primary.observe(t)
+	require.False(t, o.InRecovery)
+	require.EqualValues(t, 1, o.TLI)
+	require.Equal(t, "quorum", o.SyncState)
+	require.Equal(t, names.String(), o.SyncNames)
+	require.Len(t, o.Standbys, 1)
+	require.EqualValues(t, 2, o.Standbys[0].ID)
+	require.Equal(t, "streaming", o.Standbys[0].State)
+	require.NotZero(t, o.Standbys[0].ReplyTime)
+
+	s := standby.observe(t)
+	require.True(t, s.InRecovery)
+	require.True(t, s.Receiver.Streaming())
+	require.Equal(t, pg.StandbyName(2), s.Receiver.Slot)
+	require.EqualValues(t, 1, s.TLI)
+	require.GreaterOrEqual(t, s.LSN, o.LSN-1)
+	require.Empty(t, s.SyncNames, "the list of the source does not come with the copy")
+
+	// The empty list releases whoever waits.
+	require.NoError(t, p.Stop(within(t), postgres.StopImmediate))
+	waiting := make(chan error, 1)
+	conn := pgtest.Connect(t, primary.dsn())
+	go func() {
+		_, err := conn.Exec(context.Background(), `INSERT INTO t VALUES (1000)`)
+		waiting <- err
+	}()
+	ctx := within(t)
+	require.NoError(t, primary.With(ctx, func(s *postgres.Session) error {
+		eventually(t, func() error {
+			n, err := s.ReleaseSyncWaiters(ctx)
+			if err == nil && n == 0 {
+				return fmt.Errorf("nobody waits")
+			}
+			return err
+		})
+		return s.SetSyncNames(ctx, pg.StandbyNames{})
+	}))
+	require.NoError(t, <-waiting)
+}
+
+func TestReceiverEndsByReloadAndTheNextUpstreamIsFollowedByReload(t *testing.T) {
+	t.Parallel()
+	primary, p1 := newPrimary(t, 1)
+	second, p2 := newStandby(t, primary, 2)
+	third, p3 := newStandby(t, primary, 3)
+	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 1000)`)
+	p1.Release()
+	primary.end(t)
+	for _, n := range []*node{second, third} {
+		o, err := n.EndReceiver(within(t))
+		require.NoError(t, err)
+		require.Empty(t, o.Receiver.Status)
+		require.True(t, o.ReplayIdle)
+		require.Equal(t, o.Replayed, o.LSN)
+		require.EqualValues(t, 1, o.TLI)
+	}
+	require.NoError(t, second.Promote(within(t)))
+	require.NoError(t, second.Promote(within(t)), "promoted is promoted")
+	require.False(t, second.IsStandby())
+	o := second.observe(t)
+	require.False(t, o.InRecovery)
+	require.EqualValues(t, 2, o.TLI)
+	second.slot(t, 1, 3)
+	require.NoError(t, third.Follow(within(t), postgres.StandbyOf(third.upstream(second))))
+	require.NoError(t, third.WaitStreaming(within(t)))
+	second.exec(t, `INSERT INTO t VALUES (2000)`)
+	eventually(t, func() error {
+		if n := third.count(t); n != 1001 {
+			return fmt.Errorf("%d rows", n)
+		}
+		return nil
+	})
+	require.EqualValues(t, 2, third.observe(t).TLI)
+	for _, p := range []*postgres.Postmaster{p2, p3} {
+		st, err := second.Status()
+		require.NoError(t, err)
+		require.True(t, st.Running)
+		select {
+		case <-p.Exited():
+			t.Fatal("no server was restarted")
+		default:
+		}
+	}
+	// A standby that ended its receiver again is on the new line, also for a new keeper.
+	o, err := third.EndReceiver(within(t))
+	require.NoError(t, err)
+	require.EqualValues(t, 2, o.TLI)
+	third.stop(t, p3, postgres.StopFast)
+	third.start(t)
+	o, err = third.EndReceiver(within(t))
+	require.NoError(t, err)
+	require.EqualValues(t, 2, o.TLI)
+}
+
+func TestVoteOfAStandbyThatWasKilledCountsWhatItHasOnDisk(t *testing.T) {
+	t.Parallel()
+	primary, p1 := newPrimary(t, 1)
+	standby, p := newStandby(t, primary, 2)
+	setList(t, primary, pg.StandbyNames{K: 1, Members: []string{pg.StandbyName(2)}})
+	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 50000)`)
+	flushed := primary.observe(t).LSN
+	p1.Release()
+	primary.end(t)
+	standby.stop(t, p, postgres.StopImmediate)
+	standby.start(t)
+	o, err := standby.EndReceiver(within(t))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, o.LSN, flushed)
+	require.NoError(t, standby.Promote(within(t)))
+	require.Equal(t, 50000, standby.count(t))
+}
+
+func TestGateShutsOutOrdinaryClientsAndNobodyElse(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	standby, _ := newStandby(t, primary, 2)
+	tcp := pgtest.Connect(t, primary.dsn())
+	local := pgtest.Connect(t, fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres", primary.root, primary.Port()))
+	require.NoError(t, local.Ping(within(t)))
+
+	require.NoError(t, primary.CloseGate(within(t)))
+	require.NoError(t, primary.CloseGate(within(t)), "closed is closed")
+	require.Error(t, tcp.Ping(within(t)))
+	require.Error(t, local.Ping(within(t)))
+	for _, dsn := range []string{
+		primary.dsn(),
+		fmt.Sprintf("host=%s port=%d user=other dbname=postgres", primary.root, primary.Port()),
+		fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres replication=true sslmode=disable", primary.Port()),
+	} {
+		_, err := postgres.ConnectForTest(within(t), dsn)
+		require.ErrorContains(t, err, "pg_hba.conf rejects", dsn)
+	}
+	for _, user := range []string{pg.ReplicationRole, pg.MonitorRole} {
+		pgtest.Connect(t, fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=postgres sslmode=disable", primary.Port(), user))
+	}
+	require.NoError(t, primary.With(within(t), func(*postgres.Session) error { return nil }))
+	require.Equal(t, "streaming", primary.observe(t).Standbys[0].State, "the standby went on")
+
+	// A node that registers now gets in as well.
+	_, err := primary.EnsureHBA(within(t), postgres.PeerRules(false, "postgres", "127.0.0.2/32", "trust")...)
+	require.NoError(t, err)
+	closed, err := primary.GateClosed()
+	require.NoError(t, err)
+	require.True(t, closed)
+
+	// A copy of a gated server is not gated.
+	clone := newNode(t, 3)
+	backup := clone.backup(primary)
+	backup.Slot = ""
+	require.NoError(t, clone.BaseBackup(within(t), backup))
+	closed, err = clone.GateClosed()
+	require.NoError(t, err)
+	require.False(t, closed)
+
+	require.NoError(t, primary.OpenGate(within(t)))
+	require.NoError(t, primary.OpenGate(within(t)))
+	require.Zero(t, primary.count(t))
+	require.NoError(t, standby.CloseGate(within(t)), "a standby can be gated before it is promoted")
+	require.NoError(t, standby.Promote(within(t)))
+	_, err = postgres.ConnectForTest(within(t), standby.dsn())
+	require.ErrorContains(t, err, "pg_hba.conf rejects")
+}
+
+func TestGateEndsClientsThatAreStillLoggingIn(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	// A client that was let in by the old rules and has not said who it is.
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(within(t), "tcp", "127.0.0.1:"+strconv.Itoa(primary.Port()))
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	eventually(t, func() error {
+		if n := len(primary.EarlyClientsForTest(t)); n != 1 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	require.NoError(t, primary.CloseGate(within(t)))
+	require.Empty(t, primary.EarlyClientsForTest(t))
+	_, err = conn.Read(make([]byte, 1))
+	require.Error(t, err)
+}
+
+func TestFastStopShowsItsCheckpointWhileASilentStandbyHoldsItUp(t *testing.T) {
+	t.Parallel()
+	primary, p := newPrimary(t, 1)
+	link := pgtest.NewLink(t, "127.0.0.1:"+strconv.Itoa(primary.Port()))
+	standby, _ := newStandby(t, primary, 2)
+	through := standby.upstream(primary)
+	through.Port = link.Port()
+	require.NoError(t, standby.Follow(within(t), postgres.StandbyOf(through)))
+	eventually(t, func() error {
+		if o := standby.observe(t); o.Receiver.Port != link.Port() || !o.Receiver.Streaming() {
+			return fmt.Errorf("%+v", o.Receiver)
+		}
+		return nil
+	})
+	link.Stall()
+	primary.exec(t, `INSERT INTO t VALUES (1)`)
+	require.NoError(t, p.Signal(postgres.StopFast))
+	var at pg.LSN
+	eventually(t, func() error {
+		lsn, clean, err := primary.ShutdownLocation(within(t))
+		if err == nil && !clean {
+			return fmt.Errorf("not yet")
+		}
+		at = lsn
+		return err
+	})
+	select {
+	case <-p.Exited():
+		t.Fatal("the silent standby did not hold the stop up")
+	default:
+	}
+	require.NoError(t, p.Stop(within(t), postgres.StopImmediate))
+	again, clean, err := primary.ShutdownLocation(within(t))
+	require.NoError(t, err)
+	require.True(t, clean, "the immediate end does not undo the clean stop")
+	require.Equal(t, at, again)
+}
+
+func TestSlotsAreKeptInStep(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	primary.slot(t, 2, 3)
+	primary.exec(t, `SELECT pg_create_physical_replication_slot('mine', true)`)
+	primary.exec(t, `INSERT INTO t VALUES (1)`)
+	to := primary.observe(t).LSN
+	ctx := within(t)
+	require.NoError(t, primary.With(ctx, func(s *postgres.Session) error {
+		require.NoError(t, s.EnsureSlots(ctx, []postgres.SlotWant{{ID: 3, Advance: to}, {ID: 4, Advance: to + 1<<30}}))
+		slots, err := s.Slots(ctx)
+		require.NoError(t, err)
+		require.Len(t, slots, 3)
+		require.Equal(t, "mine", slots[0].Name)
+		require.Equal(t, postgres.Slot{Name: pg.StandbyName(3), Restart: to}, slots[1])
+		require.NoError(t, s.EnsureSlots(ctx, []postgres.SlotWant{{ID: 3, Advance: to - 1}, {ID: 4, Advance: to + 1<<30}}))
+		require.NoError(t, s.DropSlots(ctx))
+		slots, err = s.Slots(ctx)
+		require.NoError(t, err)
+		require.Len(t, slots, 1)
+		return nil
+	}))
+}
+
+func TestSelfSignedCertificateServes(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	cert, err := n.EnsureCertificate("node1.example.com")
+	require.NoError(t, err)
+	first, err := os.ReadFile(cert.CertFile)
+	require.NoError(t, err)
+	_, err = n.EnsureCertificate("node1.example.com")
+	require.NoError(t, err)
+	again, err := os.ReadFile(cert.CertFile)
+	require.NoError(t, err)
+	require.Equal(t, first, again, "a good certificate stays")
+	_, err = n.EnsureCertificate("node2.example.com")
+	require.NoError(t, err)
+	again, err = os.ReadFile(cert.CertFile)
+	require.NoError(t, err)
+	require.NotEqual(t, first, again)
+	info, err := os.Stat(cert.KeyFile)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+
+	own := postgres.NodeSettings(postgres.SettingsConfig{
+		ListenAddresses: "127.0.0.1", Port: n.Port(), Tuning: postgres.Tuning{Small: true},
+		SSL: postgres.SSL{Active: true, CertFile: cert.CertFile, KeyFile: cert.KeyFile},
+	})
+	_, err = n.WriteSettings(append(own, pg.Setting{Name: "logging_collector", Value: "off"}))
+	require.NoError(t, err)
+	_, err = n.EnsureHBA(within(t), pg.HBARule{Type: "hostssl", Database: "all", User: "all", Address: "127.0.0.1/32", Method: "trust"})
+	require.NoError(t, err)
+	n.stop(t, p, postgres.StopFast)
+	n.start(t)
+	conn := pgtest.Connect(t, strings.Replace(n.dsn(), "sslmode=disable", "sslmode=require", 1))
+	var ssl bool
+	require.NoError(t, conn.QueryRow(within(t), `SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()`).Scan(&ssl))
+	require.True(t, ssl)
+	require.FileExists(t, filepath.Join(n.DataDir(), "server.key"))
+}
