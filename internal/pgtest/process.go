@@ -3,6 +3,7 @@ package pgtest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,6 +24,9 @@ type Command struct {
 	Dir  string
 	Host *Host // the network namespace to run in
 	Root bool  // keep root when the tests run as root
+	// Owner is the test with which the process ends, when that is not the one
+	// that starts it.
+	Owner testing.TB
 
 	ended func(*Process) // a gentle way to end it, tried before SIGKILL
 }
@@ -92,13 +96,17 @@ func Start(t testing.TB, c Command) *Process {
 		p.err = cmd.Wait()
 		close(p.done)
 	}()
-	t.Cleanup(func() {
+	owner := c.Owner
+	if owner == nil {
+		owner = t
+	}
+	owner.Cleanup(func() {
 		if c.ended != nil && p.running() == nil {
 			c.ended(p)
 		}
 		cancel() // kills it
 		<-p.done
-		p.keepLog(t)
+		p.keepLog(owner)
 	})
 	return p
 }
@@ -107,13 +115,21 @@ func Start(t testing.TB, c Command) *Process {
 // the whole among the test's artifacts.
 func (p *Process) keepLog(t testing.TB) {
 	if t.Failed() {
-		kept := filepath.Join(t.ArtifactDir(), fmt.Sprintf("%s-%d.log", strings.ReplaceAll(p.Name, "/", "_"), p.Pid))
-		if err := copyFile(p.log, kept, 0o644); err != nil {
-			t.Errorf("keep log of %s: %v", p.Name, err)
-		}
-		t.Logf("end of the output of %s (%d), whole in %s:\n%s", p.Name, p.Pid, kept, p.Tail(20))
+		Keep(t, fmt.Sprintf("%s-%d.log", p.Name, p.Pid), p.log)
+		t.Logf("end of the output of %s (%d):\n%s", p.Name, p.Pid, p.Tail(20))
 	}
 	_ = os.Remove(p.log) //nolint:errcheck // it lies in a directory that goes anyway
+}
+
+// Keep leaves a copy of a file among the artifacts of a test, if those are kept
+// at all (go test -artifacts). It may be called by cleanups.
+func Keep(t testing.TB, name, from string) {
+	if f := flag.Lookup("test.artifacts"); f == nil || f.Value.String() != "true" {
+		return
+	}
+	if err := copyFile(from, filepath.Join(t.ArtifactDir(), strings.ReplaceAll(name, "/", "_")), 0o644); err != nil {
+		t.Errorf("keep %s: %v", name, err)
+	}
 }
 
 // Signal sends a signal to the process itself, not to its children.

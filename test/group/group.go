@@ -39,6 +39,7 @@ type Group struct {
 	cfg     Config
 	program string
 	root    string
+	owner   testing.TB // the test that the group ends with
 
 	mu   sync.Mutex
 	conn *pgx.Conn // to the monitor's database
@@ -77,7 +78,7 @@ func New(t testing.TB, cfg Config) *Group {
 	if cfg.Bin == "" {
 		cfg.Bin = pgtest.Bin(t)
 	}
-	g := &Group{cfg: cfg, program: Program(t), root: pgtest.Dir(t)}
+	g := &Group{cfg: cfg, program: Program(t), root: pgtest.Dir(t), owner: t}
 	for _, dir := range []string{"home", "run"} {
 		pgtest.Mkdir(t, filepath.Join(g.root, dir))
 	}
@@ -108,7 +109,7 @@ func (g *Group) member(t testing.TB, name string) *Member {
 	if g.cfg.Network != nil {
 		m.Host = g.cfg.Network.Host(name)
 	}
-	m.Port = pgtest.FreePort(t)
+	m.Port = pgtest.FreePort(g.owner)
 	return m
 }
 
@@ -161,6 +162,7 @@ func (m *Member) start(t testing.TB, args ...string) {
 	t.Helper()
 	m.proc = pgtest.Start(t, pgtest.Command{
 		Name: m.Name, Path: m.group.program, Args: args, Env: environment(m.group.root), Dir: m.group.root, Host: m.Host,
+		Owner: m.group.owner,
 	})
 }
 
@@ -272,13 +274,8 @@ func (m *Member) keepServerLogs(t testing.TB) {
 	logs, _ := filepath.Glob(filepath.Join(m.Dir, "log", "*"))
 	logs = append(logs, filepath.Join(m.Dir, "startup.log"))
 	for _, log := range logs {
-		text, err := os.ReadFile(log)
-		if err != nil {
-			continue
-		}
-		kept := filepath.Join(t.ArtifactDir(), m.Name+"-"+filepath.Base(log))
-		if err := os.WriteFile(kept, text, 0o644); err != nil {
-			t.Errorf("keep server log: %v", err)
+		if _, err := os.Stat(log); err == nil {
+			pgtest.Keep(t, m.Name+"-"+filepath.Base(log), log)
 		}
 	}
 }
