@@ -385,7 +385,7 @@ func (e *engine) decide() *job {
 	if !e.confirmed || now < e.notBefore {
 		return nil
 	}
-	if j := e.repair(now); j != nil && (role == goal || role.Writable() && goal.Writable()) {
+	if j := e.repair(); j != nil && (role == goal || role.Writable() && goal.Writable()) {
 		return j
 	}
 	if role != goal {
@@ -431,15 +431,9 @@ func (e *engine) misplaced() bool {
 }
 
 // repair returns the job that brings a server back that should run.
-func (e *engine) repair(now time.Duration) *job {
+func (e *engine) repair() *job {
 	role := e.state.Current
 	if fsm.DutyOf(role).Postgres != fsm.PowerRunning || !e.haveView || e.view.Running || e.view.At < e.freshFrom {
-		return nil
-	}
-	if e.unsettled && role == e.goal.Goal && e.restarts.failures == 0 {
-		return nil // its own steps start the server
-	}
-	if pause := e.restarts.pause(); e.failures > 0 && now < e.notBefore+pause {
 		return nil
 	}
 	e.log.Warn("PostgreSQL is not running, starting it", "state", role.String(), "failures", e.restarts.failures)

@@ -201,6 +201,7 @@ func (e *engine) failed(j *job, r jobResult, now time.Duration) {
 	switch j.kind {
 	case jobRepair:
 		e.restarts.failed(now)
+		e.notBefore = now + e.restarts.pause()
 		e.log.Error("PostgreSQL did not start", "failures", e.restarts.failures, "error", r.err)
 	case jobUpkeep:
 		e.log.Warn("could not prepare for the other nodes, retrying", "error", r.err)
