@@ -13,6 +13,9 @@ import (
 	"github.com/pgdrover/pgdrover/internal/cli"
 )
 
+// version is set when the program is linked.
+var version = "devel"
+
 func main() { os.Exit(run()) }
 
 // run calls the command line with a context that the first signal ends. Later
@@ -31,7 +34,7 @@ func run() int {
 		executable = os.Args[0]
 	}
 	return cli.Main(ctx, cli.Env{
-		Name: os.Args[0], Args: os.Args[1:],
+		Name: os.Args[0], Args: os.Args[1:], Version: version,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.LookupEnv, Environ: os.Environ(), Executable: executable,
 		PID: os.Getpid(), EUID: os.Geteuid(),

@@ -64,10 +64,10 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	}
 	n := node{site: c.site, role: roleKeeper, keeper: file}
 	cfg := keeper.Config{
-		Paths: c.site.keeperPaths(), File: file, Tools: c.tools, Logger: env.log, Reload: env.Reload, Version: Version,
+		Paths: c.site.keeperPaths(), File: file, Tools: c.tools, Logger: env.log, Reload: env.Reload, Version: env.Version,
 	}
 	run := flag(cmd, "run")
-	switch done, err := createdBefore(ctx, env, &n, cfg); {
+	switch done, err := createdBefore(ctx, env, &n, cfg, run); {
 	case err != nil:
 		return err
 	case done && run:
@@ -249,6 +249,10 @@ func (c *creation) mergeOptions(env *Env, cmd *cobra.Command, file *keeper.File)
 // meetMonitor asks the monitor what a wrong option would make it refuse, and
 // finds the hostname that the way to it shows.
 func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command, file *keeper.File) error {
+	if c.site.complete() {
+		file.Hostname = orDefault(text(cmd, "hostname"), file.Hostname)
+		return nil
+	}
 	towards := pg.HostPort{}
 	if file.Monitor != keeper.MonitorDisabled {
 		info, err := parseMonitorURI(file.Monitor)
@@ -276,17 +280,24 @@ func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command
 	return err
 }
 
+// complete reports a data directory whose creation is over.
+func (s site) complete() bool { return isFile(s.state) && !isFile(s.init) }
+
 // createdBefore reports that the node exists already and nothing is left to
-// create; changed name, host and port are told to the monitor.
-func createdBefore(ctx context.Context, env *Env, n *node, cfg keeper.Config) (bool, error) {
-	if !isFile(n.state) || isFile(n.init) {
+// create; changed name, host and port are told to the monitor. A service that
+// is to run starts also while the monitor is away.
+func createdBefore(ctx context.Context, env *Env, n *node, cfg keeper.Config, run bool) (bool, error) {
+	if !n.complete() {
 		return false, nil
 	}
 	if n.monitorDisabled() {
 		return true, nil
 	}
-	dropped, err := keeper.CheckDropped(ctx, cfg)
-	if err != nil || dropped {
+	switch dropped, err := keeper.CheckDropped(ctx, cfg); {
+	case err != nil && run:
+		env.warnf("Failed to ask the monitor for this node: %s", err)
+		return true, nil
+	case err != nil || dropped:
 		return false, withCode(exitMonitor, err)
 	}
 	old, err := keeper.LoadFile(n.config)

@@ -20,6 +20,10 @@ const (
 	failureStop       = "stop"
 )
 
+// monitorGrace is the startup_grace_period of a new monitor, and a little more:
+// a failure within it would show the grace, not the failover.
+const monitorGrace = 11 * time.Second
+
 // demoPatience bounds every wait of the demonstration.
 const demoPatience = 120 * time.Second
 
@@ -118,7 +122,7 @@ func runDemo(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	d := &demo{env: env, cfg: cfg, cluster: c, start: time.Now()}
 	err = d.run(ctx)
 	c.stop(context.WithoutCancel(ctx))
-	if made && !cfg.keep && err == nil {
+	if made && !cfg.keep && (err == nil || ctx.Err() != nil) {
 		if err := os.RemoveAll(cfg.directory); err != nil {
 			env.warnf("remove %s: %s", cfg.directory, err)
 		}
@@ -166,7 +170,7 @@ type demo struct {
 
 // run is the whole story; what it started is stopped by the caller.
 func (d *demo) run(ctx context.Context) error {
-	d.say("pgdrover %s: a monitor and %d PostgreSQL nodes below %s", Version, d.cfg.nodes, d.cfg.directory)
+	d.say("pgdrover %s: a monitor and %d PostgreSQL nodes below %s", d.env.Version, d.cfg.nodes, d.cfg.directory)
 	if err := d.cluster.startAll(ctx, d.say); err != nil {
 		return err
 	}
@@ -213,7 +217,12 @@ func (d *demo) say(format string, args ...any) {
 // fail lets the group write for a while, then causes the failure and waits
 // until the group has healed.
 func (d *demo) fail(ctx context.Context, s *session) error {
-	if err := d.watch(ctx, s, d.cfg.warmup, func([]demoNode) bool { return false }); err != nil {
+	warmup := d.cfg.warmup
+	if grace := time.Until(d.cluster.monitorUp.Add(monitorGrace)); d.cfg.failure != failureSwitchover && grace > warmup {
+		warmup = grace
+		d.say("writing for %.0f s: a new monitor judges nobody in its first seconds", warmup.Seconds())
+	}
+	if err := d.watch(ctx, s, warmup, func([]demoNode) bool { return false }); err != nil {
 		return err
 	}
 	primary := ""

@@ -23,6 +23,8 @@ type demoCluster struct {
 	env     *Env
 	cfg     demoConfig
 	members []*demoMember // the monitor first
+	// monitorUp is when the monitor was first seen to decide.
+	monitorUp time.Time
 }
 
 // demoMember is a monitor or a node.
@@ -54,6 +56,7 @@ func (c *demoCluster) startAll(ctx context.Context, say func(string, ...any)) er
 		return err
 	}
 	defer s.close(ctx)
+	c.monitorUp = time.Now()
 	say("the monitor is up on port %d", monitor.port)
 	uri := "postgres://autoctl_node@localhost:" + strconv.Itoa(monitor.port) + "/pg_auto_failover?sslmode=prefer"
 	for i := 1; i <= c.cfg.nodes; i++ {

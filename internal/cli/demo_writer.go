@@ -44,7 +44,7 @@ func (w *demoWriter) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.ConnectTimeout = time.Second
+	cfg.ConnectTimeout = 500 * time.Millisecond
 	cfg.RuntimeParams["application_name"] = "pgdrover demo"
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.SeverityUnlocalized == "WARNING" {
@@ -111,7 +111,7 @@ func (w *demoWriter) note(err error) {
 
 // writePatience is how long one row may take before the writer looks for
 // another server: a hung one never answers.
-const writePatience = 2 * time.Second
+const writePatience = time.Second
 
 // write adds one row under an id that is never used again. The connection is
 // cut, and no cancel request sent, when the answer does not come.

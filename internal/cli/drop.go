@@ -228,7 +228,7 @@ func leaveMonitor(ctx context.Context, env *Env, cmd *cobra.Command, n *node, st
 		return withCode(exitPgCtl, err)
 	}
 	err = keeper.ReportDropped(ctx, keeper.Config{
-		Paths: n.keeperPaths(), File: n.keeper, Tools: tools, Logger: env.log, Version: Version,
+		Paths: n.keeperPaths(), File: n.keeper, Tools: tools, Logger: env.log, Version: env.Version,
 	})
 	if err != nil {
 		return fatal(exitMonitor, "Failed to tell the monitor that node %d is dropped: %w", id, err)

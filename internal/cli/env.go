@@ -14,7 +14,9 @@ type Env struct {
 	// Name is argv[0] as typed; its base name selects the command tree.
 	Name string
 	// Args are the words after it.
-	Args           []string
+	Args []string
+	// Version is the version of the program.
+	Version        string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	// Getenv answers a variable and whether it is set; os.LookupEnv in the program.

@@ -55,7 +55,7 @@ func runNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	}
 	if n.isMonitor() {
 		return runMonitor(ctx, env, monitor.Config{
-			Paths: n.monitorPaths(), File: n.monitor, Tools: tools, Logger: env.log, Reload: env.Reload, Version: Version,
+			Paths: n.monitorPaths(), File: n.monitor, Tools: tools, Logger: env.log, Reload: env.Reload, Version: env.Version,
 			SocketDir: env.getenv("PG_REGRESS_SOCK_DIR"),
 		})
 	}
@@ -63,7 +63,7 @@ func runNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
 		return err
 	}
 	return runKeeper(ctx, env, keeper.Config{
-		Paths: n.keeperPaths(), File: n.keeper, Tools: tools, Logger: env.log, Reload: env.Reload, Version: Version,
+		Paths: n.keeperPaths(), File: n.keeper, Tools: tools, Logger: env.log, Reload: env.Reload, Version: env.Version,
 	})
 }
 

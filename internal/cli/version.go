@@ -10,9 +10,6 @@ import (
 	"github.com/pgdrover/pgdrover/internal/postgres"
 )
 
-// Version is the version of the program.
-const Version = "0.1.0"
-
 // compatibleMajors are the server versions this program is meant for.
 const compatibleMajors = "15, 16, 17 and 18"
 
@@ -28,12 +25,12 @@ func printVersion(ctx context.Context, env *Env, asJSON bool) error {
 	server := localVersion(ctx, env)
 	if asJSON {
 		return writeJSON(env.Stdout, object{
-			{"pg_autoctl", Version}, {"pgautofailover", pgautofailover.CompatVersion},
+			{"pg_autoctl", env.Version}, {"pgautofailover", pgautofailover.CompatVersion},
 			{"pg_major", server.major}, {"pg_version", server.text},
 			{"pg_version_str", server.full}, {"pg_version_num", server.number},
 		})
 	}
-	env.printf("%s version %s\n", env.program(), Version)
+	env.printf("%s version %s\n", env.program(), env.Version)
 	env.printf("pg_autoctl extension version %s\n", pgautofailover.CompatVersion)
 	env.printf("compiled with %s\n", orDefault(server.full, "no PostgreSQL: none was found in PATH"))
 	env.printf("compatible with Postgres %s\n", compatibleMajors)
