@@ -141,6 +141,9 @@ func (c *creation) configure(context.Context) error {
 			}
 		}
 	}
+	if err := makeRoom(c.cfg.File.PGData); err != nil {
+		return err
+	}
 	_, err := c.instance.WriteSettings(serverSettings(c.cfg.File))
 	return err
 }

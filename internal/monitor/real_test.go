@@ -123,6 +123,9 @@ func TestCreateThenRun(t *testing.T) {
 	var timeout string
 	require.NoError(t, conn.QueryRow(t.Context(), "SHOW pgautofailover.node_considered_unhealthy_timeout").Scan(&timeout))
 	require.Equal(t, "3s", timeout)
+	var connections int
+	require.NoError(t, conn.QueryRow(t.Context(), "SELECT current_setting('max_connections')::int").Scan(&connections))
+	require.Equal(t, 1000, connections)
 }
 
 func TestServerThatDiesIsStartedAgain(t *testing.T) {

@@ -1,6 +1,10 @@
 package monitor
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -24,6 +28,7 @@ func ownSettings() pg.Settings {
 		{Name: "autovacuum_max_workers", Value: "2"},
 		{Name: "max_parallel_workers_per_gather", Value: "0"},
 		{Name: "jit", Value: "off"},
+		{Name: "track_functions", Value: "none"},
 		// Reports that change nothing are not waited for; all else is flushed at
 		// its commit. So the writers in the background have little to do.
 		{Name: "synchronous_commit", Value: "on"},
@@ -49,4 +54,24 @@ func serverSettings(f File) pg.Settings {
 	})
 	all = append(all, own...)
 	return append(all, pgautofailover.DefaultSettings()...)
+}
+
+// makeRoom comments out what initdb wrote into postgresql.conf and our settings
+// file says differently: lines of postgresql.conf win over included ones. A
+// value that initdb does not write is the operator's, and stays.
+func makeRoom(dataDir string) error {
+	path := filepath.Join(dataDir, "postgresql.conf")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read postgresql.conf: %w", err)
+	}
+	byInitDB := regexp.MustCompile(`(?m)^(max_connections = 100|shared_buffers = 128MB)(\s)`)
+	after := byInitDB.ReplaceAllString(string(before), "#$1$2")
+	if after == string(before) {
+		return nil
+	}
+	if err := replaceFile(path, after, 0o600); err != nil {
+		return fmt.Errorf("write postgresql.conf: %w", err)
+	}
+	return nil
 }

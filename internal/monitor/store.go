@@ -63,27 +63,33 @@ func (f File) render() (string, error) {
 }
 
 // Save writes the configuration file in one step.
-func (f File) Save(path string) (err error) {
+func (f File) Save(path string) error {
 	text, err := f.render()
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o755)
+	}
+	if err == nil {
+		err = replaceFile(path, text, 0o644)
+	}
 	if err != nil {
 		return fmt.Errorf("write configuration file: %w", err)
 	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("write configuration file: %w", err)
-	}
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	return nil
+}
+
+// replaceFile has a file with the old or the new text, whatever happens meanwhile.
+func replaceFile(path, text string, mode fs.FileMode) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return fmt.Errorf("write configuration file: %w", err)
+		return err
 	}
 	defer func() {
 		if err != nil {
 			_ = os.Remove(tmp.Name())
-			err = fmt.Errorf("write configuration file: %w", err)
 		}
 	}()
 	_, err = tmp.WriteString(text)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
+	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp.Name(), path)

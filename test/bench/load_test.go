@@ -2,51 +2,76 @@ package bench
 
 import (
 	"context"
-	"log/slog"
-	"os"
-	"path/filepath"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/pgdrover/pgdrover/internal/monitor"
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/pgtest"
-	"github.com/pgdrover/pgdrover/internal/postgres"
+	"github.com/pgdrover/pgdrover/test/group"
 )
 
-// BenchmarkInProcess is a scratch measurement.
-func BenchmarkInProcess(b *testing.B) {
-	dir := pgtest.Dir(b)
-	f := monitor.DefaultFile()
-	f.PGData, f.Hostname, f.ListenAddresses, f.Port = filepath.Join(dir, "monitor"), "localhost", "localhost", pgtest.FreePort(b)
-	ready := make(chan struct{}, 8)
-	cfg := monitor.Config{
-		File: f, Tools: postgres.Tools{Dir: pgtest.Bin(b)}, SocketDir: dir,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		Ready:  func() { ready <- struct{}{} },
+// watchFor is how long idle processes are watched.
+const watchFor = 30 * time.Second
+
+// BenchmarkMonitorWithKeepers measures a monitor while simulated keepers in
+// groups of three report to it each second.
+func BenchmarkMonitorWithKeepers(b *testing.B) {
+	for _, n := range []int{3, 200} {
+		b.Run(fmt.Sprintf("keepers=%d", n), func(b *testing.B) { monitorWithKeepers(b, n) })
 	}
-	require.NoError(b, monitor.Create(b.Context(), monitor.CreateConfig{Config: cfg, Run: true}))
-	m, err := monitor.New(cfg)
+}
+
+func monitorWithKeepers(b *testing.B, n int) {
+	g := group.New(b, group.Config{})
+	uri, err := pg.ParseConnInfo(g.MonitorURI())
 	require.NoError(b, err)
-	ctx, stop := context.WithCancel(b.Context())
-	done := make(chan error, 1)
-	go func() { done <- m.Run(ctx) }()
-	defer func() { stop(); require.NoError(b, <-done) }()
-	<-ready
-	info, err := m.ConnInfo("autoctl_node")
+	admin, err := pgautofailover.Connect(b.Context(), pgautofailover.ConnectConfig{ConnInfo: uri, ApplicationName: "bench"})
 	require.NoError(b, err)
-	admin, err := pgautofailover.Connect(b.Context(), pgautofailover.ConnectConfig{ConnInfo: info, ApplicationName: "bench"})
-	require.NoError(b, err)
-	defer admin.Close(ctx) //nolint:errcheck // scratch
-	startKeepers(b, info, admin, 6)
-	time.Sleep(5 * time.Second)
-	for i := range 2 {
-		states, err := admin.CurrentState(b.Context(), "load"+string(rune('0'+i)), nil)
-		require.NoError(b, err)
-		for _, s := range states {
-			b.Logf("%+v", s)
+	b.Cleanup(func() { _ = admin.Close(context.WithoutCancel(b.Context())) })
+	began := time.Now()
+	keepers := startKeepers(b, uri, admin, n)
+	b.Logf("%d keepers registered after %.1f s", n, time.Since(began).Seconds())
+	pgtest.Eventually(b, group.Patience, func() error { return settled(b.Context(), admin, n) })
+	b.Logf("all groups settled after %.1f s", time.Since(began).Seconds())
+
+	program, server := g.Monitor.Process().Pid, g.Monitor.Postmaster(b)
+	for _, k := range keepers {
+		k.reports.Store(0)
+		k.slowest.Store(0)
+	}
+	used := share(b, watchFor, program, server)
+	var reports, slowest int64
+	for _, k := range keepers {
+		reports += k.reports.Load()
+		slowest = max(slowest, k.slowest.Load())
+	}
+	b.Logf("%.0f reports a second, the slowest took %s", float64(reports)/watchFor.Seconds(), time.Duration(slowest))
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(used[0], "program-%core")
+	b.ReportMetric(used[1], "server-%core")
+	b.ReportMetric(used[0]+used[1], "total-%core")
+	b.ReportMetric(resident(b, program), "program-MB")
+}
+
+// settled returns nil when every group has a primary and secondaries, or one node only.
+func settled(ctx context.Context, db *pgautofailover.DB, n int) error {
+	rows, err := db.AllNodeRows(ctx)
+	if err != nil {
+		return err
+	}
+	moving := 0
+	for _, r := range rows {
+		if r.Goal != r.Reported || !r.Goal.In(fsm.Primary, fsm.Secondary, fsm.Single) || r.Health != fsm.HealthGood {
+			moving++
 		}
 	}
+	if len(rows) != n || moving > 0 {
+		return fmt.Errorf("%d of %d nodes, %d of them moving", len(rows), n, moving)
+	}
+	return nil
 }

@@ -3,7 +3,7 @@ package bench
 import (
 	"testing"
 
-	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/test/group"
 )
 
-func TestMain(m *testing.M) { pgtest.MainAsRoot(m) }
+func TestMain(m *testing.M) { group.MainAsRoot(m) }
