@@ -148,13 +148,15 @@ func (i *Instance) CloseGate(ctx context.Context) error {
 	if !st.Running {
 		return nil
 	}
-	if err := i.Reload(ctx); err != nil {
+	s, err := i.reloaded(ctx)
+	if err != nil {
 		return fmt.Errorf("close the gate: %w", err)
 	}
+	defer s.Close(ctx)
 	if err := i.proveGate(ctx); err != nil {
 		return fmt.Errorf("close the gate: %w", err)
 	}
-	if err := i.clearClients(ctx, st.PID); err != nil {
+	if err := s.clearClients(ctx, st.PID); err != nil {
 		return fmt.Errorf("close the gate: %w", err)
 	}
 	return nil
@@ -220,35 +222,37 @@ func (i *Instance) proveGate(ctx context.Context) error {
 // clearClients ends all ordinary sessions, those included that were let in by
 // the old rules but had not finished logging in when the new ones came: they
 // are children of the postmaster that no view shows yet.
-func (i *Instance) clearClients(ctx context.Context, postmaster int) error {
+func (s *Session) clearClients(ctx context.Context, postmaster int) error {
 	early, err := childrenOf(postmaster)
 	if err != nil {
 		return err
 	}
-	return i.With(ctx, func(s *Session) error {
-		for {
-			left, err := s.TerminateClients(ctx)
+	for {
+		left, err := s.TerminateClients(ctx)
+		if err != nil {
+			return err
+		}
+		early, err = s.stillLoggingIn(ctx, postmaster, early)
+		if err != nil || left == 0 && len(early) == 0 {
+			return err
+		}
+		for _, pid := range early {
+			err := killVerified(pid, terminate, func(pid int) bool {
+				return parentOf(pid) == postmaster && s.instance.isServerProcess(pid)
+			})
 			if err != nil {
 				return err
 			}
-			early, err = s.stillLoggingIn(ctx, postmaster, early)
-			if err != nil || left == 0 && len(early) == 0 {
-				return err
-			}
-			for _, pid := range early {
-				err := killVerified(pid, terminate, func(pid int) bool { return parentOf(pid) == postmaster && i.isServerProcess(pid) })
-				if err != nil {
-					return err
-				}
-			}
-			if err := pause(ctx, pollPeriod); err != nil {
-				return fmt.Errorf("wait for the end of %d client sessions: %w", left+len(early), err)
-			}
 		}
-	})
+		if err := pause(ctx, pollPeriod); err != nil {
+			return fmt.Errorf("wait for the end of %d client sessions: %w", left+len(early), err)
+		}
+	}
 }
 
-// stillLoggingIn keeps those processes that live and are in no view.
+// stillLoggingIn keeps those processes that hold a client's connection and are
+// in no view. Other processes without a place there, as the one that collects
+// the server's log, hold none.
 func (s *Session) stillLoggingIn(ctx context.Context, postmaster int, pids []int) ([]int, error) {
 	if len(pids) == 0 {
 		return nil, nil
@@ -259,14 +263,9 @@ func (s *Session) stillLoggingIn(ctx context.Context, postmaster int, pids []int
 		return nil, fmt.Errorf("list server processes: %w", err)
 	}
 	return slices.DeleteFunc(pids, func(pid int) bool {
-		return slices.Contains(known, int32(pid)) || parentOf(pid) != postmaster || isLogger(pid) ||
+		return slices.Contains(known, int32(pid)) || parentOf(pid) != postmaster || !holdsSocket(pid) ||
 			!s.instance.isServerProcess(pid)
 	}), nil
-}
-
-// isLogger reports whether the process collects the server's log: it is in no view either.
-func isLogger(pid int) bool {
-	return strings.HasSuffix(strings.TrimRight(processTitle(pid), "\x00 "), "logger")
 }
 
 // HostPort renders an address for messages.

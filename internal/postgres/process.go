@@ -280,8 +280,12 @@ const (
 	terminate = syscall.SIGTERM
 )
 
-// childrenOf lists the processes that a process has started.
+// childrenOf lists the processes that a single-threaded process has started.
 func childrenOf(parent int) ([]int, error) {
+	if pids, err := childrenFile(parent); err == nil {
+		return pids, nil
+	}
+	// A kernel without that file.
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
@@ -295,11 +299,33 @@ func childrenOf(parent int) ([]int, error) {
 	return pids, nil
 }
 
-// processTitle is what ps shows; the server writes there what a process does.
-func processTitle(pid int) string {
-	text, err := os.ReadFile(procPath(pid) + "/cmdline")
+func childrenFile(parent int) ([]int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("%s/task/%d/children", procPath(parent), parent))
 	if err != nil {
-		return ""
+		return nil, err
 	}
-	return string(text)
+	var pids []int
+	for _, word := range strings.Fields(string(text)) {
+		pid, err := strconv.Atoi(word)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}
+
+// holdsSocket reports whether a process has a socket open.
+func holdsSocket(pid int) bool {
+	fds, err := os.ReadDir(procPath(pid) + "/fd")
+	if err != nil {
+		return false
+	}
+	for _, fd := range fds {
+		target, err := os.Readlink(procPath(pid) + "/fd/" + fd.Name())
+		if err == nil && strings.HasPrefix(target, "socket:") {
+			return true
+		}
+	}
+	return false
 }

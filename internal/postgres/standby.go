@@ -194,34 +194,46 @@ func (i *Instance) Reload(ctx context.Context) error {
 	if err != nil || !st.Running {
 		return err
 	}
-	before, err := i.loadTime(ctx)
+	s, err := i.reloaded(ctx)
 	if err != nil {
-		return fmt.Errorf("reload configuration: %w", err)
+		return err
 	}
-	if err := i.signalServer(unix.SIGHUP); err != nil {
-		return fmt.Errorf("reload configuration: %w", err)
-	}
-	for {
-		now, err := i.loadTime(ctx)
-		if err != nil {
-			return fmt.Errorf("reload configuration: %w", err)
-		}
-		if now != before {
-			return nil
-		}
-		if err := pause(ctx, pollPeriod); err != nil {
-			return withHint(fmt.Errorf("wait until the configuration is in force: %w", err),
-				"see the server's log: a mistake in postgresql.conf makes it keep the old configuration")
-		}
-	}
+	s.Close(ctx)
+	return nil
 }
 
-func (i *Instance) loadTime(ctx context.Context) (string, error) {
-	var at string
-	err := i.With(ctx, func(s *Session) error {
-		return s.conn.QueryRow(ctx, `SELECT pg_conf_load_time()::text`).Scan(&at)
-	})
-	return at, err
+// reloadPatience is how long a reload may take before it is asked for again.
+const reloadPatience = time.Second
+
+// reloaded has a running server read its files again, and returns a session
+// that began afterwards: one to whom the server says that it read them since.
+func (i *Instance) reloaded(ctx context.Context) (*Session, error) {
+	for {
+		// Both clocks are this machine's. When it is set back in between, the next round is right.
+		asked := time.Now()
+		if err := i.signalServer(hangup); err != nil {
+			return nil, fmt.Errorf("reload configuration: %w", err)
+		}
+		for time.Since(asked) < reloadPatience {
+			s, err := i.Connect(ctx, ConnectConfig{})
+			if err != nil {
+				return nil, fmt.Errorf("reload configuration: %w", err)
+			}
+			since := false
+			err = s.conn.QueryRow(ctx, `SELECT pg_conf_load_time() >= $1`, asked.Truncate(time.Microsecond)).Scan(&since)
+			if err == nil && since {
+				return s, nil
+			}
+			s.Close(ctx)
+			if err == nil {
+				err = pause(ctx, pollPeriod)
+			}
+			if err != nil {
+				return nil, withHint(fmt.Errorf("wait until the configuration is in force: %w", err),
+					"see the server's log: a mistake in postgresql.conf makes it keep the old configuration")
+			}
+		}
+	}
 }
 
 // signalServer signals the verified postmaster; none is fine.
@@ -297,35 +309,33 @@ func (s *Session) receiverState(ctx context.Context) (receiverState, error) {
 // the end of the local WAL. What it returns is the server's last word:
 // from here on it acknowledges nothing to anybody.
 func (i *Instance) EndReceiver(ctx context.Context) (Observation, error) {
-	if err := i.Follow(ctx, Upstream{}); err != nil {
+	if err := i.WriteStandby(ctx, Upstream{}); err != nil {
 		return Observation{}, fmt.Errorf("end the WAL receiver: %w", err)
 	}
-	var last Observation
-	err := i.With(ctx, func(s *Session) error {
-		for {
-			st, err := s.receiverState(ctx)
-			if err != nil {
-				return err
-			}
-			if st.conninfo != "" {
-				return withHint(errors.New("primary_conninfo is still set by another file"),
-					"remove primary_conninfo from postgresql.conf and the files that it includes")
-			}
-			// The reload reached the startup process before this session began. If it now waits
-			// for its next try, it reads the new configuration before that try.
-			if !st.process && st.status == "" && st.idle {
-				last, err = s.Observe(ctx)
-				return err
-			}
-			if err := pause(ctx, pollPeriod); err != nil {
-				return fmt.Errorf("receiver %q, received %s, replayed %s: %w", st.status, st.received, st.replay, err)
-			}
-		}
-	})
+	s, err := i.reloaded(ctx)
 	if err != nil {
 		return Observation{}, fmt.Errorf("end the WAL receiver: %w", err)
 	}
-	return last, nil
+	defer s.Close(ctx)
+	for {
+		st, err := s.receiverState(ctx)
+		if err != nil {
+			return Observation{}, fmt.Errorf("end the WAL receiver: %w", err)
+		}
+		if st.conninfo != "" {
+			return Observation{}, withHint(errors.New("end the WAL receiver: primary_conninfo is still set by another file"),
+				"remove primary_conninfo from postgresql.conf and the files that it includes")
+		}
+		// The reload reached the startup process before this session began. If it now waits
+		// for its next try, it reads the new configuration before that try.
+		if !st.process && st.status == "" && st.idle {
+			return s.Observe(ctx)
+		}
+		if err := pause(ctx, pollPeriod); err != nil {
+			return Observation{}, fmt.Errorf("end the WAL receiver: it is %q, received %s, replayed %s: %w",
+				st.status, st.received, st.replay, err)
+		}
+	}
 }
 
 // promotePoll is how often a promotion is looked at.
