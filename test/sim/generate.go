@@ -1,0 +1,141 @@
+package sim
+
+import "time"
+
+// weighted is an action with its share among the others.
+type weighted struct {
+	do     action
+	weight int
+}
+
+// A mood is what a schedule is mostly about; mixed schedules find what nobody
+// thought of, the others go deep.
+func moods() [][]weighted {
+	faults := []weighted{
+		{doCrash, 4}, {doBoot, 6}, {doKillPostmaster, 5}, {doKillBoth, 3}, {doKillKeeper, 4}, {doStartKeeper, 5},
+		{doFreeze, 2}, {doThaw, 3}, {doStop, 3}, {doContinue, 4}, {doIsolate, 3}, {doCutMonitor, 3}, {doCutPeers, 3},
+		{doCutLink, 3}, {doCutOneWay, 2}, {doHeal, 8}, {doSlow, 2}, {doLossy, 2}, {doCannotStart, 1}, {doCanStart, 1},
+		{doKillPrimary, 6}, {doIsolatePrimary, 4}, {doCrashPrimary, 5}, {doStopPrimary, 3}, {doCrashOwner, 3},
+		{doKillOwnerKeeper, 3}, {doIsolateOwner, 2}, {doRepair, 12}, {doWrite, 4}, {doBurst, 1},
+	}
+	operators := []weighted{
+		{doFailover, 6}, {doPromotion, 5}, {doMaintenance, 5}, {doEndMaintenance, 6}, {doDrop, 2}, {doForceDrop, 1},
+		{doPriority, 4}, {doQuorum, 4}, {doNSS, 4}, {doRegister, 5}, {doAllowLoss, 1}, {doWrite, 3}, {doRepair, 2},
+	}
+	monitors := []weighted{
+		{doKillDecider, 4}, {doStartDecider, 6}, {doFreezeDecider, 3}, {doThawDecider, 4}, {doCrashMonitor, 3},
+		{doBootMonitor, 5}, {doCutOffMonitor, 2}, {doHeal, 3}, {doRepair, 3},
+	}
+	all := append(append(append([]weighted{}, faults...), operators...), monitors...)
+	return [][]weighted{
+		all, all,
+		faults,
+		append(append([]weighted{}, faults...), operators...),
+		{{doFailover, 6}, {doPromotion, 6}, {doCutLink, 3}, {doHeal, 5}, {doSlow, 3}, {doCrashOwner, 2}, {doKillOwnerKeeper, 2},
+			{doKillPrimary, 2}, {doRepair, 8}, {doCutPeers, 2}, {doLossy, 3}},
+		{{doNSS, 5}, {doQuorum, 5}, {doPriority, 3}, {doMaintenance, 4}, {doEndMaintenance, 5}, {doCrash, 3}, {doCrashPrimary, 5},
+			{doRepair, 8}, {doIsolatePrimary, 3}, {doStop, 2}, {doContinue, 2}, {doKillKeeper, 2}, {doStartKeeper, 2}},
+		{{doCrash, 5}, {doCrashPrimary, 6}, {doCutPeers, 3}, {doRepair, 6}, {doBoot, 4}, {doAllowLoss, 1}, {doSlow, 2}},
+		{{doIsolatePrimary, 6}, {doCutMonitor, 4}, {doCutPeers, 4}, {doHeal, 6}, {doStopPrimary, 3}, {doContinue, 4},
+			{doKillKeeper, 3}, {doRepair, 4}},
+		append(append([]weighted{}, monitors...), weighted{doKillPrimary, 4}, weighted{doIsolatePrimary, 3}, weighted{doFailover, 3},
+			weighted{doRepair, 4}),
+	}
+}
+
+// Generate makes a schedule out of a seed.
+func Generate(seed uint64) Schedule {
+	r := newSource(seed, 77)
+	s := Schedule{Setup: Setup{Seed: seed, NSS: -1, Fair: r.chance(85), Worker: r.chance(4)}}
+	s.Nodes = [...]int{1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5}[r.below(11)]
+	for i := range s.Priorities {
+		s.Priorities[i] = [...]int{50, 50, 50, 50, 100, 20, 0}[r.below(7)]
+	}
+	s.Priorities[0] = max(s.Priorities[0], 20)
+	switch {
+	case r.chance(12):
+		s.Async = 63 // asynchronous by choice
+	case r.chance(15):
+		s.Async = r.below(64)
+	}
+	if r.chance(8) {
+		s.Old = r.below(64)
+	}
+	if r.chance(60) {
+		s.NSS = r.below(3)
+	}
+	if r.chance(30) {
+		s.LostReplies = 1 + r.below(10)
+	}
+	if r.chance(20) {
+		s.BadCopies = 20
+	}
+	all := moods()
+	mood := all[r.below(len(all))]
+	total := 0
+	for _, m := range mood {
+		total += m.weight
+	}
+	for range 6 + r.below(26) {
+		pick := r.below(total)
+		for _, m := range mood {
+			if pick -= m.weight; pick < 0 {
+				s.Ops = append(s.Ops, newOp(&r, m.do, s.Nodes))
+				break
+			}
+		}
+	}
+	return s
+}
+
+// newOp fills in who, when and how much.
+func newOp(r *source, do action, nodes int) Op {
+	o := Op{Do: do, A: 1 + r.below(nodes), B: 1 + r.below(nodes)}
+	switch {
+	case r.chance(45):
+		o.On = trigger(1 + r.below(int(triggers)-1))
+		o.Wait = r.between(time.Second, 20*time.Second)
+		if o.On == onAck {
+			o.Wait = time.Second
+		}
+	case r.chance(15):
+		o.Wait = 0
+	case r.chance(45):
+		o.Wait = r.between(0, 300*time.Millisecond)
+	case r.chance(60):
+		o.Wait = r.between(300*time.Millisecond, 5*time.Second)
+	default:
+		o.Wait = r.between(5*time.Second, 45*time.Second)
+	}
+	o.Wait = o.Wait.Round(time.Millisecond)
+	switch do {
+	case doKillPostmaster, doKillBoth, doKillPrimary:
+		if r.chance(40) {
+			o.N = r.below(3000)
+		}
+	case doSlow:
+		o.N = 1 + r.below(30)
+	case doLossy:
+		o.N = r.below(60)
+	case doPriority:
+		o.N = [...]int{0, 20, 50, 100}[r.below(4)]
+	case doQuorum:
+		o.N = r.below(2)
+	case doNSS:
+		o.N = r.below(3)
+	case doStartDecider:
+		o.N = r.below(2)
+	case doRegister:
+		o.A = 1 + r.below(maxHosts)
+		o.B = r.below(5) / 4
+		o.N = [...]int{50, 50, 100, 0}[r.below(4)]
+	case doCutOneWay:
+		o.B = r.below(nodes + 1)
+	}
+	switch do {
+	case doCutLink, doCutOneWay, doRegister:
+	default:
+		o.B = 0
+	}
+	return o
+}

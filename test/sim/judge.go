@@ -1,0 +1,290 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// judge knows the truth of every server and compares it with what was
+// promised. Nothing that it knows reaches keepers or monitor.
+type judge struct {
+	w *World
+	// forced are the nodes whose row an operator removed by force.
+	forced map[int64]bool
+	// By epoch: an operator allowed data loss; he removed the old primary by
+	// force; the group had no quorum standby and only empty lists.
+	word, off, async map[int64]bool
+	votes            map[int64][]fsm.Vote // as known when the candidate was chosen
+	// The same of the epoch in which the head opened.
+	headWord, headForced, headAsync bool
+
+	acks, lone, lost, promotions, goals int // for statistics
+}
+
+func newJudge(w *World) judge {
+	return judge{w: w, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
+		votes: map[int64][]fsm.Vote{}}
+}
+
+// acknowledged: clients were told that everything up to at is safe, under list l.
+func (j *judge) acknowledged(s *server, at pg.LSN, l fsm.List) {
+	w := j.w
+	p := place(s.end.b, at)
+	w.happened(onAck)
+	if l.Empty() {
+		j.lone++
+		p.b.lone = max(p.b.lone, at)
+	} else {
+		j.acks++
+		p.b.promised = max(p.b.promised, at)
+		j.checkCopies(s, p, l)
+	}
+	j.checkList(s, l)
+	// A confirmation that was under way when another server opened is fine as
+	// long as that server has what it confirms.
+	if w.head != nil && w.head != p.b && !p.holds(position{w.head, w.head.start + 1}) &&
+		!(position{w.head, w.head.end}).holds(p) {
+		j.splitBrain(s, p, l)
+	}
+}
+
+// splitBrain: an acknowledgement by a server that is not the last one opened.
+func (j *judge) splitBrain(s *server, p position, l fsm.List) {
+	w := j.w
+	if l.Empty() && j.excusedAlone(s) || j.headWord || j.forced[s.h.k.id] {
+		return
+	}
+	w.fail("I1", "%s acknowledged a commit at %s on branch %d under %q, but branch %d has opened since",
+		s.h, p.at, p.b.id, l.StandbyNames(), w.head.id)
+}
+
+// excusedAlone: what a server acknowledges without any standby is no promise
+// when an operator said that it is off or that its writes may be lost, or when
+// the group is asynchronous by choice and nobody could stop the server: its
+// keeper was dead or stood still.
+func (j *judge) excusedAlone(s *server) bool {
+	k := s.h.k
+	if k.id == 0 || j.forced[k.id] || j.headWord {
+		return true
+	}
+	return j.headAsync && j.uncontrolled(k)
+}
+
+// uncontrolled: the keeper has not been at work long enough to fence its server.
+func (j *judge) uncontrolled(k *keeper) bool {
+	return !k.alive || k.frozen || k.h.frozen || k.w.now-max(k.startedAt, k.resumedAt) < partitionTimeout+5*time.Second
+}
+
+// checkCopies: what counts as a voter's confirmation is on that voter's disk.
+func (j *judge) checkCopies(s *server, p position, l fsm.List) {
+	copies := 0
+	for _, id := range l.Voters {
+		for _, h := range j.w.hosts {
+			if h.k.id == id && h.s.exists && !h.s.broken && h.s.end.b != nil && h.s.end.holds(p) {
+				copies++
+			}
+		}
+	}
+	if copies < l.K {
+		j.w.fail("I6", "%s acknowledged a commit at %s under %q, which %d voters hold", s.h, p.at, l.StandbyNames(), copies)
+	}
+}
+
+// checkList: the monitor remembers every list that a server acknowledges under.
+func (j *judge) checkList(s *server, l fsm.List) {
+	id := s.h.k.id
+	r := &j.w.mon.record
+	if id == 0 || j.w.mon.node(id) == nil {
+		return
+	}
+	for _, known := range r.Lists {
+		if known.Primary == id && (sameList(known, l) || known.Empty()) {
+			return // an empty list in force binds elections more than any other
+		}
+	}
+	if r.Primary != id && r.Owner != id {
+		return // an old primary's: the check of overlapping acknowledgements is for it
+	}
+	j.w.fail("I14", "node %d acknowledges under %q, which is none of the lists in force: %v", id, l.StandbyNames(), r.Lists)
+}
+
+// opened: ordinary clients can write to this server now.
+func (j *judge) opened(s *server) {
+	b := s.end.b
+	if b.opened {
+		return
+	}
+	b.opened = true
+	w := j.w
+	j.promotions++
+	epoch := w.mon.record.Epoch
+	j.headWord, j.headAsync, j.headForced = j.word[epoch], j.async[epoch], j.off[epoch]
+	j.checkI7(s)
+	for _, other := range w.branches {
+		at := max(other.promised, other.lone)
+		if at == 0 || other == b {
+			continue
+		}
+		if upTo, ok := s.end.line(other); !ok || upTo < at {
+			j.lostWrites(s, other, s.h.k.id)
+		}
+	}
+	w.head = b
+}
+
+// lostWrites judges acknowledged commits of branch other that s does not have.
+func (j *judge) lostWrites(s *server, other *branch, id int64) {
+	w := j.w
+	upTo, _ := s.end.line(other)
+	if other.promised > upTo && !j.headWord {
+		w.fail("I6", "node %d opens branch %d, which leaves branch %d at %s: acknowledged up to %s",
+			id, s.end.b.id, other.id, upTo, other.promised)
+		return
+	}
+	limit := pg.LSN(w.cfg.settings().PromoteThreshold) + 64*recordSize
+	behind := other.lone - min(other.lone, fork(s.end, position{other, other.lone}).at)
+	if other.lone > upTo && !j.headWord && !j.headForced && !(j.headAsync && behind <= limit) {
+		w.fail("I6", "node %d opens branch %d, which leaves branch %d at %s: its writer acknowledged alone up to %s",
+			id, s.end.b.id, other.id, upTo, other.lone)
+		return
+	}
+	// Reported once: what is lost cannot be lost again.
+	j.lost++
+	other.promised, other.lone = min(other.promised, upTo), min(other.lone, upTo)
+}
+
+// checkI7: nothing that was reported in the election lies beyond the winner.
+func (j *judge) checkI7(s *server) {
+	rec := &j.w.mon.record
+	if s.end.b.parent == nil || j.word[rec.Epoch] {
+		return
+	}
+	for _, v := range j.votes[rec.Epoch] {
+		if v.TLI == s.end.b.parent.tli && v.LSN > s.end.b.start && v.TLI == rec.Timeline {
+			j.w.fail("I7", "node %d opens at %s, node %d had reported %s on the same timeline %d",
+				s.h.k.id, s.end.b.start, v.Node, v.LSN, v.TLI)
+		}
+	}
+}
+
+// always is checked after every event.
+func (j *judge) always() {
+	open := 0
+	for _, h := range j.w.hosts {
+		if h.s.rw && h.up {
+			open++
+		}
+	}
+	if open < 2 || j.w.head == nil {
+		return
+	}
+	for _, h := range j.w.hosts {
+		s := h.s
+		if !s.rw || !h.up || s.end.b == j.w.head {
+			continue
+		}
+		if _, ok := s.end.line(j.w.head); ok {
+			continue // opened later than the head
+		}
+		j.checkFence(s)
+	}
+}
+
+// checkFence: another server has opened; this one must not be able to acknowledge.
+func (j *judge) checkFence(s *server) {
+	if j.headWord || j.forced[s.h.k.id] {
+		return // an operator said that this server is off, or does not count
+	}
+	for _, l := range [4]fsm.List{s.old, s.force, s.shown, s.listDisk} {
+		if l.Empty() {
+			if !j.excusedAlone(s) {
+				j.w.fail("I1", "%s may acknowledge alone on branch %d while branch %d is open", s.h, s.end.b.id, j.w.head.id)
+			}
+			continue
+		}
+		able := 0
+		for _, h := range j.w.hosts {
+			if h == s.h || !h.s.exists || h.s.broken || h.s.end.b == nil || !s.end.holds(h.s.end) {
+				continue
+			}
+			target := h.s.upDisk
+			if h.s.state == running {
+				target = h.s.upLive
+			}
+			standby := h.s.signal || h.s.recovery
+			if standby && target.host == s.h.n && slices.Contains(l.Voters, target.node) {
+				able++
+			}
+		}
+		if able >= l.K {
+			j.w.fail("I1", "%s on branch %d can still get %d confirmations for %q while branch %d is open",
+				s.h, s.end.b.id, able, l.StandbyNames(), j.w.head.id)
+		}
+	}
+}
+
+// reporting is called when a keeper sends a report, while it is still true.
+func (j *judge) reporting(k *keeper, r report) {
+	s := k.h.s
+	if r.state == fsm.ReportLSN && k.walk == nil && r.reached == k.number && k.known && k.goal == fsm.ReportLSN {
+		if s.state == running && (s.conn != nil || s.upLive.host >= 0 || s.upDisk.host >= 0) {
+			j.w.fail("I9", "node %d reports report_lsn while its receiver is configured for %s", k.id, j.w.hosts[max(s.upLive.host, s.upDisk.host)])
+		}
+		if s.rw {
+			j.w.fail("I9", "node %d reports report_lsn while clients can write to it", k.id)
+		}
+	}
+	if r.state == fsm.StopReplication && k.walk == nil && r.reached == k.number && s.state == running && !s.gate {
+		j.w.fail("I20", "node %d reports stop_replication with its gate open", k.id)
+	}
+	if r.state.In(fsm.Draining, fsm.DemoteTimeout, fsm.Demoted, fsm.PrepareMaintenance) && k.walk == nil && r.reached == k.number &&
+		k.known && k.goal == r.state && s.rw {
+		j.w.fail("I2", "node %d reports %s while clients can write to it", k.id, r.state)
+	}
+}
+
+// reported is called when a report is committed.
+func (j *judge) reported(h *host, n *row, r report) {
+	if r.state == fsm.Primary && n.Reported != fsm.Primary && r.reached == n.GoalNumber {
+		j.checkI12(h)
+	}
+}
+
+// checkI12: when a node becomes primary, what it wrote alone before is on k voters.
+func (j *judge) checkI12(h *host) {
+	s := h.s
+	if s.state != running || s.listDisk.Empty() {
+		return
+	}
+	holders := 0
+	want := position{s.end.b, s.end.b.lone}
+	for _, id := range s.listDisk.Voters {
+		for _, o := range j.w.hosts {
+			if o.k.id == id && o.s.exists && o.s.end.b != nil && o.s.end.holds(want) {
+				holders++
+			}
+		}
+	}
+	if want.at > s.end.b.start && holders < s.listDisk.K {
+		j.w.fail("I12", "node %d is primary under %q, but only %d voters hold what it acknowledged alone, up to %s",
+			h.k.id, s.listDisk.StandbyNames(), holders, want.at)
+	}
+}
+
+// reached is called when a keeper has walked an edge.
+func (j *judge) reached(k *keeper, wk *walk) {
+	s := k.h.s
+	if wk.to == fsm.Secondary && !s.signal && s.exists {
+		j.w.fail("I10", "node %d reached secondary with a server that is no standby", k.id)
+	}
+}
+
+// fencing is called when a primary decides to stop by itself.
+func (j *judge) fencing(k *keeper) {
+	if k.current == fsm.Single || k.current == fsm.WaitPrimary && k.h.s.listDisk.Empty() {
+		j.w.fail("I4", "node %d in %s stops by itself although nobody may replace it", k.id, k.current)
+	}
+}
