@@ -64,7 +64,7 @@ func Create(ctx context.Context, cfg CreateConfig) error {
 	if cfg.Run {
 		return nil
 	}
-	local := newNode(cfg.Paths, k.cfg.File, cfg.Tools, identity{}, k.clock, k.log)
+	local := k.newNode(identity{}, k.log)
 	defer local.release()
 	return local.stop(ctx)
 }
@@ -140,7 +140,7 @@ func (c *creation) inspect(ctx context.Context) (PreInit, error) {
 	refuse := func(err error, hint string) (PreInit, error) {
 		return PreInitUnknown, &CreateError{Step: "use data directory " + file.PGData, Err: err, hint: hint}
 	}
-	inst := instanceOf(file, c.cfg.Tools, c.log)
+	inst := c.newNode(identity{}, c.log).instance()
 	info, err := os.Stat(file.PGData)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -317,7 +317,7 @@ func worthRetrying(err error) bool {
 // registered without knowing it.
 func (c *creation) registerOnce(ctx context.Context, pre PreInit, desired int64) (State, error) {
 	file := c.cfg.File
-	system, err := systemOf(ctx, instanceOf(file, c.cfg.Tools, c.log))
+	system, err := systemOf(ctx, c.newNode(identity{}, c.log).instance())
 	if err != nil {
 		return State{}, &CreateError{Step: "read data directory " + file.PGData, Err: err}
 	}

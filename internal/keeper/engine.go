@@ -91,9 +91,10 @@ type engine struct {
 	armed      bool // the running standby is ready to wait for standbys of its own
 	noEdge     [2]fsm.State
 
-	stop stopState
-	err  error // why the run ends, once it does
-	over bool
+	stop  stopState
+	aside sync.WaitGroup // questions of the engine itself
+	err   error          // why the run ends, once it does
+	over  bool
 }
 
 func newEngine(cfg engineConfig) *engine {
@@ -104,7 +105,7 @@ func newEngine(cfg engineConfig) *engine {
 		fence:    newFence(now),
 		restarts: restarts{timeout: cfg.RestartTimeout, retries: cfg.RestartRetries, answered: now},
 		results:  make(chan jobResult),
-		stop:     stopState{handover: make(chan error, 1)},
+		stop:     stopState{handover: make(chan error, 1), undone: make(chan error, 1)},
 	}
 }
 
@@ -123,6 +124,7 @@ func (e *engine) run(ctx context.Context) error {
 			<-e.results
 		}
 		wg.Wait()
+		e.aside.Wait()
 	}()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -130,6 +132,7 @@ func (e *engine) run(ctx context.Context) error {
 	for {
 		e.advance(work)
 		e.publish()
+		e.undo(work)
 		e.observer.pace(lookEvery(e.state.Current, e.job != nil))
 		if e.finished() {
 			return e.err
@@ -143,6 +146,8 @@ func (e *engine) run(ctx context.Context) error {
 			e.requestStop(work, mode)
 		case err := <-e.stop.handover:
 			e.handoverAnswered(err)
+		case err := <-e.stop.undone:
+			e.undoAnswered(err)
 		case a := <-e.reporter.answers:
 			e.hear(a)
 		case v := <-e.observer.views:

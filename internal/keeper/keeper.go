@@ -24,7 +24,10 @@ type Config struct {
 	Tools postgres.Tools
 	// Tuning overrides the memory and processor figures of this machine; zero means look.
 	Tuning postgres.Tuning
-	Logger *slog.Logger
+	// SocketDir is where the server puts its socket; empty means postgresql.host
+	// when that is a directory, else the server's default.
+	SocketDir string
+	Logger    *slog.Logger
 	// Reload asks to read Paths.ConfigFile again; nil means never.
 	Reload  <-chan struct{}
 	Version string // of the program, for the pid file
@@ -116,8 +119,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 func (k *Keeper) work(ctx context.Context, state State, creating bool) error {
 	who := identity{formation: k.cfg.File.Formation, group: int(state.Group), nodeID: int64(state.NodeID)}
 	log := k.log.With("formation", who.formation, "group", who.group, "node", who.nodeID)
-	local := newNode(k.cfg.Paths, k.cfg.File, k.cfg.Tools, who, k.clock, log)
-	local.tuning = k.cfg.Tuning
+	local := k.newNode(who, log)
 	defer local.release()
 	reporter := newReporter(who.nodeID, k.clock, log, func(ctx context.Context) (monitorSession, error) {
 		return dialMonitor(ctx, local.config().Monitor, who)
@@ -201,8 +203,7 @@ func refuseRoot() error {
 // single opens one session with the monitor for a command that is over soon.
 func (k *Keeper) single(ctx context.Context, state State, do func(s monitorSession, local *node) error) error {
 	who := identity{formation: k.cfg.File.Formation, group: int(state.Group), nodeID: int64(state.NodeID)}
-	local := newNode(k.cfg.Paths, k.cfg.File, k.cfg.Tools, who, k.clock, k.log)
-	local.tuning = k.cfg.Tuning
+	local := k.newNode(who, k.log)
 	defer local.release()
 	defer local.closeSession(context.WithoutCancel(ctx))
 	s, err := dialMonitor(ctx, k.cfg.File.Monitor, who)

@@ -25,6 +25,8 @@ type node struct {
 	log   *slog.Logger
 	// tuning overrides what this machine would get.
 	tuning postgres.Tuning
+	// socketDir overrides where the server's socket is.
+	socketDir string
 	// ask puts a question to the monitor.
 	ask func(ctx context.Context, do func(ctx context.Context, s monitorSession) error) error
 
@@ -44,10 +46,10 @@ type node struct {
 	stopped     view
 }
 
-func newNode(paths Paths, file File, tools postgres.Tools, who identity, clock func() time.Duration, log *slog.Logger) *node {
+func (k *Keeper) newNode(who identity, log *slog.Logger) *node {
 	return &node{
-		paths: paths, tools: tools, clock: clock, log: log, file: file, who: who,
-		addrs: make(map[string]string),
+		paths: k.cfg.Paths, tools: k.cfg.Tools, tuning: k.cfg.Tuning, socketDir: k.cfg.SocketDir,
+		clock: k.clock, log: log, file: k.cfg.File, who: who, addrs: make(map[string]string),
 	}
 }
 
@@ -73,15 +75,15 @@ func (n *node) identity() identity {
 
 // instance returns the data directory with the configuration of the moment.
 func (n *node) instance() *postgres.Instance {
-	return instanceOf(n.config(), n.tools, n.log)
+	return n.instanceOf(n.config())
 }
 
-func instanceOf(f File, tools postgres.Tools, log *slog.Logger) *postgres.Instance {
+func (n *node) instanceOf(f File) *postgres.Instance {
 	cfg := postgres.Config{
-		Tools: tools, DataDir: f.PGData, Port: f.Port, ListenAddresses: f.ListenAddresses,
-		Host: f.Host, Logger: log,
+		Tools: n.tools, DataDir: f.PGData, Port: f.Port, ListenAddresses: f.ListenAddresses,
+		Host: f.Host, SocketDir: n.socketDir, Logger: n.log,
 	}
-	if filepath.IsAbs(f.Host) {
+	if n.socketDir == "" && filepath.IsAbs(f.Host) {
 		cfg.SocketDir = f.Host
 	}
 	return postgres.New(cfg)
@@ -120,7 +122,7 @@ func (n *node) server() (*postgres.Postmaster, error) {
 			return n.pm, nil
 		}
 	}
-	pm, err := instanceOf(n.file, n.tools, n.log).Adopt()
+	pm, err := n.instanceOf(n.file).Adopt()
 	if errors.Is(err, postgres.ErrNotRunning) {
 		return nil, nil
 	}
@@ -161,6 +163,10 @@ func (n *node) release() {
 	}
 }
 
+// errHalfRewound refuses to start what is not a server any more: only a copy
+// of another node helps, and until then this one must not vote.
+var errHalfRewound = errors.New("the data directory is the remains of an interrupted rewind")
+
 // start has the server running and answering, whatever it is.
 func (n *node) start(ctx context.Context) error {
 	pm, err := n.server()
@@ -168,6 +174,9 @@ func (n *node) start(ctx context.Context) error {
 		return err
 	}
 	if pm == nil {
+		if n.instance().RewindInterrupted() {
+			return errHalfRewound
+		}
 		names := n.diskNames()
 		started, err := n.instance().Start(ctx, postgres.StartConfig{})
 		if err != nil {

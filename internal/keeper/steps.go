@@ -130,7 +130,7 @@ func standbyRole(s fsm.State) bool {
 // as a primary where a standby belongs is made a standby first.
 func (n *node) startAs(ctx context.Context, role fsm.State) error {
 	inst := n.instance()
-	if !standbyRole(role) || inst.IsStandby() {
+	if !standbyRole(role) || inst.IsStandby() && !inst.RewindInterrupted() {
 		return n.start(ctx)
 	}
 	pm, err := n.server()
@@ -171,22 +171,16 @@ func (n *node) publishSystem(ctx context.Context) error {
 
 // publish tells the monitor the server's timelines and version.
 func (n *node) publish(ctx context.Context) error {
-	inst := n.instance()
-	var version postgres.Version
-	var tli pg.Timeline
-	err := inst.With(ctx, func(s *postgres.Session) error {
-		var err error
-		if version, err = s.ServerVersion(ctx); err != nil {
-			return err
-		}
-		o, err := s.Observe(ctx)
-		tli = o.TLI
-		return err
-	})
+	history, err := n.runningHistory(ctx)
 	if err != nil {
 		return err
 	}
-	history, err := inst.HistoryOf(tli)
+	var version postgres.Version
+	err = n.instance().With(ctx, func(s *postgres.Session) error {
+		var err error
+		version, err = s.ServerVersion(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -209,17 +203,45 @@ func (n *node) publishHistory(ctx context.Context) {
 	}
 }
 
-// promote has the server out of recovery. The checkpoint goes on by itself:
-// clients need not wait for it, and whoever rewinds from this server asks for one.
+// promote has the server out of recovery, and the monitor knowing the line of
+// its new timeline before it hears of the new state: a line that nobody told
+// looks like a fork. The checkpoint goes on by itself: clients need not wait
+// for it, and whoever rewinds from this server asks for one.
 func (n *node) promote(ctx context.Context) error {
 	if err := n.start(ctx); err != nil {
 		return err
 	}
 	inst := n.instance()
+	recovery, err := n.inRecovery(ctx)
+	if err != nil {
+		return err
+	}
 	if err := inst.Promote(ctx); err != nil {
 		return err
 	}
-	return nil
+	if !recovery {
+		return nil
+	}
+	history, err := n.runningHistory(ctx)
+	if err != nil {
+		return err
+	}
+	return n.ask(ctx, func(ctx context.Context, s monitorSession) error { return s.PublishHistory(ctx, history) })
+}
+
+// runningHistory is the line of the running server's timeline.
+func (n *node) runningHistory(ctx context.Context) (pg.History, error) {
+	inst := n.instance()
+	var tli pg.Timeline
+	err := inst.With(ctx, func(s *postgres.Session) error {
+		o, err := s.Observe(ctx)
+		tli = o.TLI
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return inst.HistoryOf(tli)
 }
 
 // setList writes the group's list. On a server that is not open yet a list

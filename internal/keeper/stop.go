@@ -31,6 +31,7 @@ const (
 const (
 	handoverPatience = 30 * time.Second
 	farewellPatience = 3 * time.Second
+	undoPause        = 2 * time.Second
 )
 
 // stopModeOf reads the cause of a cancelled context.
@@ -64,6 +65,11 @@ type stopState struct {
 	handover chan error
 	down     bool // the server is stopped for good
 	downAt   time.Duration
+
+	// undoing: the monitor is asked to take back an earlier stop's maintenance.
+	undoing bool
+	undone  chan error
+	undoAt  time.Duration // not before
 }
 
 // requestStop begins the end of the service, or makes it stronger.
@@ -95,11 +101,11 @@ func (e *engine) askHandover(ctx context.Context) {
 	}
 	e.stop.asked, e.stop.handing = true, true
 	e.stop.deadline = e.cfg.Clock() + handoverPatience
-	go func() {
+	e.aside.Go(func() {
 		e.stop.handover <- e.reporter.ask(ctx, func(ctx context.Context, s monitorSession) error {
 			return s.StartMaintenance(ctx)
 		})
-	}()
+	})
 }
 
 // handoverAnswered takes the monitor's answer.
@@ -115,6 +121,42 @@ func (e *engine) handoverAnswered(err error) {
 	if err := e.save(next); err != nil {
 		e.log.Warn("could not record the state", "error", err)
 	}
+}
+
+// undo takes the node out of the maintenance that an earlier stop of the
+// service began. It asks until the goal says so.
+func (e *engine) undo(ctx context.Context) {
+	if !e.state.MaintenanceOnStop || e.stop.mode != StopNone || !e.confirmed || e.stop.undoing {
+		return
+	}
+	if !e.goal.Goal.MaintenanceGoal() {
+		next := e.state
+		next.MaintenanceOnStop = false
+		if err := e.save(next); err != nil {
+			e.log.Warn("could not record the state", "error", err)
+		}
+		return
+	}
+	if e.goal.Goal != fsm.Maintenance || e.state.Current != fsm.Maintenance || e.cfg.Clock() < e.stop.undoAt {
+		return
+	}
+	e.stop.undoing = true
+	e.aside.Go(func() {
+		e.stop.undone <- e.reporter.ask(ctx, func(ctx context.Context, s monitorSession) error {
+			return s.StopMaintenance(ctx)
+		})
+	})
+}
+
+// undoAnswered takes the monitor's answer.
+func (e *engine) undoAnswered(err error) {
+	e.stop.undoing = false
+	e.stop.undoAt = e.cfg.Clock() + undoPause
+	if err != nil {
+		e.log.Warn("could not leave maintenance yet, retrying", "error", err)
+		return
+	}
+	e.log.Info("leaving the maintenance that the last stop began")
 }
 
 // ending reports that nothing but the stop of the server is left to do.
