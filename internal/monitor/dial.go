@@ -11,19 +11,20 @@ import (
 	"time"
 
 	"github.com/jackc/pgerrcode"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
-// monitorPassword is public by design: the role may only connect.
-const monitorPassword = pg.MonitorRole
-
 // postgresDialer probes with a real connection and a trivial query: a server
-// whose postmaster still accepts but whose backends hang is not alive.
+// whose postmaster still accepts but whose backends hang is not alive. It
+// speaks the protocol itself, because it asks a question that no driver
+// answers: did the server say anything at all?
 type postgresDialer struct {
+	dialer net.Dialer
+
 	mu sync.Mutex
-	// secure are the addresses that refuse connections without TLS.
+	// secure are the addresses that refused a connection without TLS.
 	secure map[string]bool
 	// known are the addresses that a name last resolved to: a name server that
 	// is down says nothing about a node.
@@ -31,7 +32,26 @@ type postgresDialer struct {
 }
 
 func newPostgresDialer() *postgresDialer {
-	return &postgresDialer{secure: make(map[string]bool), known: make(map[string][]string)}
+	return &postgresDialer{
+		// No keepalives: a connection lives for milliseconds.
+		dialer: net.Dialer{KeepAlive: -1}, secure: make(map[string]bool), known: make(map[string][]string),
+	}
+}
+
+// Probe makes one attempt. All addresses of a host are tried until one answers.
+func (d *postgresDialer) Probe(ctx context.Context, host string, port int) outcome {
+	addresses, err := d.lookup(ctx, host)
+	if err != nil {
+		return outcomeNone
+	}
+	out := outcomeNone
+	for _, a := range addresses {
+		switch out = d.probe(ctx, net.JoinHostPort(a, strconv.Itoa(port))); {
+		case out == outcomeAlive, ctx.Err() != nil:
+			return out
+		}
+	}
+	return out
 }
 
 func (d *postgresDialer) lookup(ctx context.Context, host string) ([]string, error) {
@@ -48,74 +68,135 @@ func (d *postgresDialer) lookup(ctx context.Context, host string) ([]string, err
 	return nil, err
 }
 
-// Probe makes one attempt.
-func (d *postgresDialer) Probe(ctx context.Context, host string, port int) outcome {
-	config, err := probeConfig(host, port)
+func (d *postgresDialer) probe(ctx context.Context, address string) outcome {
+	conn, err := d.dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return outcomeNone
+		return judge(ctx, err)
 	}
-	config.LookupFunc = d.lookup
-	address := net.JoinHostPort(host, strconv.Itoa(port))
-	if d.isSecure(address) {
-		// Who the server is does not matter here, only that it answers.
-		config.TLSConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // see above
+	defer func() { _ = conn.Close() }()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = conn.SetDeadline(deadline)
 	}
-	conn, err := pgconn.ConnectConfig(ctx, config)
-	if err != nil {
-		return d.judge(ctx, address, err)
-	}
-	_, err = conn.Exec(ctx, "SELECT 1").ReadAll()
-	if err == nil {
-		// A polite end: the server closes first, so that its log and its
-		// connection count see a client that left, not one that was lost.
-		_ = conn.Close(ctx)
-		return outcomeAlive
-	}
-	out := d.judge(ctx, address, err)
-	_ = conn.Close(ctx)
-	return out
-}
-
-func probeConfig(host string, port int) (*pgconn.Config, error) {
-	config, err := pgconn.ParseConfig(pg.NewConnInfo("host", host, "port", strconv.Itoa(port), "user", pg.MonitorRole,
-		"password", monitorPassword, "dbname", "postgres", "sslmode", "disable",
-		"application_name", "pg_auto_failover health check").DSN())
-	if err != nil {
-		return nil, err
-	}
-	config.Fallbacks = nil
-	config.ConnectTimeout = 0 // the context has it
-	// No keepalives: the connection lives for milliseconds.
-	config.DialFunc = (&net.Dialer{KeepAlive: -1, FallbackDelay: 50 * time.Millisecond}).DialContext
-	return config, nil
-}
-
-func (d *postgresDialer) judge(ctx context.Context, address string, err error) outcome {
-	if answer, ok := errors.AsType[*pgconn.PgError](err); ok {
-		if answer.Code == pgerrcode.InvalidAuthorizationSpecification {
-			d.turn(address)
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	secure := d.isSecure(address)
+	if secure {
+		upgraded, offered, err := startTLS(ctx, conn)
+		if err != nil {
+			return judge(ctx, err)
 		}
-		return outcomeAlive
+		if !offered {
+			d.setSecure(address, false)
+			return outcomeAlive
+		}
+		conn = upgraded
 	}
-	if d.isSecure(address) && ctx.Err() == nil {
-		d.turn(address) // the server may have lost its TLS since
+	refusal, err := converse(conn)
+	if err != nil {
+		return judge(ctx, err)
 	}
+	if refusal == pgerrcode.InvalidAuthorizationSpecification && !secure {
+		d.setSecure(address, true)
+	}
+	return outcomeAlive
+}
+
+// startTLS asks for encryption. Who the server is does not matter here, only
+// that it answers.
+func startTLS(ctx context.Context, conn net.Conn) (upgraded net.Conn, offered bool, err error) {
+	request, err := (&pgproto3.SSLRequest{}).Encode(nil)
+	if err != nil {
+		return nil, false, err
+	}
+	if _, err := conn.Write(request); err != nil {
+		return nil, false, err
+	}
+	var answer [1]byte
+	if _, err := conn.Read(answer[:]); err != nil {
+		return nil, false, err
+	}
+	if answer[0] != 'S' {
+		return nil, false, nil
+	}
+	secured := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // see above
+	return secured, true, secured.HandshakeContext(ctx)
+}
+
+// converse logs in, asks, and leaves politely. It returns the SQLSTATE with
+// which the server refused, "" when it did not. A server that wants a password
+// has answered as well.
+func converse(conn net.Conn) (refusal string, err error) {
+	f := pgproto3.NewFrontend(conn, conn)
+	f.Send(&pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: map[string]string{
+		"user": pg.MonitorRole, "database": "postgres", "application_name": "pg_auto_failover health check",
+	}})
+	if err := f.Flush(); err != nil {
+		return "", err
+	}
+	asked := false
+	for {
+		m, err := f.Receive()
+		if err != nil {
+			return "", err
+		}
+		switch m := m.(type) {
+		case *pgproto3.ErrorResponse:
+			return m.Code, nil
+		case *pgproto3.AuthenticationCleartextPassword, *pgproto3.AuthenticationMD5Password, *pgproto3.AuthenticationSASL:
+			return "", leave(f, conn)
+		case *pgproto3.ReadyForQuery:
+			if asked {
+				return "", leave(f, conn)
+			}
+			asked = true
+			f.Send(&pgproto3.Query{String: "SELECT 1"})
+			if err := f.Flush(); err != nil {
+				return "", err
+			}
+		}
+	}
+}
+
+// leave has the server close first, so that it knows of a client that left and
+// counts it out before the next one comes. The answer is in already: whatever
+// goes wrong here does not matter.
+func leave(f *pgproto3.Frontend, conn net.Conn) error {
+	f.Send(&pgproto3.Terminate{})
+	if f.Flush() == nil {
+		var rest [64]byte
+		for {
+			if _, err := conn.Read(rest[:]); err != nil {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// judge tells what an error says about the server.
+func judge(ctx context.Context, err error) outcome {
 	switch {
 	case ours(err):
 		return outcomeNone
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded), isTimeout(err):
 		return outcomeSilent
 	}
 	return outcomeRefused
 }
 
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
+}
+
 // ours reports whether an attempt failed before it left this machine.
 func ours(err error) bool {
-	if _, ok := errors.AsType[*net.DNSError](err); ok {
-		return true
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
 	}
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL) ||
-		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+	return false
 }
 
 func (d *postgresDialer) isSecure(address string) bool {
@@ -124,9 +205,8 @@ func (d *postgresDialer) isSecure(address string) bool {
 	return d.secure[address]
 }
 
-// turn has the next attempt use TLS when this one did not, and the reverse.
-func (d *postgresDialer) turn(address string) {
+func (d *postgresDialer) setSecure(address string, secure bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.secure[address] = !d.secure[address]
+	d.secure[address] = secure
 }
