@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -128,7 +129,7 @@ func (i *Instance) Start(ctx context.Context, cfg StartConfig) (*Postmaster, err
 	if err := i.EndOrphans(ctx); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	if err := i.removeStalePidFile(); err != nil {
+	if err := i.removeStaleFiles(); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	log, err := os.OpenFile(i.path("startup.log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
@@ -186,23 +187,67 @@ func (i *Instance) Adopt() (*Postmaster, error) {
 	return i.newPostmaster(f.pid, fd, nil)
 }
 
-// removeStalePidFile removes a file whose process number now belongs to
-// something else: the server would refuse to start for fear of it.
-func (i *Instance) removeStalePidFile() error {
+// removeStaleFiles removes lock files whose process number now belongs to
+// something else, or to a dead server that its parent has not reaped: the
+// server would refuse to start for fear of it. Where nobody has the number the
+// server removes the file itself.
+func (i *Instance) removeStaleFiles() error {
 	f, ok, err := i.readPidFile()
-	if err != nil || !ok || f.pid < 0 {
+	if err != nil {
 		return err
 	}
-	if fd, v, err := i.openServer(f); err != nil || v != verdictGone {
+	if ok && i.stale(f) {
+		if err := removeFile(i.path("postmaster.pid")); err != nil {
+			return err
+		}
+	}
+	for _, dir := range i.socketDirs(f) {
+		socket := filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(i.cfg.Port))
+		text, err := os.ReadFile(socket + ".lock")
+		if err != nil {
+			continue
+		}
+		// The same first lines as postmaster.pid; the socket is ours only when it says so.
+		lock, ok := parsePidFile(string(text))
+		if !ok || !sameFile(lock.dataDir, i.cfg.DataDir) || !i.stale(lock) {
+			continue
+		}
+		if err := errors.Join(removeFile(socket), removeFile(socket+".lock")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stale reports whether a lock file names a process that exists and is no server of this directory.
+func (i *Instance) stale(f pidFile) bool {
+	if f.pid <= 0 {
+		return false
+	}
+	fd, v, err := i.openServer(f)
+	if err != nil || v != verdictGone {
 		if v == verdictOurs {
 			_ = unix.Close(fd)
 		}
-		return err
+		return false
 	}
-	if syscall.Kill(f.pid, 0) != nil {
-		return nil // nobody: the server removes the file itself
+	return syscall.Kill(f.pid, 0) == nil
+}
+
+// socketDirs are the places where this server's sockets may lie.
+func (i *Instance) socketDirs(f pidFile) []string {
+	dirs := []string{f.socketDir, "/var/run/postgresql", "/tmp"}
+	for dir := range strings.SplitSeq(i.cfg.SocketDir, ",") {
+		dirs = append(dirs, strings.TrimSpace(dir))
 	}
-	return removeFile(i.path("postmaster.pid"))
+	dirs = slices.DeleteFunc(dirs, func(dir string) bool { return dir == "" })
+	for n, dir := range dirs {
+		if !filepath.IsAbs(dir) {
+			dirs[n] = i.path(dir)
+		}
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
 }
 
 // EndOrphans waits until no process of an earlier postmaster is left. They are

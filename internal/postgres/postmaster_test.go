@@ -145,6 +145,41 @@ func TestPidFileThatNamesAStrangerIsNoServer(t *testing.T) {
 	n.start(t)
 }
 
+func TestDeadServerThatNobodyReapedDoesNotKeepTheNextOneFromStarting(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	files := []string{filepath.Join(n.DataDir(), "postmaster.pid"), filepath.Join(n.root, fmt.Sprintf(".s.PGSQL.%d.lock", n.Port()))}
+	before := make([]string, len(files))
+	for i, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		before[i] = string(text)
+	}
+	n.stop(t, p, postgres.StopFast)
+	zombie := exec.CommandContext(t.Context(), "sleep", "3600")
+	require.NoError(t, zombie.Start())
+	defer func() { _ = zombie.Wait() }()
+	require.NoError(t, zombie.Process.Kill())
+	for i, file := range files {
+		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(before[i], strconv.Itoa(p.PID()), strconv.Itoa(zombie.Process.Pid), 1)), 0o600))
+	}
+	n.start(t)
+
+	// The socket of another server is another server's.
+	other, p := newPrimary(t, 2)
+	other.stop(t, p, postgres.StopFast)
+	foreign := postgres.New(postgres.Config{
+		Tools: n.Tools(), DataDir: other.DataDir(), Port: n.Port(), ListenAddresses: "127.0.0.2", SocketDir: n.root,
+	})
+	p, err := foreign.Start(within(t), postgres.StartConfig{})
+	require.NoError(t, err)
+	defer p.Release()
+	_, err = p.WaitReady(within(t))
+	require.ErrorIs(t, err, postgres.ErrExited)
+	require.ErrorContains(t, err, "lock file")
+	require.Zero(t, n.count(t))
+}
+
 func TestServerWhoseFileDoesNotFitIsNotTouched(t *testing.T) {
 	t.Parallel()
 	n, p := newPrimary(t, 1)

@@ -18,6 +18,7 @@ import (
 // pidFile is the contents of postmaster.pid.
 type pidFile struct {
 	pid       int // negative: a single-user server
+	dataDir   string
 	started   time.Time
 	port      int
 	socketDir string
@@ -52,7 +53,7 @@ func parsePidFile(text string) (pidFile, bool) {
 	if err != nil || pid == 0 {
 		return pidFile{}, false
 	}
-	f := pidFile{pid: pid, socketDir: get(4), listen: get(5), state: get(7)}
+	f := pidFile{pid: pid, dataDir: get(1), socketDir: get(4), listen: get(5), state: get(7)}
 	if epoch, err := strconv.ParseInt(get(2), 10, 64); err == nil {
 		f.started = time.Unix(epoch, 0)
 	}
@@ -148,6 +149,12 @@ func (i *Instance) isServerProcess(pid int) bool {
 	}
 	state, _, err := processStat(pid)
 	return err == nil && state != 'Z' && state != 'X'
+}
+
+func sameFile(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 func procPath(pid int) string { return "/proc/" + strconv.Itoa(pid) }

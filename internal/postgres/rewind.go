@@ -146,7 +146,7 @@ func (i *Instance) RecoverCrash(ctx context.Context) error {
 	if err := i.EndOrphans(ctx); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	if err := i.removeStalePidFile(); err != nil {
+	if err := i.removeStaleFiles(); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	i.log.Info("recovering a server that was not stopped in an orderly way", "state", control.State)
