@@ -79,5 +79,7 @@ func queries() map[string]string {
 		"qSynchronousStandbyNames": qSynchronousStandbyNames,
 		"qTouchHealth":             qTouchHealth,
 		"qUpdateNodeMetadata":      qUpdateNodeMetadata,
+		"qStoreRules":              qStoreRules,
+		"qStoreOrders":             qStoreOrders,
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
 )
 
 // SchemaNumber is the version of the schema that this program installs and needs.
@@ -24,7 +26,7 @@ func installOrder() []string {
 	return []string{
 		"01_schema.sql", "02_table.sql", "03_lock.sql", "04_notify.sql", "05_first_goal.sql", "06_check.sql",
 		"07_formation.sql", "08_register.sql", "09_report.sql", "10_request.sql", "11_setting.sql", "12_read.sql",
-		"13_decider.sql", "20_grant.sql",
+		"13_decider.sql", "14_introspect.sql", "20_grant.sql",
 	}
 }
 
@@ -131,6 +133,9 @@ func change(ctx context.Context, db *DB, install bool) error {
 	if err != nil {
 		return err
 	}
+	if err := storeTables(ctx, tx); err != nil {
+		return err
+	}
 	if version != SchemaNumber {
 		if _, err := tx.Exec(ctx, qStoreVersion, SchemaNumber); err != nil {
 			return wrap(op, err)
@@ -151,4 +156,41 @@ func runFiles(ctx context.Context, tx pgx.Tx, files []string) error {
 		}
 	}
 	return nil
+}
+
+const (
+	qStoreRules = `
+WITH gone AS (DELETE FROM pgautofailover.fsm_rule r WHERE r.rank > cardinality($1::int[]))
+INSERT INTO pgautofailover.fsm_rule AS r (rank, pos, section, name, comment)
+SELECT t.rank, t.pos, t.section, t.name, t.comment
+  FROM unnest($1::int[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS t(pos, section, name, comment, rank)
+    ON CONFLICT (rank) DO UPDATE
+   SET pos = excluded.pos, section = excluded.section, name = excluded.name, comment = excluded.comment
+ WHERE (r.pos, r.section, r.name, r.comment) IS DISTINCT FROM (excluded.pos, excluded.section, excluded.name, excluded.comment)`
+	qStoreOrders = `
+WITH new AS (
+    SELECT f::pgautofailover.replication_state AS current_state, t::pgautofailover.replication_state AS assigned_state
+      FROM unnest($1::text[], $2::text[]) AS e(f, t)
+), gone AS (
+    DELETE FROM pgautofailover.fsm_order o WHERE (o.current_state, o.assigned_state) NOT IN (SELECT * FROM new)
+)
+INSERT INTO pgautofailover.fsm_order SELECT * FROM new ON CONFLICT DO NOTHING`
+)
+
+// storeTables shows this program's state machine in the database.
+func storeTables(ctx context.Context, tx pgx.Tx) error {
+	var pos []int32
+	var sections, names, comments, from, to []string
+	for _, r := range fsm.RuleDocs() {
+		pos, sections = append(pos, int32(r.Pos)), append(sections, ruleSection(r.Pos))
+		names, comments = append(names, r.Name), append(comments, r.Text)
+	}
+	for _, e := range fsm.Orders() {
+		from, to = append(from, e.From.String()), append(to, e.To.String())
+	}
+	if _, err := tx.Exec(ctx, qStoreRules, pos, sections, names, comments); err != nil {
+		return wrap("store the state machine's rules", err)
+	}
+	_, err := tx.Exec(ctx, qStoreOrders, from, to)
+	return wrap("store the state machine's orders", err)
 }

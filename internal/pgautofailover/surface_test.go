@@ -1,12 +1,14 @@
 package pgautofailover_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/pgtest"
@@ -14,6 +16,8 @@ import (
 
 // surface is the documented interface: arguments with their defaults, and results. Clients use named notation.
 const surface = `
+check_fsm_reachability(keeper_edges jsonb, OUT pos integer, OUT current_state pgautofailover.replication_state, OUT assigned_state pgautofailover.replication_state, OUT comment text) SETOF record
+dump_fsm_edges(OUT pos integer, OUT current_state pgautofailover.replication_state, OUT assigned_state pgautofailover.replication_state) SETOF record
 accept_timeline(formation_id text, group_id integer, target_tli integer, decided_by text DEFAULT NULL::text) boolean definer
 create_formation(formation_id text, kind text, dbname name, opt_secondary boolean, number_sync_standbys integer, OUT formation_id text, OUT kind text, OUT dbname name, OUT opt_secondary boolean, OUT number_sync_standbys integer) record strict definer
 current_state(formation_id text DEFAULT 'default'::text, OUT formation_kind text, OUT nodename text, OUT nodehost text, OUT nodeport integer, OUT group_id integer, OUT node_id bigint, OUT current_group_state pgautofailover.replication_state, OUT assigned_group_state pgautofailover.replication_state, OUT candidate_priority integer, OUT replication_quorum boolean, OUT reported_tli integer, OUT reported_lsn pg_lsn, OUT health integer, OUT nodecluster text, OUT noderegion text) SETOF record strict
@@ -107,7 +111,7 @@ func TestGrants(t *testing.T) {
 	m := install(t)
 	conn := pgtest.Connect(t, nodeDSN(t, m.dsn))
 	rows, err := conn.Query(t.Context(), `SELECT c.oid::regclass::text FROM pg_class c
-		WHERE c.relnamespace = 'pgautofailover'::regnamespace AND c.relkind IN ('r', 'v')`)
+		WHERE c.relnamespace = 'pgautofailover'::regnamespace AND c.relkind = 'r'`)
 	require.NoError(t, err)
 	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
@@ -211,4 +215,35 @@ func TestFormationSettings(t *testing.T) {
 	}, lines)
 	require.Nil(t, all[0].NodeID)
 	require.EqualValues(t, 1, *all[1].NodeID)
+}
+
+// TestMachineIsShown: the database shows the rules, and finds what a keeper cannot do.
+func TestMachineIsShown(t *testing.T) {
+	t.Parallel()
+	m := install(t)
+	rules := fsm.Rules()
+	var got []fsm.RuleID
+	rows, err := m.sql.Query(t.Context(), `SELECT pos, replace(split_part(section_path, '.', -1), '_', '-') FROM pgautofailover.fsm`)
+	require.NoError(t, err)
+	var id fsm.RuleID
+	_, err = pgx.ForEachRow(rows, []any{&id.Pos, &id.Name}, func() error { got = append(got, id); return nil })
+	require.NoError(t, err)
+	require.Equal(t, rules, got)
+
+	type edge struct {
+		Current  string `json:"current"`
+		Assigned string `json:"assigned"`
+	}
+	edges := []edge{{Current: "any", Assigned: "dropped"}}
+	for _, from := range fsm.States() {
+		for _, to := range fsm.States() {
+			if _, ok := fsm.Next(fsm.Standalone, from, to); ok && to != fsm.Secondary && to != fsm.Dropped {
+				edges = append(edges, edge{from.String(), to.String()})
+			}
+		}
+	}
+	text, err := json.Marshal(edges)
+	require.NoError(t, err)
+	require.Equal(t, "secondary", m.text(t, `
+		SELECT string_agg(DISTINCT assigned_state::text, ' ') FROM pgautofailover.check_fsm_reachability($1::text::jsonb)`, string(text)))
 }
