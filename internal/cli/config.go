@@ -307,20 +307,20 @@ func showFile(env *Env, cmd *cobra.Command) error {
 	}
 	var chosen []string
 	for _, name := range []string{"config", "state", "init", "pid"} {
-		if flag(cmd, name) {
+		if on(cmd, name) {
 			chosen = append(chosen, name)
 		}
 	}
 	switch {
 	case len(chosen) > 1:
 		return misuse("Please choose one of the options --config, --state, --init and --pid")
-	case len(chosen) == 0 || flag(cmd, "all"):
+	case len(chosen) == 0 || on(cmd, "all"):
 		return listFiles(env, cmd, n)
 	case n.isMonitor() && (chosen[0] == "state" || chosen[0] == "init"):
 		return fail(exitBadArgs, "A monitor has no %s file", chosen[0])
 	}
 	path := map[string]string{"config": n.config, "state": n.state, "init": n.init, "pid": n.pid}[chosen[0]]
-	if !flag(cmd, "contents") {
+	if !on(cmd, "contents") {
 		env.printf("%s\n", path)
 		return nil
 	}

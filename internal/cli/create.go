@@ -56,7 +56,7 @@ type creation struct {
 // readCreation checks the options that both kinds have, in the documented order.
 func readCreation(ctx context.Context, env *Env, cmd *cobra.Command) (creation, error) {
 	var c creation
-	if given(cmd, "auth") && flag(cmd, "skip-pg-hba") {
+	if given(cmd, "auth") && on(cmd, "skip-pg-hba") {
 		return c, misuse("Please use either --auth or --skip-pg-hba")
 	}
 	var err error
@@ -82,7 +82,7 @@ func readCreation(ctx context.Context, env *Env, cmd *cobra.Command) (creation, 
 // readAuth reads how others authenticate on this server.
 func (c *creation) readAuth(env *Env, cmd *cobra.Command) error {
 	c.auth = text(cmd, "auth")
-	if flag(cmd, "skip-pg-hba") {
+	if on(cmd, "skip-pg-hba") {
 		c.auth, c.hba = "trust", "skip"
 		return nil
 	}

@@ -50,7 +50,7 @@ func createMonitor(ctx context.Context, env *Env, cmd *cobra.Command) error {
 		Paths: c.site.monitorPaths(), File: file, Tools: c.tools, Logger: env.log,
 		Reload: env.Reload, Version: env.Version, SocketDir: env.getenv("PG_REGRESS_SOCK_DIR"),
 	}
-	run := flag(cmd, "run")
+	run := on(cmd, "run")
 	err = monitor.Create(ctx, monitor.CreateConfig{Config: cfg, Formations: formations, SelfSigned: c.ssl.selfSigned, Run: run})
 	if err != nil {
 		return createFailed(err)

@@ -52,7 +52,7 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if flag(cmd, "skip-pg-hba") && flag(cmd, "pg-hba-lan") {
+	if on(cmd, "skip-pg-hba") && on(cmd, "pg-hba-lan") {
 		return misuse("Please use either --skip-pg-hba or --pg-hba-lan")
 	}
 	if err := c.refuseRunning(); err != nil {
@@ -66,7 +66,7 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	cfg := keeper.Config{
 		Paths: c.site.keeperPaths(), File: file, Tools: c.tools, Logger: env.log, Reload: env.Reload, Version: env.Version,
 	}
-	run := flag(cmd, "run")
+	run := on(cmd, "run")
 	switch done, err := createdBefore(ctx, env, &n, cfg, run); {
 	case err != nil:
 		return err
@@ -95,7 +95,7 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 // readRegistration reads priority and quorum, and how the node knows its monitor.
 func readRegistration(env *Env, cmd *cobra.Command) (registration, error) {
 	reg := registration{priority: 50, quorum: true}
-	disabled := flag(cmd, "disable-monitor")
+	disabled := on(cmd, "disable-monitor")
 	switch {
 	case disabled && text(cmd, "node-id") == "":
 		return reg, fatal(exitBadArgs, "Option --disable-monitor needs --node-id")
@@ -181,9 +181,9 @@ func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command)
 func (c *creation) chooseMonitor(env *Env, cmd *cobra.Command, file *keeper.File) error {
 	uri := orDefault(text(cmd, "monitor"), env.getenv("PG_AUTOCTL_MONITOR"))
 	switch {
-	case flag(cmd, "disable-monitor") && text(cmd, "monitor") != "":
+	case on(cmd, "disable-monitor") && text(cmd, "monitor") != "":
 		return fatal(exitBadArgs, "Options --monitor and --disable-monitor exclude each other")
-	case flag(cmd, "disable-monitor"):
+	case on(cmd, "disable-monitor"):
 		file.Monitor = keeper.MonitorDisabled
 		return nil
 	case uri != "":
@@ -234,7 +234,7 @@ func (c *creation) mergeOptions(env *Env, cmd *cobra.Command, file *keeper.File)
 	switch {
 	case c.hba == "skip":
 		file.HBALevel = "skip"
-	case flag(cmd, "pg-hba-lan"), err == nil && lan:
+	case on(cmd, "pg-hba-lan"), err == nil && lan:
 		file.HBALevel = "app"
 	}
 	if c.ssl.made {

@@ -59,7 +59,7 @@ func newDemoCmd(env *Env) *cobra.Command {
 func readDemo(ctx context.Context, env *Env, cmd *cobra.Command) (demoConfig, error) {
 	cfg := demoConfig{
 		nodes: number(cmd, "nodes"), failure: text(cmd, "failure"), directory: text(cmd, "directory"),
-		keep: flag(cmd, "keep"), port: number(cmd, "port"),
+		keep: on(cmd, "keep"), port: number(cmd, "port"),
 	}
 	var err error
 	if cfg.stay, err = cmd.Flags().GetDuration("stay"); err != nil {

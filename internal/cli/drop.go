@@ -52,7 +52,7 @@ func newDropNodeCmd(env *Env) *cobra.Command {
 func dropNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	byAddress := given(cmd, "hostname") || given(cmd, "pgport")
 	switch {
-	case flag(cmd, "destroy") && byAddress:
+	case on(cmd, "destroy") && byAddress:
 		return fail(exitBadArgs, "Please use either --hostname and --pgport or --destroy: only a local node can be destroyed")
 	case given(cmd, "name") && given(cmd, "hostname"):
 		return fail(exitBadArgs, "Please use either --name or --hostname")
@@ -79,7 +79,7 @@ func dropNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
 			return dropLocal(ctx, env, cmd, &n)
 		}
 	}
-	if flag(cmd, "destroy") {
+	if on(cmd, "destroy") {
 		return fail(exitBadArgs, "Option --destroy only applies to the local node")
 	}
 	return withMonitor(env, dropRemote)(cmd, nil)
@@ -111,7 +111,7 @@ func dropRemote(ctx context.Context, s *session, cmd *cobra.Command, _ []string)
 		return fatal(exitBadArgs, "To drop a remote node, please use either --name or --hostname and --pgport").
 			withHint("to drop the local node use --pgdata")
 	}
-	force := flag(cmd, "force")
+	force := on(cmd, "force")
 	if err := s.db.Listen(ctx, pgautofailover.ChannelState); err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func dropRemote(ctx context.Context, s *session, cmd *cobra.Command, _ []string)
 	}
 	s.env.infof("Dropping node %q (%s) from formation %q", target.Name, hostPort(target.Host, target.Port), target.Formation)
 	wait := number(cmd, "wait")
-	if force || wait == 0 || flag(cmd, "no-wait") {
+	if force || wait == 0 || on(cmd, "no-wait") {
 		return nil
 	}
 	return s.waitGone(ctx, target.ID, time.Duration(wait)*time.Second)
@@ -162,7 +162,7 @@ func (s *session) awaitNews(ctx context.Context) error {
 // dropLocal removes the node of this data directory. Running it again is safe.
 func dropLocal(ctx context.Context, env *Env, cmd *cobra.Command, n *node) error {
 	if n.monitorDisabled() {
-		if !flag(cmd, "destroy") {
+		if !on(cmd, "destroy") {
 			return fatal(exitBadArgs, "The node at %q has no monitor to be dropped from", n.pgdata).
 				withHint("use --destroy to remove the node and its data")
 		}
@@ -173,7 +173,7 @@ func dropLocal(ctx context.Context, env *Env, cmd *cobra.Command, n *node) error
 	}
 	st, err := n.keeperState()
 	if err != nil {
-		if flag(cmd, "destroy") && !isFile(n.state) {
+		if on(cmd, "destroy") && !isFile(n.state) {
 			return destroyNode(ctx, env, n)
 		}
 		return err
@@ -181,7 +181,7 @@ func dropLocal(ctx context.Context, env *Env, cmd *cobra.Command, n *node) error
 	if err := leaveMonitor(ctx, env, cmd, n, st); err != nil {
 		return err
 	}
-	if flag(cmd, "destroy") {
+	if on(cmd, "destroy") {
 		return destroyNode(ctx, env, n)
 	}
 	env.warnf("Preserving configuration file: %q", n.config)
@@ -198,7 +198,7 @@ func leaveMonitor(ctx context.Context, env *Env, cmd *cobra.Command, n *node, st
 		return err
 	}
 	defer s.close(ctx)
-	force, id := flag(cmd, "force"), int64(st.NodeID)
+	force, id := on(cmd, "force"), int64(st.NodeID)
 	if st.Assigned != fsm.Dropped || force {
 		_, err := s.db.RemoveNode(ctx, id, force)
 		if err != nil && pgautofailover.SQLState(err) != pgerrcode.UndefinedObject {
@@ -306,7 +306,7 @@ func dropMonitor(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if err := endService(ctx, env, n.site); err != nil {
 		return err
 	}
-	if flag(cmd, "destroy") {
+	if on(cmd, "destroy") {
 		return destroyNode(ctx, env, &n)
 	}
 	env.warnf("Preserving configuration file: %q", n.config)

@@ -18,8 +18,11 @@ type follower struct {
 	group     int
 	// states is the last that is known of every node.
 	states map[int64]fsmPair
-	// moved says that some node was seen on its way to another state.
-	moved bool
+	// primary is the node that was primary when the follower began, 0 for none;
+	// left says that it was seen to have another goal since. One decision
+	// notifies node by node, so until then it still looks like the new primary.
+	primary int64
+	left    bool
 	// visited are the states that were assigned to any node since the follower listens.
 	visited map[fsm.State]bool
 	table   *table
@@ -53,7 +56,7 @@ func (f *follower) refresh(ctx context.Context) error {
 	states := map[int64]fsmPair{}
 	for _, n := range nodes {
 		states[n.NodeID] = fsmPair{n.Reported, n.Goal}
-		f.note(states[n.NodeID], f.states != nil)
+		f.note(n.NodeID, states[n.NodeID])
 	}
 	if f.table == nil {
 		f.layout(nodes)
@@ -62,13 +65,21 @@ func (f *follower) refresh(ctx context.Context) error {
 	return nil
 }
 
-// note remembers that a node is on its way.
-func (f *follower) note(p fsmPair, listening bool) {
-	if listening && p.reported != p.goal {
-		f.moved = true
+// note remembers where a node is going, and who was primary at first.
+func (f *follower) note(id int64, p fsmPair) {
+	switch {
+	case f.states == nil && p.goal.Writable():
+		f.primary = id
+	case f.states != nil && id == f.primary && p.goal != fsm.Primary:
+		f.left = true
+	}
+	if f.states != nil && p.reported != p.goal {
 		f.visited[p.goal] = true
 	}
 }
+
+// succeeded reports whether the group has a primary again that came after the first one.
+func (f *follower) succeeded() bool { return (f.primary == 0 || f.left) && f.anyRests(fsm.Primary) }
 
 // layout gives the progress table the room that the group's nodes need.
 func (f *follower) layout(nodes []pgautofailover.NodeState) {
@@ -131,8 +142,8 @@ func (f *follower) next(ctx context.Context, show bool) error {
 		return nil
 	}
 	pair := fsmPair{state.Reported, state.Goal}
+	f.note(state.NodeID, pair)
 	f.states[state.NodeID] = pair
-	f.note(pair, true)
 	if show {
 		f.s.env.printf("%s", f.table.line(f.widths, []string{
 			time.Now().Format("15:04:05"), state.Name, f.nodeCell(state), hostPort(state.Host, state.Port),

@@ -13,7 +13,7 @@ func newCreateFormationCmd(env *Env) *cobra.Command {
 		if text(cmd, "formation") == "" || text(cmd, "kind") == "" {
 			return misuse("Options --formation and --kind are mandatory")
 		}
-		if flag(cmd, "enable-secondary") && flag(cmd, "disable-secondary") {
+		if on(cmd, "enable-secondary") && on(cmd, "disable-secondary") {
 			return misuse("Options --enable-secondary and --disable-secondary exclude each other")
 		}
 		number, err := parseInt(text(cmd, "number-sync-standbys"), 0, 128)
@@ -24,7 +24,7 @@ func newCreateFormationCmd(env *Env) *cobra.Command {
 			return createFormation(ctx, s, pgautofailover.Formation{
 				ID: text(cmd, "formation"), Kind: text(cmd, "kind"),
 				DBName:       orDefault(text(cmd, "dbname"), orDefault(env.getenv("PGDATABASE"), "postgres")),
-				OptSecondary: !flag(cmd, "disable-secondary"), NumberSyncStandbys: number,
+				OptSecondary: !on(cmd, "disable-secondary"), NumberSyncStandbys: number,
 			})
 		})(cmd, words)
 	})

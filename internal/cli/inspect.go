@@ -68,7 +68,7 @@ func waitPostgres(env *Env, cmd *cobra.Command, patience time.Duration) error {
 	if err != nil {
 		return err
 	}
-	up, err := waitServer(cmd.Context(), n, patience, flag(cmd, "read-write"))
+	up, err := waitServer(cmd.Context(), n, patience, on(cmd, "read-write"))
 	if err != nil {
 		return err
 	}

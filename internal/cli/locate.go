@@ -109,7 +109,7 @@ func number(cmd *cobra.Command, name string) int {
 	return v
 }
 
-func flag(cmd *cobra.Command, name string) bool {
+func on(cmd *cobra.Command, name string) bool {
 	v, _ := cmd.Flags().GetBool(name)
 	return v
 }

@@ -106,7 +106,7 @@ func withOwnNode(env *Env, cmd *cobra.Command, run func(context.Context, *sessio
 }
 
 func enableMaintenance(ctx context.Context, s *session, cmd *cobra.Command, st keeper.State) error {
-	env, allow := s.env, flag(cmd, "allow-failover")
+	env, allow := s.env, on(cmd, "allow-failover")
 	if st.Current == fsm.Maintenance && st.Assigned == fsm.Maintenance {
 		env.infof("This node is already in maintenance mode")
 		return nil

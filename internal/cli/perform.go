@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/spf13/cobra"
 
-	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
@@ -48,7 +47,7 @@ func performFailover(ctx context.Context, s *session, cmd *cobra.Command, _ []st
 	if err != nil {
 		return err
 	}
-	loss := flag(cmd, "allow-data-loss")
+	loss := on(cmd, "allow-data-loss")
 	err = retryDeadlocks(ctx, func() error { return s.db.PerformFailover(ctx, formation, group, loss) })
 	if err != nil {
 		return fatal(exitMonitor, "%w", err)
@@ -60,9 +59,7 @@ func performFailover(ctx context.Context, s *session, cmd *cobra.Command, _ []st
 func waitNewPrimary(ctx context.Context, f *follower, cmd *cobra.Command) error {
 	f.announce()
 	seconds := number(cmd, "wait")
-	err := f.wait(ctx, time.Duration(seconds)*time.Second, true, func() bool {
-		return f.moved && f.anyRests(fsm.Primary)
-	})
+	err := f.wait(ctx, time.Duration(seconds)*time.Second, true, f.succeeded)
 	if errors.Is(err, errPatience) {
 		if err := showWaiting(ctx, f.s, f.formation, &f.group); err != nil {
 			return err
@@ -113,7 +110,7 @@ func performPromotion(ctx context.Context, s *session, cmd *cobra.Command, _ []s
 	}
 	promoting := false
 	err = retryDeadlocks(ctx, func() error {
-		promoting, err = s.db.PerformPromotion(ctx, formation, name, flag(cmd, "allow-data-loss"))
+		promoting, err = s.db.PerformPromotion(ctx, formation, name, on(cmd, "allow-data-loss"))
 		return err
 	})
 	if err != nil {

@@ -125,7 +125,10 @@ func waitServer(ctx context.Context, n node, patience time.Duration, readWrite b
 	in := n.instance(nil)
 	for {
 		status, err := in.Status()
-		up := err == nil && status.Running && (status.State == postmasterReady || status.State == postmasterStandby && !readWrite)
+		up := err == nil && status.Running && (status.State == postmasterReady || status.State == postmasterStandby)
+		if up && readWrite {
+			up = writable(ctx, in)
+		}
 		if up || !time.Now().Before(deadline) {
 			return up, nil
 		}
@@ -133,4 +136,15 @@ func waitServer(ctx context.Context, n node, patience time.Duration, readWrite b
 			return false, err
 		}
 	}
+}
+
+// writable reports whether the server is out of recovery.
+func writable(ctx context.Context, in *postgres.Instance) bool {
+	recovering := true
+	err := in.With(ctx, func(s *postgres.Session) error {
+		seen, err := s.Observe(ctx)
+		recovering = seen.InRecovery
+		return err
+	})
+	return err == nil && !recovering
 }

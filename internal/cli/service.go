@@ -30,14 +30,14 @@ func stopService(env *Env, cmd *cobra.Command) error {
 		name string
 		sig  syscall.Signal
 	}{{"fast", syscall.SIGINT}, {"immediate", syscall.SIGQUIT}, {"sigkill", syscall.SIGKILL}} {
-		if flag(cmd, mode.name) {
+		if on(cmd, mode.name) {
 			sig, modes = mode.sig, modes+1
 		}
 	}
 	if modes > 1 {
 		return fatal(exitBadArgs, "Please use only one of the options --fast and --immediate")
 	}
-	if flag(cmd, "sigkill") && env.getenv("PG_AUTOCTL_DEBUG") == "" {
+	if on(cmd, "sigkill") && env.getenv("PG_AUTOCTL_DEBUG") == "" {
 		return fatal(exitBadArgs, "Option --sigkill is for tests: set PG_AUTOCTL_DEBUG to use it")
 	}
 	s, err := sitePGData(env, cmd)

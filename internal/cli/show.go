@@ -27,10 +27,10 @@ func newShowCmd(env *Env) *cobra.Command {
 
 // watchFlags adds the options that belong to the terminal dashboard.
 func refuseWatch(env *Env, cmd *cobra.Command) error {
-	if !flag(cmd, "watch") {
+	if !on(cmd, "watch") {
 		return nil
 	}
-	if flag(cmd, "local") || jsonWanted(cmd) {
+	if on(cmd, "local") || jsonWanted(cmd) {
 		return fail(exitBadArgs, "Option --watch cannot be used together with --local or --json")
 	}
 	return fail(exitBadArgs, "The dashboard of --watch is not part of this version").
@@ -42,7 +42,7 @@ func newShowStateCmd(env *Env) *cobra.Command {
 		if err := refuseWatch(env, cmd); err != nil {
 			return err
 		}
-		if flag(cmd, "local") {
+		if on(cmd, "local") {
 			return showLocalState(env, cmd)
 		}
 		if n, ok := monitorlessNode(env, cmd); ok {

@@ -37,7 +37,7 @@ func sslModes() []string {
 // made, which only an existing configuration can stand in for.
 func readSSL(env *Env, cmd *cobra.Command) (sslChoice, error) {
 	c := sslChoice{
-		noSSL: flag(cmd, "no-ssl"), selfSigned: flag(cmd, "ssl-self-signed"), mode: text(cmd, "ssl-mode"),
+		noSSL: on(cmd, "no-ssl"), selfSigned: on(cmd, "ssl-self-signed"), mode: text(cmd, "ssl-mode"),
 		caFile: text(cmd, "ssl-ca-file"), crlFile: text(cmd, "ssl-crl-file"),
 		certFile: text(cmd, "server-cert"), keyFile: text(cmd, "server-key"),
 	}

@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write the generated pages instead of comparing them")
+
+// TestMain is the program itself when the test binary was called by one of its
+// names: the scripts find it in PATH.
+func TestMain(m *testing.M) {
+	if base := filepath.Base(os.Args[0]); base == nameDrover || base == nameAutoctl {
+		os.Exit(runProgram())
+	}
+	pgtest.Main(m)
+}
+
+func runProgram() int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
+	reload := make(chan struct{}, 1)
+	go func() {
+		for sig := range signals {
+			if sig == syscall.SIGHUP {
+				select {
+				case reload <- struct{}{}:
+				default:
+				}
+				continue
+			}
+			cancel(&SignalError{Sig: sig})
+		}
+	}()
+	executable, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	euid := os.Geteuid()
+	if os.Getenv("TEST_AS_ROOT") != "" {
+		euid = 0
+	}
+	return Main(ctx, Env{
+		Name: filepath.Base(os.Args[0]), Args: os.Args[1:], Version: "1.2.3",
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Getenv: os.LookupEnv, Environ: os.Environ(), Executable: executable,
+		PID: os.Getpid(), EUID: euid, Reload: reload,
+	})
+}
+
+// TestScripts runs every script under both names of the program.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{nameDrover, nameAutoctl} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runScripts(t, "testdata/script", name)
+		})
+	}
+}
+
+// TestServerScripts runs the scripts that need PostgreSQL, one after the other.
+func TestServerScripts(t *testing.T) {
+	t.Parallel()
+	pgtest.Bin(t)
+	runScripts(t, "testdata/server", nameAutoctl)
+}
+
+func runScripts(t *testing.T, dir, name string) {
+	t.Helper()
+	bin := programs(t)
+	testscript.Run(t, testscript.Params{
+		Dir: dir, RequireExplicitExec: true, RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			// Sockets need a short path.
+			short := pgtest.Dir(t)
+			env.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+			env.Setenv("NAME", name)
+			env.Setenv("HOME", filepath.Join(short, "home"))
+			env.Setenv("XDG_RUNTIME_DIR", short)
+			env.Setenv("PG_REGRESS_SOCK_DIR", short)
+			env.Setenv("DATA", short)
+			env.Setenv("PGCTL", filepath.Join(serverBin(t, dir), "pg_ctl"))
+			for _, port := range []string{"PORT0", "PORT1", "PORT2", "PORT3"} {
+				env.Setenv(port, strconv.Itoa(pgtest.FreePort(t)))
+			}
+			env.Setenv("MONITOR", "postgres://autoctl_node@localhost:"+env.Getenv("PORT0")+"/pg_auto_failover?sslmode=prefer")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code": scriptCode, "until": scriptUntil, "tree": scriptTree,
+		},
+	})
+}
+
+// serverBin is where the servers' programs are; scripts without servers get a place that does not exist.
+func serverBin(t *testing.T, dir string) string {
+	t.Helper()
+	if !strings.HasSuffix(dir, "server") {
+		return "/nonexistent"
+	}
+	return pgtest.Bin(t)
+}
+
+// programs makes a directory that holds this binary under both names.
+func programs(t *testing.T) string {
+	t.Helper()
+	bin := pgtest.Dir(t)
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for _, name := range []string{nameDrover, nameAutoctl} {
+		require.NoError(t, os.Symlink(self, filepath.Join(bin, name)))
+	}
+	return bin
+}
+
+// scriptCode runs a program that must end with the exit code given first.
+func scriptCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code number program args...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if strconv.Itoa(got) != args[0] {
+		ts.Fatalf("exit code %d, want %s", got, args[0])
+	}
+}
+
+// untilPatience bounds what a script waits for.
+const untilPatience = 2 * time.Minute
+
+// scriptUntil runs a program until its output matches a pattern.
+func scriptUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until pattern program args...")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	err = pgtest.WaitFor(untilPatience, func() error {
+		err := ts.Exec(args[1], args[2:]...)
+		if out := ts.ReadFile("stdout"); !pattern.MatchString(out) {
+			return fmt.Errorf("%v: output does not match %q:\n%s", err, args[0], out)
+		}
+		return nil
+	})
+	ts.Check(err)
+}
+
+// scriptTree writes the names and contents of all files below a directory into
+// a file, so that a script can tell that nothing changed.
+func scriptTree(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: tree directory file")
+	}
+	var b strings.Builder
+	root := ts.MkAbs(args[0])
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if d.Type().IsRegular() {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&b, "%s %d %x\n", strings.TrimPrefix(path, root), len(data), data)
+		}
+		return nil
+	})
+	if !errors.Is(err, os.ErrNotExist) {
+		ts.Check(err)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(b.String()), 0o600))
+}
