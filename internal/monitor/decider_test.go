@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -132,7 +133,9 @@ func TestDeciderThatLostItsConnectionDecidesNothing(t *testing.T) {
 		db.add(testKey, 1, fsm.Primary)
 		w := newWorld(t, db)
 		defer w.end()
-		time.Sleep(grace)
+		reporting, silent := context.WithTimeout(t.Context(), grace)
+		defer silent()
+		db.report(reporting, 1)
 		// The server is gone, and with it the keeper and our connections; another process is faster.
 		db.cut()
 		db.mu.Lock()
@@ -228,5 +231,25 @@ func TestGroupInTroubleDoesNotHoldUpOthers(t *testing.T) {
 		db.change(stuck, false, func() { clear(db.refuse) })
 		time.Sleep(5 * time.Second)
 		require.Len(t, db.decisions(), 3)
+	})
+}
+
+func TestGroupAtRestIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newFakeDB()
+		db.add(testKey, 1, fsm.Primary)
+		db.add(testKey, 2, fsm.Secondary)
+		w := newWorld(t, db)
+		defer w.end()
+		go db.report(t.Context(), 1, 2)
+		time.Sleep(time.Minute)
+		db.mu.Lock()
+		before := db.looks
+		db.mu.Unlock()
+		time.Sleep(time.Hour)
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		require.Equal(t, before, db.looks)
 	})
 }

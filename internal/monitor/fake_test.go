@@ -34,6 +34,7 @@ type fakeDB struct {
 	refuse   map[groupKey]error
 	stored   []storedDecision
 	healths  []pgautofailover.Probe
+	looks    int // decision transactions
 	now      func() time.Time
 }
 
@@ -242,6 +243,7 @@ func (c *fakeConn) Decide(
 	f := c.db
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.looks++
 	if c.Closed() {
 		return errGone
 	}
@@ -343,7 +345,11 @@ func failoverRule(g fsm.Group, now time.Time) (fsm.Decision, error) {
 		}
 	}
 	for _, n := range g.Nodes {
-		silent := now.Sub(n.Seen) > g.Settings.UnhealthyTimeout || n.Session == fsm.SessionLost
+		heard := n.Seen
+		if heard.Before(g.MonitorStart) {
+			heard = g.MonitorStart
+		}
+		silent := now.Sub(heard) > g.Settings.UnhealthyTimeout || n.Session == fsm.SessionLost
 		bad := n.Health == fsm.HealthBad && !n.HealthAt.IsZero()
 		if n.Goal == fsm.Primary && silent && bad && now.Sub(g.MonitorStart) > g.Settings.StartupGrace {
 			return fsm.Decision{

@@ -23,7 +23,7 @@ type groupKey = pgautofailover.GroupKey
 type observedNode struct {
 	key        groupKey
 	reportTime time.Time
-	seen       time.Time
+	seen       time.Time // zero until this process heard of the node itself
 	goal       fsm.State
 	goalNumber int64
 	goalAt     time.Time
@@ -46,8 +46,11 @@ type observer struct {
 	start    time.Time
 	interval time.Duration
 	lastTick time.Time
-	nodes    map[int64]*observedNode
-	intents  map[int64]time.Time
+	// primed is set by the first look. Nodes that it shows said nothing to this
+	// process yet; nodes that appear later have just registered.
+	primed  bool
+	nodes   map[int64]*observedNode
+	intents map[int64]time.Time
 }
 
 func newObserver(start time.Time, interval time.Duration) *observer {
@@ -95,7 +98,9 @@ func (o *observer) restartClocks(now time.Time) {
 
 func (o *observer) restart(now time.Time) {
 	for _, n := range o.nodes {
-		n.seen = now
+		if !n.seen.IsZero() {
+			n.seen = now
+		}
 		n.healthAt = time.Time{}
 		n.held, n.lost = false, false
 	}
@@ -134,13 +139,19 @@ func (o *observer) sweep(rows []pgautofailover.NodeRow, now time.Time) []groupKe
 }
 
 func (o *observer) add(id int64, key groupKey, now time.Time) *observedNode {
-	n := &observedNode{key: key, health: fsm.HealthUnknown, seen: now}
+	n := &observedNode{key: key, health: fsm.HealthUnknown}
+	if o.primed {
+		n.seen = now
+	}
 	o.nodes[id] = n
 	return n
 }
 
 func (n *observedNode) report(stamp, now time.Time) {
-	if !stamp.Equal(n.reportTime) {
+	switch {
+	case n.reportTime.IsZero():
+		n.reportTime = stamp // when that was, nobody here knows
+	case !stamp.Equal(n.reportTime):
 		n.reportTime, n.seen = stamp, now
 	}
 }
@@ -192,6 +203,7 @@ func (o *observer) pulses(all []pgautofailover.Pulse, now time.Time) glance {
 			n.keeper, n.lost = false, false
 		}
 	}
+	o.primed = true
 	return g
 }
 
@@ -226,6 +238,9 @@ func (o *observer) silence(id int64) (since time.Time, sessionLost, known bool) 
 	n, known := o.nodes[id]
 	if !known {
 		return time.Time{}, false, false
+	}
+	if n.seen.IsZero() {
+		return o.start, n.lost, true
 	}
 	return n.seen, n.lost, true
 }

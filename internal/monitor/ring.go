@@ -38,10 +38,10 @@ func (d *decider) due(now time.Time) (due []groupKey, next time.Duration) {
 		at := a.retry
 		if at.IsZero() {
 			d.observed.refresh(&a.group)
-			at = nextDeadline(a.group, a.at)
-		}
-		if at.IsZero() {
-			continue
+			var some bool
+			if at, some = fsm.NextDeadline(a.group, a.at); !some {
+				continue
+			}
 		}
 		if wait := at.Sub(now); wait > 0 {
 			next = min(next, wait)
