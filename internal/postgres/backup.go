@@ -55,7 +55,9 @@ func (i *Instance) BaseBackup(ctx context.Context, cfg BackupConfig) error {
 	}
 	if err := i.copyServer(ctx, cfg); err != nil {
 		// Half a copy is of no use, and its space may be what is missing.
-		return errors.Join(err, i.killCopies(ctx, cfg.BackupDir), removeContents(cfg.BackupDir))
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), killDelay)
+		defer cancel()
+		return errors.Join(err, i.killCopies(clean, cfg.BackupDir), removeContents(cfg.BackupDir))
 	}
 	if err := i.dressCopy(cfg); err != nil {
 		return fmt.Errorf("base backup: %w", err)

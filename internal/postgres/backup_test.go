@@ -274,6 +274,69 @@ func TestSameTimelineNumberOnTwoLinesIsNotRewound(t *testing.T) {
 	require.Equal(t, 1, second.count(t))
 }
 
+func TestTwoTimelinesThatBeganAtOnePlaceAreToldApart(t *testing.T) {
+	t.Parallel()
+	primary, p := newPrimary(t, 1)
+	second, p2 := newStandby(t, primary, 2)
+	third, _ := newStandby(t, primary, 3)
+	primary.stop(t, p, postgres.StopFast)
+	for _, n := range []*node{second, third} {
+		_, err := n.EndReceiver(within(t))
+		require.NoError(t, err)
+		require.NoError(t, n.Promote(within(t)))
+	}
+	ours, err := second.HistoryOf(2)
+	require.NoError(t, err)
+	theirs, err := postgres.Identify(within(t), postgres.CopyFrom(second.upstream(third)))
+	require.NoError(t, err)
+	require.Equal(t, ours, theirs.History, "nothing in the histories shows it")
+	same, err := second.SameLine(within(t), postgres.CopyFrom(second.upstream(third)), ours, theirs.History)
+	require.NoError(t, err)
+	require.False(t, same)
+	same, err = second.SameLine(within(t), postgres.CopyFrom(second.upstream(second)), ours, theirs.History)
+	require.NoError(t, err)
+	require.True(t, same)
+	second.stop(t, p2, postgres.StopFast)
+	rewind := postgres.RewindConfig{Source: postgres.CopyFrom(second.upstream(third)), Standby: postgres.StandbyOf(second.upstream(third))}
+	require.ErrorIs(t, second.Rewind(within(t), rewind), postgres.ErrCannotRewind)
+
+	// The old primary is behind both and may follow either.
+	rejoin(t, primary, third)
+	line, err := primary.HistoryOf(2)
+	require.NoError(t, err)
+	same, err = primary.SameLine(within(t), rewind.Source, line, theirs.History)
+	require.NoError(t, err)
+	require.True(t, same)
+}
+
+func TestFullDiskDuringBaseBackupLeavesEverythingAsItWas(t *testing.T) {
+	t.Parallel()
+	small := os.Getenv("PGDROVER_TEST_SMALL_DISK")
+	if small == "" {
+		t.Skip("PGDROVER_TEST_SMALL_DISK names no directory on a file system of about 120 MB")
+	}
+	primary, _ := newPrimary(t, 1)
+	n, p := newStandbyIn(t, primary, 2, small)
+	n.stop(t, p, postgres.StopFast)
+	before, err := os.ReadFile(filepath.Join(n.DataDir(), "postgresql-auto-failover-standby.conf"))
+	require.NoError(t, err)
+	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 1500000)`)
+	err = n.BaseBackup(within(t), n.backup(primary))
+	require.ErrorContains(t, err, "No space left on device")
+	var hint interface{ Hint() string }
+	require.True(t, errors.As(err, &hint))
+	require.Contains(t, hint.Hint(), "space")
+	entries, err := os.ReadDir(filepath.Join(n.root, "backup"))
+	require.NoError(t, err)
+	require.Empty(t, entries)
+	after, err := os.ReadFile(filepath.Join(n.DataDir(), "postgresql-auto-failover-standby.conf"))
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+	control, err := n.ControlData(within(t))
+	require.NoError(t, err)
+	require.Equal(t, "shut down in recovery", control.State)
+}
+
 func TestInterruptedRewindIsNeverStarted(t *testing.T) {
 	t.Parallel()
 	primary, p := newPrimary(t, 1)

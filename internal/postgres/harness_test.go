@@ -73,7 +73,11 @@ func within(t *testing.T) context.Context {
 // newNode returns an instance without a data directory.
 func newNode(t *testing.T, id int64) *node {
 	t.Helper()
-	root := pgtest.Dir(t)
+	return newNodeIn(t, id, pgtest.Dir(t))
+}
+
+func newNodeIn(t *testing.T, id int64, root string) *node {
+	t.Helper()
 	log := &logBuffer{}
 	n := &node{id: id, root: root, log: log, Instance: postgres.New(postgres.Config{
 		Tools: postgres.Tools{Dir: pgtest.Bin(t)}, DataDir: filepath.Join(root, "data"), Port: pgtest.FreePort(t),
@@ -165,7 +169,12 @@ func (n *node) slot(t *testing.T, ids ...int64) {
 // newStandby returns a running standby of primary that streams.
 func newStandby(t *testing.T, primary *node, id int64) (*node, *postgres.Postmaster) {
 	t.Helper()
-	n := newNode(t, id)
+	return newStandbyIn(t, primary, id, pgtest.Dir(t))
+}
+
+func newStandbyIn(t *testing.T, primary *node, id int64, root string) (*node, *postgres.Postmaster) {
+	t.Helper()
+	n := newNodeIn(t, id, root)
 	ctx := within(t)
 	have := []int64{id}
 	require.NoError(t, primary.With(ctx, func(s *postgres.Session) error {

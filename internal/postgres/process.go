@@ -287,12 +287,9 @@ const (
 	terminate = syscall.SIGTERM
 )
 
-// childrenOf lists the processes that a single-threaded process has started.
+// childrenOf lists the processes that a process has started. The kernel's own
+// list of them, /proc/<pid>/task/<pid>/children, leaves out some while others end.
 func childrenOf(parent int) ([]int, error) {
-	if pids, err := childrenFile(parent); err == nil {
-		return pids, nil
-	}
-	// A kernel without that file.
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
@@ -302,22 +299,6 @@ func childrenOf(parent int) ([]int, error) {
 		if pid, err := strconv.Atoi(e.Name()); err == nil && parentOf(pid) == parent {
 			pids = append(pids, pid)
 		}
-	}
-	return pids, nil
-}
-
-func childrenFile(parent int) ([]int, error) {
-	text, err := os.ReadFile(fmt.Sprintf("%s/task/%d/children", procPath(parent), parent))
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, word := range strings.Fields(string(text)) {
-		pid, err := strconv.Atoi(word)
-		if err != nil {
-			return nil, err
-		}
-		pids = append(pids, pid)
 	}
 	return pids, nil
 }

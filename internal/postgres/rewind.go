@@ -52,6 +52,19 @@ func (i *Instance) Rewind(ctx context.Context, cfg RewindConfig) error {
 	if err != nil {
 		return fmt.Errorf("rewind: %w: %w", ErrCannotRewind, err)
 	}
+	if lineage != LineageForeign && lineage != LineageAmbiguous {
+		local, err := i.History(ctx)
+		if err != nil {
+			return fmt.Errorf("rewind: %w: %w", ErrCannotRewind, err)
+		}
+		same, err := i.SameLine(ctx, cfg.Source, local, source.History)
+		if err != nil {
+			return fmt.Errorf("rewind: %w", err)
+		}
+		if !same {
+			lineage = LineageAmbiguous
+		}
+	}
 	i.log.Info("compared with the upstream", "lineage", lineage.String(), "upstream_tli", source.TLI, "upstream_lsn", source.LSN.String())
 	switch lineage {
 	case LineageForeign:

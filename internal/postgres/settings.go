@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -218,4 +220,30 @@ func (i *Instance) WriteSettings(settings pg.Settings) (changed bool, err error)
 		return false, fmt.Errorf("write settings: %w", err)
 	}
 	return wrote || included, nil
+}
+
+// CheckSettings returns what keeps a running server from being a node of a
+// group, one sentence each; none when it is fit.
+func (s *Session) CheckSettings(ctx context.Context, citus bool) ([]string, error) {
+	const query = `
+SELECT current_setting('max_wal_senders')::int, current_setting('max_replication_slots')::int,
+  current_setting('wal_level'), current_setting('wal_log_hints'), current_setting('shared_preload_libraries')`
+	var senders, slots int
+	var level, hints, libraries string
+	if err := s.conn.QueryRow(ctx, query).Scan(&senders, &slots, &level, &hints, &libraries); err != nil {
+		return nil, fmt.Errorf("check settings: %w", err)
+	}
+	var problems []string
+	complain := func(bad bool, format string, args ...any) {
+		if bad {
+			problems = append(problems, fmt.Sprintf(format, args...))
+		}
+	}
+	complain(senders < 12, "max_wal_senders is %d, needs at least 12", senders)
+	complain(slots < 12, "max_replication_slots is %d, needs at least 12", slots)
+	complain(level != "replica" && level != "logical", "wal_level is %q, needs 'replica' or 'logical'", level)
+	complain(hints != "on", "wal_log_hints is %q, needs 'on'", hints)
+	first, _, _ := strings.Cut(libraries, ",")
+	complain(citus && strings.TrimSpace(first) != "citus", "shared_preload_libraries is %q, needs citus first", libraries)
+	return problems, nil
 }
