@@ -25,6 +25,7 @@ func rules() []rule {
 		{RuleID{207, "fenced-back"}, fencedBack, "A primary that fenced itself, and that was left behind meanwhile, goes to demoted first."},
 		{RuleID{209, "left-alone"}, leftAlone, "The last node of a group: a primary goes on as single, a standby by way of an election."},
 
+		{RuleID{502, "ask-old-primary"}, askOldPrimary, "The old primary stopped and is there to be asked, and the candidate lacks what it may have."},
 		{RuleID{341, "promotion-ready"}, promotionReady, "The candidate has what was acknowledged, and the old primary acknowledges nothing any more: it opens."},
 		{RuleID{501, "planned-given-up"}, plannedGivenUp, "A planned promotion whose old primary vanished or whose last record did not arrive becomes an unplanned one."},
 		{RuleID{339, "stop-replication"}, stopReplication, "The candidate is the whole quorum: it is promoted behind a closed gate, which ends its receiver."},
@@ -44,6 +45,7 @@ func rules() []rule {
 		{RuleID{407, "quorum-lost"}, quorumLost, "The last quorum standby is gone and number_sync_standbys is 0: writes go on alone."},
 		{RuleID{411, "quorum-back"}, quorumBack, "Enough quorum standbys stream: commits wait for them again."},
 		{RuleID{413, "settings-applied"}, settingsApplied, "The primary has seen that settings changed: it gets the list of the day."},
+		{RuleID{506, "list-unreachable"}, listUnreachable, "The voters that the primary waits for are gone, and there is a better list."},
 		{RuleID{507, "list-changed"}, listChanged, "The list of synchronous standbys that the primary should have is not the one it has."},
 		{RuleID{509, "open-list-changed"}, openListChanged, "The same for a primary in wait_primary, when number_sync_standbys changed between 0 and more."},
 		{RuleID{421, "join-primary"}, joinPrimary, "A primary that an older node service left in join_primary."},

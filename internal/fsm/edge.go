@@ -42,6 +42,12 @@ const (
 	// wait for a standby; only an order of the monitor brings us here. On a
 	// stopped server or a standby it is in place before the server next opens.
 	StepSetList
+	// StepEnforceList waits until a list that is not empty holds for every
+	// session: a new connection shows it and the checkpointer has taken note,
+	// which a checkpoint proves. A server that comes out of recovery needs no
+	// proof, it is guarded (see StepBaseBackup): the step then waits only while
+	// the list that it had was empty. Nothing to do when the list is empty.
+	StepEnforceList
 	// StepWaitVoters waits until a new connection shows the list, checkpoints,
 	// notes the flush LSN, then waits until K voters have flushed that far.
 	// Nothing to wait for when the list is empty.
@@ -60,6 +66,13 @@ const (
 	StepStop
 	// StepStopNow is StepStop by immediate shutdown: self-fencing.
 	StepStopNow
+	// StepBaseBackup, and every other step that turns a stopped server into a
+	// standby (StepCloneStandby, StepRewindOrInit, StepStandbyAlone,
+	// StepStandbyFiles), leaves it a guard before it starts:
+	// synchronous_standby_names is a list that nobody can satisfy, whatever the
+	// copy brought along. A server that comes out of recovery so
+	// acknowledges nothing before it is given its own list.
+	//
 	// StepBaseBackup clones the primary through the node's own slot, then
 	// writes the standby configuration and starts.
 	StepBaseBackup
@@ -71,7 +84,8 @@ const (
 	// writes the standby configuration, starts, drops the node's own slots.
 	StepRewindOrInit
 	// StepFollow points the running standby at the current primary (reload,
-	// or start when stopped); nothing is rewound.
+	// or start when stopped); nothing is rewound. A server that is out of
+	// recovery is first made a standby again.
 	StepFollow
 	// StepCheckTimeline compares the local timeline and position with the
 	// upstream's history; a diverged server is rewound.
@@ -81,7 +95,8 @@ const (
 	StepCheckConnection
 	// StepEndReceiver removes the upstream from the configuration of a running
 	// standby, waits until the receiver is gone and replay has reached the end
-	// of local WAL. After it the server acknowledges nothing to anybody.
+	// of local WAL. After it the server acknowledges nothing to anybody. A
+	// server that is out of recovery is restarted as a standby without upstream.
 	StepEndReceiver
 	// StepStandbyAlone restarts a stopped or former primary's server as a
 	// standby without upstream.
@@ -142,6 +157,7 @@ var stepNames = [...]string{
 	StepBootstrap:          "bootstrap",
 	StepPromote:            "promote",
 	StepSetList:            "set list",
+	StepEnforceList:        "enforce list",
 	StepWaitVoters:         "wait voters",
 	StepSlots:              "slots",
 	StepHBA:                "HBA",

@@ -21,10 +21,10 @@ type edgeRow struct {
 // steps shared by rows.
 var (
 	cleanStop   = []Step{StepCheckpoint, StepStop}
-	openAgain   = []Step{StepSetList, StepStart, StepOpenGate, StepSlots}
+	openAgain   = []Step{StepSetList, StepStart, StepEnforceList, StepOpenGate, StepSlots}
 	promoteOpen = []Step{StepSetList, StepPromote, StepOpenGate, StepHBA, StepSlots}
 	aloneVote   = []Step{StepStop, StepStandbyAlone, StepOpenGate, StepDropOwnSlots}
-	follow      = []Step{StepOpenGate, StepFollow, StepCheckTimeline, StepCheckConnection}
+	follow      = []Step{StepOpenGate, StepCheckTimeline, StepFollow, StepCheckConnection}
 	rejoin      = []Step{StepStop, StepRewindOrInit, StepOpenGate, StepHBA}
 )
 
@@ -46,12 +46,12 @@ func edgeTable() []edgeRow {
 		}},
 
 		// A primary at work.
-		{from: []State{Single}, to: []State{WaitPrimary}, steps: []Step{StepSetList, StepHBA, StepSlots}},
-		{from: []State{Primary, WaitPrimary, ApplySettings}, to: []State{JoinPrimary}},
-		{from: []State{Primary, WaitPrimary, Single, JoinPrimary}, to: []State{ApplySettings}},
-		{from: []State{Primary, JoinPrimary, ApplySettings}, to: []State{WaitPrimary}, steps: []Step{StepSetList}},
+		{from: []State{Single}, to: []State{WaitPrimary}, steps: []Step{StepStart, StepSetList, StepHBA, StepSlots}},
+		{from: []State{Primary, WaitPrimary, ApplySettings}, to: []State{JoinPrimary}, steps: []Step{StepStart}},
+		{from: []State{Primary, WaitPrimary, Single, JoinPrimary}, to: []State{ApplySettings}, steps: []Step{StepStart}},
+		{from: []State{Primary, JoinPrimary, ApplySettings}, to: []State{WaitPrimary}, steps: []Step{StepStart, StepSetList}},
 		{from: []State{WaitPrimary, JoinPrimary, ApplySettings, Single}, to: []State{Primary}, steps: []Step{
-			StepSetList, StepWaitVoters,
+			StepStart, StepSetList, StepWaitVoters,
 		}},
 		{from: open, to: []State{Single}, steps: []Step{StepStart, StepSetList, StepSlots}},
 
@@ -59,7 +59,7 @@ func edgeTable() []edgeRow {
 		{from: open, to: []State{Draining}, steps: cleanStop},
 		{from: open, to: []State{DemoteTimeout, Demoted}, steps: []Step{StepStop}},
 		{from: down, to: down, steps: []Step{StepStop}},
-		{from: down, to: []State{Primary}, steps: []Step{StepSetList, StepStart, StepOpenGate, StepSlots, StepWaitVoters}},
+		{from: down, to: []State{Primary}, steps: []Step{StepSetList, StepStart, StepEnforceList, StepOpenGate, StepSlots, StepWaitVoters}},
 		{from: down, to: []State{Single, WaitPrimary, ApplySettings, JoinPrimary}, steps: openAgain},
 		{from: open, to: []State{PrepareMaintenance}, steps: []Step{StepCheckpoint, StepCheckpoint, StepStop}},
 		{from: open, to: []State{Maintenance}, steps: []Step{
@@ -88,13 +88,13 @@ func edgeTable() []edgeRow {
 		{from: []State{FastForward}, to: []State{PreparePromotion}},
 		{from: []State{Secondary, CatchingUp, ReportLSN}, to: []State{PreparePromotion}},
 		{from: []State{ReportLSN, PreparePromotion, FastForward, Secondary, CatchingUp}, to: []State{JoinSecondary},
-			steps: []Step{StepEndReceiver}},
+			steps: []Step{StepStart, StepEndReceiver}},
 		{from: []State{PreparePromotion}, to: []State{StopReplication}, steps: []Step{StepCloseGate, StepPromote}},
 		{from: []State{StopReplication}, to: []State{WaitPrimary}, steps: []Step{
-			StepStart, StepSetList, StepOpenGate, StepHBA, StepSlots,
+			StepStart, StepSetList, StepEnforceList, StepOpenGate, StepHBA, StepSlots,
 		}},
 		{from: []State{PreparePromotion}, to: []State{WaitPrimary}, steps: promoteOpen},
-		{from: []State{StopReplication}, to: []State{Single}, steps: []Step{StepStart, StepSetList, StepOpenGate, StepSlots}},
+		{from: []State{StopReplication}, to: []State{Single}, steps: []Step{StepStart, StepSetList, StepEnforceList, StepOpenGate, StepSlots}},
 		{from: standby, to: []State{Single}, steps: promoteOpen},
 
 		// A standby at work.
@@ -103,7 +103,7 @@ func edgeTable() []edgeRow {
 		}},
 		{from: []State{ReportLSN, JoinSecondary, FastForward, PreparePromotion}, to: []State{Secondary}, steps: follow},
 		{from: []State{Secondary, ReportLSN, JoinSecondary, FastForward, PreparePromotion, WaitMaintenance},
-			to: []State{CatchingUp}, steps: []Step{StepFollow, StepCheckTimeline}},
+			to: []State{CatchingUp}, steps: []Step{StepOpenGate, StepCheckTimeline, StepFollow}},
 		{from: []State{Maintenance, PrepareMaintenance, StopReplication, Draining, DemoteTimeout, Demoted},
 			to: []State{CatchingUp}, steps: rejoin},
 
@@ -172,9 +172,9 @@ func citusSteps(kind NodeKind, from, to State, steps []Step) []Step {
 func Reenter(s State) []Step {
 	switch s {
 	case Single, WaitPrimary:
-		return []Step{StepStart, StepSetList, StepOpenGate, StepSlots}
+		return []Step{StepStart, StepSetList, StepEnforceList, StepOpenGate, StepSlots}
 	case Primary:
-		return []Step{StepStart, StepSetList, StepOpenGate, StepSlots, StepWaitVoters}
+		return []Step{StepStart, StepSetList, StepEnforceList, StepOpenGate, StepSlots, StepWaitVoters}
 	case JoinPrimary, ApplySettings:
 		return []Step{StepStart}
 	case Draining, DemoteTimeout, Demoted, PrepareMaintenance:
@@ -184,7 +184,7 @@ func Reenter(s State) []Step {
 	case Secondary:
 		return follow
 	case CatchingUp:
-		return []Step{StepOpenGate, StepFollow, StepCheckTimeline}
+		return []Step{StepOpenGate, StepCheckTimeline, StepFollow}
 	case StopReplication:
 		return []Step{StepCloseGate, StepPromote}
 	case Maintenance:

@@ -46,16 +46,14 @@ func (t *turn) own(n *Node) {
 	t.rec.Owner = n.ID
 }
 
-// asked: n is asked for its last word, or will be when it is back: it can vote in an election.
+// asked: n can be asked for its last word. A node on its way back to being a
+// standby cannot: its data directory may be half rewound, and no list counts on it.
 func asked(n *Node) bool {
 	switch {
-	case n.Goal == ReportLSN:
+	case n.Goal.In(ReportLSN, JoinSecondary):
 		return true
 	case n.Goal.In(Secondary, CatchingUp):
-		return n.Reported.In(Secondary, CatchingUp, JoinSecondary, ReportLSN, PreparePromotion, FastForward, WaitMaintenance,
-			Maintenance, PrepareMaintenance, Demoted)
-	case n.Goal.In(JoinSecondary):
-		return true
+		return n.Reported.In(Secondary, CatchingUp, JoinSecondary, ReportLSN, PreparePromotion, FastForward, WaitMaintenance)
 	}
 	return false
 }
@@ -185,6 +183,13 @@ func (t *turn) openFor(s *Node, why string) {
 	} else {
 		t.order(s, goal, "%s to %s after %s.", s, goal, why)
 	}
+	for _, n := range t.others(s) {
+		if n.Goal.In(ReportLSN, JoinSecondary) && t.rec.Timeline != 0 && n.TLI > t.rec.Timeline {
+			// It was promoted and never opened. The new primary may take the same
+			// timeline number for another timeline: only a rewind tells them apart.
+			t.goal(n, Demoted, "%s to demoted after %s got selected as the failover candidate.", n, s)
+		}
+	}
 	t.rec.Primary, t.rec.Owner = s.ID, s.ID
 	t.rec.Fenced, t.rec.FinalTLI, t.rec.FinalLSN = false, 0, 0
 	t.push(s, list)
@@ -214,6 +219,11 @@ func (t *turn) elect() bool {
 	}
 	best := t.bestPosition()
 	candidates := slices.DeleteFunc(t.members(), func(n *Node) bool { return !t.candidate(n) })
+	if len(candidates) == 0 && e.AllowDataLoss {
+		candidates = slices.DeleteFunc(t.members(), func(n *Node) bool {
+			return !t.electable(n) || !n.Stable(ReportLSN) || !t.healthy(n)
+		})
+	}
 	slices.SortFunc(candidates, t.byMerit)
 	for _, s := range candidates {
 		complete := t.position(s).compare(best) >= 0

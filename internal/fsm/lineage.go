@@ -9,8 +9,9 @@ import (
 // position is a node's WAL on the reference lineage: how far it agrees with
 // it, and whether it went another way after that point.
 type position struct {
-	lsn    pg.LSN
-	forked bool
+	lsn pg.LSN
+	// forked: not to be elected; told says that a history proves it.
+	forked, told bool
 }
 
 // where projects (tli, lsn) of n on the reference timeline. Positions of
@@ -31,7 +32,7 @@ func (t *turn) where(n *Node, tli pg.Timeline, lsn pg.LSN) position {
 	if !ok || lsn > left {
 		// Past the point where the reference left tli, or nobody told where that
 		// is: then an old primary's unacknowledged tail cannot be told from lag.
-		return position{lsn: left, forked: true}
+		return position{lsn: left, forked: true, told: ok}
 	}
 	return position{lsn: lsn}
 }

@@ -61,6 +61,7 @@ func (t *turn) quorumNodes(p *Node, want func(*Node) bool) []int64 {
 // out of force, whether the old primary has stopped and where, which votes are
 // in, and whether the promotion under way is over.
 func (t *turn) absorb() {
+	t.forget()
 	if t.rec.Primary == 0 {
 		if w := t.writable(); w != nil {
 			t.rec.Primary = w.ID
@@ -86,6 +87,23 @@ func (t *turn) absorb() {
 			t.vote(n)
 		}
 	}
+}
+
+// forget ends the record of a group whose nodes are all gone: a node that
+// registers first in the group begins a new one.
+func (t *turn) forget() {
+	nodes := t.g.Nodes
+	gone := len(nodes) == 0 ||
+		len(nodes) == 1 && nodes[0].Goal == Single && nodes[0].Reported == Init && t.rec.Primary != nodes[0].ID
+	if !gone || t.rec.Primary == 0 && t.rec.Election == nil && t.rec.Owner == 0 {
+		return
+	}
+	rec := Record{Epoch: t.rec.Epoch}
+	if len(nodes) == 1 {
+		rec.Primary = nodes[0].ID
+		rec.Lists = []List{{Number: t.rec.list().Number + 1, Primary: rec.Primary}}
+	}
+	t.rec = rec
 }
 
 func (t *turn) absorbOpen(p *Node) {

@@ -173,6 +173,25 @@ func plannedGivenUp(t *turn) bool {
 	return true
 }
 
+// askOldPrimary takes the candidate back when it cannot open, or only by
+// losing something, while the old primary has stopped and is there to be asked.
+func askOldPrimary(t *turn) bool {
+	s, p, e := t.owner(), t.old(), t.rec.Election
+	if s == nil || p == nil || e == nil || e.Planned || !s.Stable(PreparePromotion) || t.beyond(s) || t.voted(p.ID) {
+		return false
+	}
+	if !t.rec.Fenced || !t.alive(p) || !p.Settled() || !p.Goal.In(downStates...) || p.Goal == Dropped {
+		return false
+	}
+	if t.allSatisfied(t.voted) || e.AllowDataLoss || e.Off || t.soleQuorum(s) {
+		return false
+	}
+	t.rec.Owner = 0
+	t.goal(s, ReportLSN, "%s to report_lsn to find the failover candidate", s)
+	t.goal(p, ReportLSN, "%s to report_lsn to find the failover candidate", p)
+	return true
+}
+
 // fetched: the candidate has the WAL that it lacked.
 func fetched(t *turn) bool {
 	s := t.owner()

@@ -148,6 +148,31 @@ func settingsApplied(t *turn) bool {
 	return t.goal(p, want, "%s to %s after it applied replication properties change.", p, want)
 }
 
+// listUnreachable turns a primary back that is on its way to a list which can
+// no longer be satisfied, when there is a better one: the list can only be
+// replaced while the primary rests.
+func listUnreachable(t *turn) bool {
+	p := t.writable()
+	if p == nil || t.rec.Election != nil || t.rec.Owner != 0 || p.Goal != Primary || p.Settled() || t.unhealthy(p) {
+		return false
+	}
+	last, want := t.rec.list(), t.wantedList(p)
+	if last.Empty() || want.K == last.K && slices.Equal(want.Voters, last.Voters) {
+		return false
+	}
+	there := 0
+	for _, id := range last.Voters {
+		if n := t.node(id); n != nil && n.Goal == Secondary {
+			there++
+		}
+	}
+	if there >= last.K {
+		return false
+	}
+	t.order(p, ApplySettings, "%s to apply_settings to edit synchronous_standby_names.", p)
+	return true
+}
+
 // listChanged sends a stable primary through apply_settings when the list that
 // it should have is not the one it has.
 func listChanged(t *turn) bool {

@@ -60,14 +60,15 @@ func leftAlone(t *turn) bool {
 	return t.goal(n, ReportLSN, "%s to report_lsn to find the failover candidate", n)
 }
 
-// openPrimary is the primary when it is there to be followed: it reports a
-// writable state, is healthy, and rests or moves from wait_primary to primary.
+// openPrimary is the primary when it is there to be followed: it was ordered to
+// be writable, nobody else is being promoted, and its server runs. It need not
+// be at rest: one that waits for its voters is what they have to follow.
 func (t *turn) openPrimary() *Node {
 	p := t.writable()
-	if p == nil || !t.healthy(p) {
+	if p == nil || !t.healthy(p) || t.rec.Owner != 0 && t.rec.Owner != p.ID {
 		return nil
 	}
-	if p.Settled() && p.Goal.In(WaitPrimary, JoinPrimary, Primary) || p.Reported == WaitPrimary && p.Goal == Primary {
+	if p.Goal != Single && p.Reported != Single && (p.Reported.Writable() || p.Reported.In(downStates...)) {
 		return p
 	}
 	return nil
@@ -76,7 +77,7 @@ func (t *turn) openPrimary() *Node {
 // mayClone lets a new standby copy the primary.
 func mayClone(t *turn) bool {
 	p := t.openPrimary()
-	if p == nil || !p.Settled() {
+	if p == nil {
 		return false
 	}
 	for _, n := range t.others(p) {
@@ -90,7 +91,7 @@ func mayClone(t *turn) bool {
 // caughtUp makes a standby a secondary that streams on the primary's timeline, close enough behind.
 func caughtUp(t *turn) bool {
 	p := t.openPrimary()
-	if p == nil || !p.Settled() {
+	if p == nil {
 		return false
 	}
 	for _, n := range t.others(p) {
@@ -120,12 +121,25 @@ func divergedSecondary(t *turn) bool {
 // primary, follow the one that is there.
 func voterReturns(t *turn) bool {
 	p := t.openPrimary()
-	if p == nil || t.rec.Owner != 0 && t.rec.Owner != p.ID {
+	if p == nil {
 		return false
 	}
 	for _, n := range t.others(p) {
-		if !n.Stable(ReportLSN) && !n.Stable(JoinSecondary) {
+		if !n.Goal.In(ReportLSN, JoinSecondary) {
 			continue
+		}
+		if !n.Settled() {
+			answering := t.alive(n) && n.Reported.In(Secondary, CatchingUp, ReportLSN, JoinSecondary)
+			if t.rec.Election != nil || answering {
+				continue
+			}
+			if n.Reported.In(Init, WaitStandby) {
+				return t.goal(n, WaitStandby, "%s to wait_standby after %s converged to %s.", n, p, p.Reported)
+			}
+			return t.goal(n, CatchingUp, "%s to catchingup after %s converged to %s.", n, p, p.Reported)
+		}
+		if at := t.position(n); n.TLI > p.TLI || at.forked && at.told {
+			return t.goal(n, Demoted, "%s to demoted after its timeline diverged from that of %s.", n, p)
 		}
 		if !within(n, p, t.g.Settings.SyncThreshold) || !t.healthy(n) {
 			return t.goal(n, CatchingUp, "%s to catchingup after %s converged to %s.", n, p, p.Reported)

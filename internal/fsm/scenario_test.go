@@ -299,10 +299,14 @@ func (w *world) arrive(n *Node) {
 	p := newTurn(w.g, w.now).writable()
 	switch {
 	case n.Goal.In(StopReplication) || n.Goal == WaitPrimary && from == PreparePromotion || n.Goal == Single && from == PreparePromotion:
+		if len(n.History) == 0 {
+			n.History = pg.History{{TLI: n.TLI}}
+		}
+		n.History = append(slices.Clone(n.History), pg.HistoryEntry{TLI: n.TLI + 1, Parent: n.TLI, Switch: n.LSN})
 		n.TLI++
 		n.LSN += 0x80
 	case n.Goal.In(CatchingUp, Secondary) && p != nil:
-		n.TLI, n.LSN = p.TLI, p.LSN
+		n.TLI, n.LSN, n.History = p.TLI, p.LSN, p.History
 	case n.Goal == PreparePromotion && from == Secondary:
 	case n.Goal.In(Draining, PrepareMaintenance, Dropped) && from.Writable():
 		n.LSN += 0x28
