@@ -7,8 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/keeper"
 	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/postgres"
 )
 
 func newCreatePostgresCmd(env *Env) *cobra.Command {
@@ -267,6 +269,9 @@ func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command
 		if err := s.formationExists(ctx, file.Formation); err != nil {
 			return withCode(exitMonitor, err)
 		}
+		if err := c.sameSystem(ctx, s, file.Formation); err != nil {
+			return err
+		}
 		if hosts := info.Hosts(); len(hosts) > 0 {
 			towards = hosts[0]
 		}
@@ -278,6 +283,30 @@ func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command
 	var err error
 	file.Hostname, err = findHostname(ctx, env, host, towards)
 	return err
+}
+
+// sameSystem refuses a data directory that holds another database system than the group.
+func (c *creation) sameSystem(ctx context.Context, s *session, formation string) error {
+	in := postgres.New(postgres.Config{Tools: c.tools, DataDir: c.site.pgdata, Port: c.port})
+	if !in.Exists() {
+		return nil
+	}
+	control, err := in.ControlData(ctx)
+	if err != nil {
+		return withCode(exitPgCtl, err)
+	}
+	nodes, err := s.db.NodeRows(ctx, formation, nil)
+	if err != nil {
+		return withCode(exitMonitor, err)
+	}
+	for _, n := range nodes {
+		if n.Group == 0 && n.SystemID != 0 && n.SystemID != control.SystemID && n.Goal != fsm.Dropped {
+			return fatal(exitBadState, "the data directory %q has the system identifier %s, the nodes of formation %q have %s",
+				c.site.pgdata, control.SystemID, formation, n.SystemID).
+				withHint("a group is copies of one database system: use an empty --pgdata, or another formation")
+		}
+	}
+	return nil
 }
 
 // complete reports a data directory whose creation is over.
