@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,6 +30,10 @@ var rewrite = flag.Bool("rewrite", false, "write the generated pages instead of 
 func TestMain(m *testing.M) {
 	if base := filepath.Base(os.Args[0]); base == nameDrover || base == nameAutoctl {
 		os.Exit(runProgram())
+	}
+	if slices.Contains(os.Args, "-rewrite") {
+		// The pages are the caller's, whom pgtest may not run as.
+		os.Exit(m.Run())
 	}
 	pgtest.Main(m)
 }

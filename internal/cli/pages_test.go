@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"github.com/stretchr/testify/require"
+)
+
+const pagesDir = "../../docs/commands"
+
+// commandTree is the tree of a name, as help shows it.
+func commandTree(name string) *cobra.Command {
+	env := &Env{Name: name}
+	env.prepare()
+	return newRootCmd(env)
+}
+
+// TestCommandPages keeps the manual's command pages equal to the command tree.
+func TestCommandPages(t *testing.T) {
+	t.Parallel()
+	pages := commandPages(commandTree(nameDrover))
+	if *rewrite {
+		require.NoError(t, os.RemoveAll(pagesDir))
+		require.NoError(t, os.MkdirAll(pagesDir, 0o755))
+		for name, text := range pages {
+			require.NoError(t, os.WriteFile(filepath.Join(pagesDir, name), []byte(text), 0o644))
+		}
+	}
+	entries, err := os.ReadDir(pagesDir)
+	require.NoError(t, err)
+	require.Len(t, entries, len(pages), "run make docs")
+	for name, text := range pages {
+		page, err := os.ReadFile(filepath.Join(pagesDir, name))
+		require.NoError(t, err)
+		require.Equal(t, text, string(page), "docs/commands/%s is not what the code says: run make docs", name)
+	}
+}
+
+// TestSurface compares every command and option with the list that was agreed
+// on: a change of it is a change for every script out there.
+func TestSurface(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	for _, name := range []string{nameDrover, nameAutoctl} {
+		surface(&b, name, commandTree(name))
+	}
+	const path = "testdata/surface.txt"
+	if *rewrite {
+		require.NoError(t, os.WriteFile(path, []byte(b.String()), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), b.String(), "the command line changed: if that is meant, run make docs")
+}
+
+// TestTree holds every command to the house's manners.
+func TestTree(t *testing.T) {
+	t.Parallel()
+	walk(commandTree(nameDrover), nameDrover, func(path string, cmd *cobra.Command) {
+		require.NotEmpty(t, cmd.Short, path)
+		require.False(t, strings.HasSuffix(cmd.Short, "."), path)
+		for _, common := range []string{"help", "verbose", "quiet", "version", "json"} {
+			require.NotNil(t, cmd.Flags().Lookup(common), "%s --%s", path, common)
+		}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { require.NotEmpty(t, f.Usage, "%s --%s", path, f.Name) })
+		require.Equal(t, !cmd.HasSubCommands(), cmd.RunE != nil, path)
+	})
+}
+
+func walk(cmd *cobra.Command, path string, visit func(string, *cobra.Command)) {
+	visit(path, cmd)
+	for _, c := range cmd.Commands() {
+		walk(c, path+" "+c.Name(), visit)
+	}
+}
+
+// surface writes one line for each command and each of its own options.
+func surface(b *strings.Builder, path string, root *cobra.Command) {
+	walk(root, path, func(path string, cmd *cobra.Command) {
+		if cmd.HasSubCommands() {
+			return
+		}
+		order := "posix"
+		if _, ok := cmd.Annotations[anyOrder]; ok {
+			order = "any"
+		}
+		fmt.Fprintf(b, "%s (%s order)\n", path, order)
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if isCommon(f.Name) {
+				return
+			}
+			fmt.Fprintf(b, "    --%s", f.Name)
+			if f.Shorthand != "" {
+				fmt.Fprintf(b, " -%s", f.Shorthand)
+			}
+			fmt.Fprintf(b, " %s", f.Value.Type())
+			if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "[]" {
+				fmt.Fprintf(b, " = %s", f.DefValue)
+			}
+			b.WriteByte('\n')
+		})
+	})
+}
+
+// commandPages renders one page for each command of the first level, and a list of them.
+func commandPages(root *cobra.Command) map[string]string {
+	pages := map[string]string{}
+	var index strings.Builder
+	index.WriteString("# Commands\n\nGenerated from the program; `pgdrover help` prints the same list. Called as `pg_autoctl` the program answers to the\n" +
+		"same commands except `demo`. Every command also takes `--help`, `--verbose` (repeatable), `--quiet`, `--version` and `--json`.\n\n")
+	for _, cmd := range visible(root) {
+		file := cmd.Name() + ".md"
+		fmt.Fprintf(&index, "- [%s](%s): %s\n", cmd.Name(), file, cmd.Short)
+		var b strings.Builder
+		page(&b, nameDrover+" "+cmd.Name(), cmd)
+		pages[file] = b.String()
+	}
+	pages["README.md"] = index.String()
+	return pages
+}
+
+func page(b *strings.Builder, path string, cmd *cobra.Command) {
+	fmt.Fprintf(b, "# %s\n\n%s.\n", path, cmd.Short)
+	if !cmd.HasSubCommands() {
+		section(b, path, cmd)
+		return
+	}
+	for _, c := range visible(cmd) {
+		subpage(b, path+" "+c.Name(), c)
+	}
+}
+
+func subpage(b *strings.Builder, path string, cmd *cobra.Command) {
+	fmt.Fprintf(b, "\n## %s\n\n%s.\n", path, cmd.Short)
+	if !cmd.HasSubCommands() {
+		section(b, path, cmd)
+		return
+	}
+	for _, c := range visible(cmd) {
+		subpage(b, path+" "+c.Name(), c)
+	}
+}
+
+// section shows how to call a command, and its own options.
+func section(b *strings.Builder, path string, cmd *cobra.Command) {
+	fmt.Fprintf(b, "\n```\n%s %s\n```\n", path, usageSuffix(cmd))
+	var rows strings.Builder
+	for _, f := range options(cmd) {
+		if isCommon(f.Name) {
+			continue
+		}
+		arg, text := pflag.UnquoteUsage(f)
+		name := "`--" + f.Name
+		if f.NoOptDefVal == "" && arg != "" {
+			name += " <" + arg + ">"
+		}
+		name += "`"
+		if f.Shorthand != "" {
+			name += ", `-" + f.Shorthand + "`"
+		}
+		fmt.Fprintf(&rows, "| %s | %s |\n", name, strings.ReplaceAll(text, "|", "\\|"))
+	}
+	if rows.Len() > 0 {
+		fmt.Fprintf(b, "\n| Option | Meaning |\n|---|---|\n%s", rows.String())
+	}
+}
