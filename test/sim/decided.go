@@ -23,8 +23,15 @@ func (j *judge) decided(p *process, g fsm.Group, d fsm.Decision, before fsm.Reco
 		j.word[epoch] = j.word[epoch] || e.AllowDataLoss
 		j.off[epoch] = j.off[epoch] || e.Off
 	}
-	if rec.Primary != before.Primary {
-		j.async[rec.Epoch] = j.asyncByChoice(g, before)
+	for _, a := range d.Assign {
+		if a.Node == rec.Owner && a.Goal.Writable() {
+			j.async[rec.Epoch] = j.asyncByChoice(g, before)
+		}
+	}
+	for _, c := range d.Close {
+		for _, i := range g.Intents {
+			j.dropped = j.dropped || i.ID == c.Intent && i.Kind == fsm.IntentRemove
+		}
 	}
 	if rec.Owner != 0 && rec.Epoch != before.Epoch && before.Election != nil {
 		j.votes[rec.Epoch] = slices.Clone(rec.Election.Votes)

@@ -21,7 +21,8 @@ type judge struct {
 	// The same of the epoch in which the head opened.
 	headWord, headForced, headAsync bool
 
-	acks, lone, lost, promotions, goals int // for statistics
+	dropped                             bool // some node was removed on request
+	acks, lone, lost, promotions, goals int  // for statistics
 }
 
 func newJudge(w *World) judge {
@@ -34,6 +35,10 @@ func (j *judge) acknowledged(s *server, at pg.LSN, l fsm.List) {
 	w := j.w
 	p := place(s.end.b, at)
 	w.happened(onAck)
+	if j.overtaken(p) {
+		j.splitBrain(s, p, l)
+		return
+	}
 	if l.Empty() {
 		j.lone++
 		p.b.lone = max(p.b.lone, at)
@@ -43,12 +48,13 @@ func (j *judge) acknowledged(s *server, at pg.LSN, l fsm.List) {
 		j.checkCopies(s, p, l)
 	}
 	j.checkList(s, l)
-	// A confirmation that was under way when another server opened is fine as
-	// long as that server has what it confirms.
-	if w.head != nil && w.head != p.b && !p.holds(position{w.head, w.head.start + 1}) &&
-		!(position{w.head, w.head.end}).holds(p) {
-		j.splitBrain(s, p, l)
-	}
+}
+
+// overtaken: another server has opened since, without what is confirmed now.
+func (j *judge) overtaken(p position) bool {
+	head := j.w.head
+	return head != nil && head != p.b && !p.holds(position{head, head.start + 1}) && !(position{head, head.end}).holds(p) &&
+		(position{head, head.end}).root() == p.root()
 }
 
 // splitBrain: an acknowledgement by a server that is not the last one opened.
@@ -125,7 +131,7 @@ func (j *judge) opened(s *server) {
 	j.checkI7(s)
 	for _, other := range w.branches {
 		at := max(other.promised, other.lone)
-		if at == 0 || other == b {
+		if at == 0 || other == b || (position{b: other}).root() != s.end.root() {
 			continue
 		}
 		if upTo, ok := s.end.line(other); !ok || upTo < at {
@@ -139,14 +145,12 @@ func (j *judge) opened(s *server) {
 func (j *judge) lostWrites(s *server, other *branch, id int64) {
 	w := j.w
 	upTo, _ := s.end.line(other)
-	if other.promised > upTo && !j.headWord {
+	if other.promised > upTo && !j.headWord && !j.tolerable(s, other, other.promised) {
 		w.fail("I6", "node %d opens branch %d, which leaves branch %d at %s: acknowledged up to %s",
 			id, s.end.b.id, other.id, upTo, other.promised)
 		return
 	}
-	limit := pg.LSN(w.cfg.settings().PromoteThreshold) + 64*recordSize
-	behind := other.lone - min(other.lone, fork(s.end, position{other, other.lone}).at)
-	if other.lone > upTo && !j.headWord && !j.headForced && !(j.headAsync && behind <= limit) {
+	if other.lone > upTo && !j.headWord && !j.headForced && !j.tolerable(s, other, other.lone) {
 		w.fail("I6", "node %d opens branch %d, which leaves branch %d at %s: its writer acknowledged alone up to %s",
 			id, s.end.b.id, other.id, upTo, other.lone)
 		return
@@ -154,6 +158,13 @@ func (j *judge) lostWrites(s *server, other *branch, id int64) {
 	// Reported once: what is lost cannot be lost again.
 	j.lost++
 	other.promised, other.lone = min(other.promised, upTo), min(other.lone, upTo)
+}
+
+// tolerable: a group that is asynchronous by choice may lose the last writes
+// of the primary that it replaces, as far as the promote threshold allows.
+func (j *judge) tolerable(s *server, b *branch, at pg.LSN) bool {
+	limit := pg.LSN(j.w.cfg.settings().PromoteThreshold) + 64*recordSize
+	return j.headAsync && (b == j.w.head || b.promised < at) && at-min(at, fork(s.end, position{b, at}).at) <= limit
 }
 
 // checkI7: nothing that was reported in the election lies beyond the winner.
@@ -186,8 +197,8 @@ func (j *judge) always() {
 		if !s.rw || !h.up || s.end.b == j.w.head {
 			continue
 		}
-		if _, ok := s.end.line(j.w.head); ok {
-			continue // opened later than the head
+		if _, ok := s.end.line(j.w.head); ok || s.end.root() != (position{b: j.w.head}).root() {
+			continue // opened later than the head, or another cluster
 		}
 		j.checkFence(s)
 	}

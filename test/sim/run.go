@@ -130,7 +130,7 @@ func (w *World) helpOut(waited time.Duration) {
 	if !electable && len(m.rows) > 0 {
 		w.set(m.rows[0], Op{Do: doPriority, N: 50})
 	}
-	if waited > 2*time.Minute && len(w.judge.forced) > 0 && m.waiting != "" && !slices.ContainsFunc(m.intents, func(i fsm.Intent) bool { return i.AllowDataLoss }) {
+	if waited > 2*time.Minute && (len(w.judge.forced) > 0 || w.judge.dropped) && m.waiting != "" && !slices.ContainsFunc(m.intents, func(i fsm.Intent) bool { return i.AllowDataLoss }) {
 		m.ask(fsm.Intent{Kind: fsm.IntentFailover, AllowDataLoss: true})
 	}
 }
@@ -141,7 +141,7 @@ func (w *World) quiet() {
 	if !w.run(2 * time.Second) {
 		return
 	}
-	if w.judge.acks+w.judge.lone == acks && len(w.mon.rows) > 0 {
+	if w.judge.acks+w.judge.lone == acks && w.anyData() {
 		w.fail("L4", "the group has settled, but no commit is acknowledged: %s", w.describe())
 		return
 	}
@@ -156,6 +156,9 @@ func (w *World) quiet() {
 // settledNow: the monitor's view is at rest, and the servers are as it says.
 func (w *World) settledNow() bool {
 	m := w.mon
+	if len(m.intents) == 0 && !w.anyData() {
+		return true
+	}
 	if len(m.intents) > 0 || m.record.Election != nil || m.record.Owner != 0 {
 		return false
 	}
@@ -168,13 +171,21 @@ func (w *World) settledNow() bool {
 			p = r
 		}
 	}
-	if len(m.rows) == 0 {
-		return true
-	}
 	if p == nil || !w.hosts[p.host].s.rw {
 		return false
 	}
 	return w.standbysFollow(p)
+}
+
+// anyData: some node of the group has a data directory. A group whose data was
+// removed on request has nothing to settle.
+func (w *World) anyData() bool {
+	for _, r := range w.mon.rows {
+		if w.hosts[r.host].s.exists {
+			return true
+		}
+	}
+	return false
 }
 
 // standbysFollow: everybody else is a secondary that streams from p.

@@ -373,3 +373,7 @@ func sameList(a, b fsm.List) bool {
 	}
 	return true
 }
+
+// guard leaves a stopped server a list that nobody satisfies: should it come
+// out of recovery, it acknowledges nothing before it has a list of its own.
+func (s *server) guard() { s.listDisk = fsm.List{Number: -1, K: 1, Voters: []int64{-1}} }

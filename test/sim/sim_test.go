@@ -65,6 +65,9 @@ func TestRandomSchedules(t *testing.T) {
 				if v := r.Violation; v != nil {
 					bad.Add(1)
 					mu.Lock()
+					if os.Getenv("PGDROVER_SIM_LIST") != "" {
+						t.Logf("seed %d: %s", seed, v)
+					}
 					kinds[v.Check]++
 					if _, ok := firstOf[v.Check]; !ok {
 						firstOf[v.Check] = seed

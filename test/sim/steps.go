@@ -96,6 +96,24 @@ func (k *keeper) stepSetList(wk *walk) outcome {
 	}
 }
 
+// stepEnforceList: the list holds for every session before anybody is let in.
+func (k *keeper) stepEnforceList(wk *walk) outcome {
+	s := k.h.s
+	l := s.listDisk
+	switch {
+	case s.state != running:
+		return outcome{kind: failed}
+	case l.Empty() || s.recovery:
+		return outcome{done, time.Millisecond}
+	case s.pmFrozen || !sameList(s.shown, l):
+		return outcome{again, 5 * time.Millisecond}
+	case s.old.Empty():
+		s.checkpoint()
+		return outcome{done, k.h.rng.delay(5 * time.Millisecond)}
+	}
+	return outcome{done, time.Millisecond}
+}
+
 func (k *keeper) stepWaitVoters(wk *walk) outcome {
 	s := k.h.s
 	if s.state != running || s.recovery {
@@ -213,6 +231,7 @@ func (k *keeper) install(up *server, from upstream, alone bool) {
 	s.exists, s.broken, s.signal, s.clean = true, false, true, false
 	s.end, s.needs = up.end, up.end
 	s.listDisk, s.gateDisk, s.slots = up.listDisk, up.gateDisk, 0
+	s.guard()
 	s.upDisk = from
 	if alone {
 		s.upDisk = nowhere
@@ -292,6 +311,7 @@ func (k *keeper) rewind(wk *walk) outcome {
 		s.end = common
 	default:
 		s.signal, s.upDisk, s.clean = true, wk.source, false
+		s.guard()
 	}
 	return outcome{next, time.Millisecond}
 }
@@ -310,7 +330,9 @@ func (k *keeper) stepFollow(wk *walk) outcome {
 			s.stopFast()
 			return k.soon(wk, time.Minute)
 		}
-		s.upDisk, s.signal = wk.source, true
+		if s.upDisk, s.signal = wk.source, true; s.state == down {
+			s.guard()
+		}
 		if s.state == running {
 			s.reload()
 		}
@@ -390,6 +412,7 @@ func (k *keeper) stepStandbyAlone(wk *walk) outcome {
 			return outcome{again, 20 * time.Millisecond}
 		}
 		s.signal, s.upDisk = true, nowhere
+		s.guard()
 		return outcome{next, time.Millisecond}
 	default:
 		if out := k.ensureRunning(); out.kind != done {

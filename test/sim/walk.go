@@ -88,9 +88,6 @@ func (k *keeper) act() {
 		return
 	}
 	k.noEdgeSince = 0
-	if k.current.Writable() && k.goal.Writable() && k.h.s.state != running {
-		edge = append([]fsm.Step{fsm.StepStart}, edge...) // the state that it leaves is enforced first
-	}
 	k.begin(&walk{from: k.current, to: k.goal, number: k.number, steps: edge})
 }
 
@@ -218,6 +215,8 @@ func (k *keeper) perform(wk *walk, step fsm.Step) outcome {
 		return k.stepPromote(wk)
 	case fsm.StepSetList:
 		return k.stepSetList(wk)
+	case fsm.StepEnforceList:
+		return k.stepEnforceList(wk)
 	case fsm.StepWaitVoters:
 		return k.stepWaitVoters(wk)
 	case fsm.StepSlots, fsm.StepHBA:
@@ -263,6 +262,7 @@ func (k *keeper) perform(wk *walk, step fsm.Step) outcome {
 		return k.stepGate(wk, false)
 	case fsm.StepStandbyFiles:
 		s.signal, s.upDisk = true, nowhere
+		s.guard()
 		return outcome{done, quick}
 	}
 	return k.coordinate(wk, step)

@@ -197,6 +197,7 @@ func (h *host) after(d time.Duration, fn func()) {
 // thaw lets the host go on with everything that came due meanwhile.
 func (h *host) thaw() {
 	h.frozen = false
+	h.k.resumedAt = h.w.now
 	due := h.deferred
 	h.deferred = nil
 	for _, fn := range due {
