@@ -4,10 +4,13 @@ import (
 	"context"
 	"net"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
@@ -89,6 +92,7 @@ func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
 		KeepAliveConfig: net.KeepAliveConfig{
 			Enable: true, Idle: 4 * time.Second, Interval: 2 * time.Second, Count: 3,
 		},
+		Control: limitUnacknowledged,
 	}
 	c.DialFunc = dialer.DialContext
 	for key, value := range map[string]string{
@@ -111,6 +115,22 @@ func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
 		}
 	}
 	return c, nil
+}
+
+// limitUnacknowledged ends a connection whose peer does not acknowledge what
+// was sent: keepalives are silent while something is under way.
+func limitUnacknowledged(network, _ string, c syscall.RawConn) error {
+	if !strings.HasPrefix(network, "tcp") {
+		return nil
+	}
+	var err error
+	const limit = 10 * time.Second
+	if controlErr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+	}); controlErr != nil {
+		return controlErr
+	}
+	return err
 }
 
 // Close ends the session.

@@ -125,7 +125,8 @@ type Settled struct {
 // what it answers. When Decide returns nil everything is committed, and with
 // it notified; on any error nothing is. ErrNotDecider ends the process's right to decide.
 func (d *Decider) Decide(ctx context.Context, key GroupKey, decide func(LoadedGroup) (Settled, error)) error {
-	tx, err := d.db.conn.Begin(ctx)
+	// Whatever the server's default is: what was read before the locks were there must not count.
+	tx, err := d.db.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return wrap("begin a decision", err)
 	}

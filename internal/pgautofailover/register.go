@@ -2,6 +2,7 @@ package pgautofailover
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -98,8 +99,14 @@ func (p *PendingRegistration) Rollback(ctx context.Context) error {
 	return wrap("roll back the registration", p.tx.Rollback(ctx))
 }
 
-// rollback ends a transaction whose error is already on its way to the caller.
-// It works when the caller's context has ended: pgx closes the connection then.
+// farewell bounds a rollback: the server forgets the transaction anyway when the connection ends.
+const farewell = 5 * time.Second
+
+// rollback ends a transaction whose error is already on its way to the caller,
+// also when the caller's context has ended. Where the server does not answer,
+// the connection is closed. After a commit it does nothing.
 func rollback(ctx context.Context, tx pgx.Tx) {
-	_ = tx.Rollback(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	defer cancel()
+	_ = tx.Rollback(ctx)
 }

@@ -325,6 +325,36 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	_, err := m.node.WaitNotification(ctx)
 	require.ErrorIs(t, err, cause)
 	require.NoError(t, m.node.Ping(t.Context()))
+
+	require.NoError(t, m.node.Listen(t.Context(), pgautofailover.ChannelLog))
+	short, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	_, err = m.node.WaitNotification(short)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	m.exec(t, `NOTIFY log, 'still here'`)
+	n, err := m.node.WaitNotification(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "still here", n.Payload)
+}
+
+// TestLateReportIsGivenUp: a report that waits too long must not land behind a newer one.
+func TestLateReportIsGivenUp(t *testing.T) {
+	t.Parallel()
+	m := install(t)
+	m.register(t, 5001)
+	tx, err := m.sql.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `SELECT pgautofailover.testing_lock_node_group('default', 0)`)
+	require.NoError(t, err)
+	hasty := connect(t, m.dsn, asNode, func(c *pgautofailover.ConnectConfig) { c.LockTimeout = 50 * time.Millisecond })
+	report := pgautofailover.Report{Formation: "default", NodeID: 1, State: fsm.Single, Reached: 1, PgIsRunning: true}
+	_, err = hasty.Report(t.Context(), report)
+	require.Equal(t, "55P03", pgautofailover.SQLState(err))
+	require.True(t, pgautofailover.Retryable(err))
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.Equal(t, "1 init/single ", m.states(t))
+	_, err = hasty.Report(t.Context(), report)
+	require.NoError(t, err)
 }
 
 func TestLongTextIsCut(t *testing.T) {
