@@ -39,12 +39,11 @@ func monitorWithKeepers(b *testing.B, n int) {
 	pgtest.Eventually(b, group.Patience, func() error { return settled(b.Context(), admin, n) })
 	b.Logf("all groups settled after %.1f s", time.Since(began).Seconds())
 
-	program, server := g.Monitor.Process().Pid, g.Monitor.Postmaster(b)
 	for _, k := range keepers {
 		k.reports.Store(0)
 		k.slowest.Store(0)
 	}
-	used := share(b, watchFor, program, server)
+	used := idleCosts(b, []*group.Member{g.Monitor})[0]
 	var reports, slowest int64
 	for _, k := range keepers {
 		reports += k.reports.Load()
@@ -52,10 +51,10 @@ func monitorWithKeepers(b *testing.B, n int) {
 	}
 	b.Logf("%.0f reports a second, the slowest took %s", float64(reports)/watchFor.Seconds(), time.Duration(slowest))
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(used[0], "program-%core")
-	b.ReportMetric(used[1], "server-%core")
-	b.ReportMetric(used[0]+used[1], "total-%core")
-	b.ReportMetric(resident(b, program), "program-MB")
+	b.ReportMetric(used.program, "program-%core")
+	b.ReportMetric(used.server, "server-%core")
+	b.ReportMetric(used.program+used.server, "total-%core")
+	b.ReportMetric(used.memory, "program-MB")
 }
 
 // settled returns nil when every group has a primary and secondaries, or one node only.

@@ -16,8 +16,9 @@ const ticksPerSecond = 100
 // process is one line of /proc/<pid>/stat, as far as it matters here.
 type process struct {
 	pid, parent int
-	// cpu counts this process and the children that it has waited for.
-	cpu time.Duration
+	// cpu counts this process and the children that it has waited for, own
+	// the process alone.
+	cpu, own time.Duration
 }
 
 func readProcess(pid int) (process, error) {
@@ -31,8 +32,9 @@ func readProcess(pid int) (process, error) {
 		v, _ := strconv.Atoi(fields[n-3]) //nolint:errcheck // the kernel wrote it
 		return v
 	}
-	ticks := number(14) + number(15) + number(16) + number(17)
-	return process{pid: pid, parent: number(4), cpu: time.Duration(ticks) * time.Second / ticksPerSecond}, nil
+	ticks := func(n int) time.Duration { return time.Duration(n) * time.Second / ticksPerSecond }
+	own := ticks(number(14) + number(15))
+	return process{pid: pid, parent: number(4), own: own, cpu: own + ticks(number(16)+number(17))}, nil
 }
 
 // tree returns a process and everything below it.
@@ -62,16 +64,6 @@ func tree(t testing.TB, root int) []process {
 	return all
 }
 
-// cpu is the time that a process and everything below it have used.
-func cpu(t testing.TB, root int) time.Duration {
-	t.Helper()
-	var sum time.Duration
-	for _, p := range tree(t, root) {
-		sum += p.cpu
-	}
-	return sum
-}
-
 // resident is the memory of one process, in megabytes.
 func resident(t testing.TB, pid int) float64 {
 	t.Helper()
@@ -86,21 +78,4 @@ func resident(t testing.TB, pid int) float64 {
 		}
 	}
 	return 0
-}
-
-// share is what processes used of one core while a time passed, in percent.
-func share(t testing.TB, d time.Duration, roots ...int) []float64 {
-	t.Helper()
-	before := make([]time.Duration, len(roots))
-	for i, pid := range roots {
-		before[i] = cpu(t, pid)
-	}
-	began := time.Now()
-	time.Sleep(d)
-	took := time.Since(began)
-	result := make([]float64, len(roots))
-	for i, pid := range roots {
-		result[i] = 100 * float64(cpu(t, pid)-before[i]) / float64(took)
-	}
-	return result
 }

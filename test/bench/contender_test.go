@@ -1,0 +1,121 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/pgdrover/pgdrover/test/group"
+)
+
+// contender is a program that takes pg_autoctl's commands.
+type contender struct {
+	name string
+	// program is its path; empty means the one that was built from this tree.
+	program string
+}
+
+const (
+	ours   = "pgdrover"
+	theirs = "pg_auto_failover"
+)
+
+// programVar is where the test harness looks for the program under test.
+const programVar = "PGDROVER_TEST_PROGRAM"
+
+// use makes the harness run this program until the benchmark ends.
+func (c contender) use(b *testing.B) {
+	if c.program != "" {
+		b.Setenv(programVar, c.program)
+	}
+}
+
+// contenders are pgdrover and, where it is installed or can be, Debian's
+// pg_auto_failover.
+func contenders(b *testing.B) []contender {
+	all := []contender{{name: ours}}
+	path, err := peer()
+	if err != nil {
+		b.Logf("measuring without %s: %v", theirs, err)
+		return all
+	}
+	return append(all, contender{name: theirs, program: path})
+}
+
+// peer finds pg_autoctl and its extension, and installs Debian's packages when
+// this is a Debian-like machine and we are root.
+func peer() (string, error) {
+	const path, extension = "/usr/bin/pg_autoctl", "/usr/share/postgresql/15/extension/pgautofailover.control"
+	there := func() bool {
+		_, errProgram := os.Stat(path)
+		_, errExtension := os.Stat(extension)
+		return errProgram == nil && errExtension == nil
+	}
+	if there() {
+		return path, nil
+	}
+	if os.Geteuid() != 0 {
+		return "", fmt.Errorf("it is not installed, and only root can do that: apt-get install %s", strings.Join(packages(), " "))
+	}
+	install := exec.Command("apt-get", append([]string{"install", "-qy", "--no-install-recommends"}, packages()...)...) //nolint:noctx,gosec // a benchmark
+	install.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	if out, err := install.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("install it: %w\n%s", err, out)
+	}
+	if !there() {
+		return "", fmt.Errorf("its packages do not bring %s and %s", path, extension)
+	}
+	return path, nil
+}
+
+func packages() []string { return []string{"pg-auto-failover-cli", "postgresql-15-auto-failover"} }
+
+// programs are the processes of the program that look after a member: one of
+// ours, several of theirs.
+func programs(b *testing.B, m *group.Member) []int {
+	var pids []int
+	for _, p := range tree(b, m.Process().Pid) {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.pid))
+		if err == nil && strings.TrimSpace(string(name)) != "postgres" {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids
+}
+
+func signal(b *testing.B, s syscall.Signal, pids ...int) {
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, s); err != nil {
+			b.Fatalf("send %s to process %d: %v", s, pid, err)
+		}
+	}
+}
+
+// killBoth ends the program's processes and the postmaster without warning.
+func killBoth(b *testing.B, m *group.Member) {
+	postmaster := m.Postmaster(b)
+	signal(b, syscall.SIGKILL, append(programs(b, m), postmaster)...)
+	m.Process().Wait(b, group.Patience)
+}
+
+// freeze stops everything of a member, as a host does that hangs or is cut off.
+func freeze(b *testing.B, m *group.Member) (resume func()) {
+	postmaster := m.Postmaster(b)
+	first := append(programs(b, m), postmaster)
+	signal(b, syscall.SIGSTOP, first...) // no new children from here on
+	all := first
+	for _, p := range tree(b, postmaster) {
+		all = append(all, p.pid)
+	}
+	for _, pid := range all {
+		_ = syscall.Kill(pid, syscall.SIGSTOP) // a session may have just ended
+	}
+	return func() {
+		for _, pid := range all {
+			_ = syscall.Kill(pid, syscall.SIGCONT)
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/test/group"
+)
+
+// BenchmarkFromNothing measures how long it takes to have two nodes that
+// replicate: without a monitor to begin with, with one that runs already, and
+// by hand without anything that watches.
+func BenchmarkFromNothing(b *testing.B) {
+	all := contenders(b)
+	var bare time.Duration
+	b.Run("bare", func(b *testing.B) {
+		bare = repeat(b, func(b *testing.B) time.Duration { return bareCluster(b) })
+	})
+	whole := line{what: "monitor and two nodes", aim: bare * 3 / 2}
+	nodes := line{what: "two nodes of a monitor that runs", aim: bare * 3 / 2}
+	for _, c := range all {
+		b.Run(c.name, func(b *testing.B) {
+			c.use(b)
+			var without []time.Duration
+			whole.add(c.name, repeat(b, func(b *testing.B) time.Duration {
+				began := time.Now()
+				g := group.New(b, group.Config{})
+				ready := time.Now()
+				for i := range 2 {
+					g.Create(b, fmt.Sprintf("node%d", i+1))
+					if i == 0 {
+						g.WaitState(b, g.Nodes[0], "single")
+					}
+				}
+				g.WaitWhole(b)
+				without = append(without, time.Since(ready))
+				return time.Since(began)
+			}))
+			nodes.add(c.name, median(without))
+			b.ReportMetric(median(without).Seconds(), "s-nodes-only")
+		})
+	}
+	show(fmt.Sprintf("from nothing; the bare initdb, base backup and two starts take %s", seconds(bare)), []line{whole, nodes})
+}
+
+// repeat runs something a few times, each in a benchmark of its own so that it
+// cleans up after itself, and returns the median.
+func repeat(b *testing.B, once func(b *testing.B) time.Duration) time.Duration {
+	var all []time.Duration
+	for i := range *rounds {
+		b.Run(strconv.Itoa(i+1), func(b *testing.B) {
+			all = append(all, once(b))
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(all[len(all)-1].Seconds(), "s")
+		})
+	}
+	return median(all)
+}
+
+// bareCluster makes a primary and a standby with PostgreSQL's own programs.
+func bareCluster(b *testing.B) time.Duration {
+	bin, dir := pgtest.Bin(b), pgtest.Dir(b)
+	primary, standby := filepath.Join(dir, "primary"), filepath.Join(dir, "standby")
+	port := strconv.Itoa(pgtest.FreePort(b))
+	run := func(program string, args ...string) {
+		b.Helper()
+		r := pgtest.Run(b, group.Patience, pgtest.Command{Path: filepath.Join(bin, program), Args: args, Dir: dir})
+		require.Zero(b, r.Code, "%s: %s%s", program, r.Stdout, r.Stderr)
+	}
+	start := func(data, port string) {
+		b.Helper()
+		run("pg_ctl", "start", "-w", "-D", data, "-l", data+".log", "-o", "-k "+dir+" -p "+port+" -c listen_addresses=127.0.0.1")
+		b.Cleanup(func() { run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", data) })
+	}
+	began := time.Now()
+	run("initdb", "--auth=trust", "-D", primary)
+	start(primary, port)
+	run("pg_basebackup", "-D", standby, "-h", "127.0.0.1", "-p", port, "-X", "stream", "-c", "fast", "-R")
+	start(standby, strconv.Itoa(pgtest.FreePort(b)))
+	conn := pgtest.Connect(b, "host=127.0.0.1 dbname=postgres port="+port)
+	pgtest.Eventually(b, group.Patience, func() error {
+		var n int
+		err := conn.QueryRow(context.Background(), "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").Scan(&n)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("nothing streams")
+		}
+		return err
+	})
+	return time.Since(began)
+}
