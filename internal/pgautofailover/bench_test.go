@@ -39,6 +39,7 @@ func BenchmarkChangedReport(b *testing.B) {
 
 // thousand makes a monitor of a thousand nodes in five hundred formations.
 func thousand(b *testing.B) monitor {
+	b.Helper()
 	m := install(b)
 	m.decide(b)
 	m.exec(b, `INSERT INTO pgautofailover.formation (formationid) SELECT 'f' || g FROM generate_series(0, 499) g`)

@@ -117,11 +117,7 @@ func (c crowd) decideOne(ctx context.Context, d *pgautofailover.Decider, rnd *ra
 				g.Nodes[i].Seen, g.Nodes[i].Session = now, fsm.SessionHeld
 			}
 			_, decisions, waiting, err := fsm.Settle(g.Group, now)
-			if err != nil {
-				// Random reports make groups that no rule was written for; that is not what is tested here.
-				return pgautofailover.Settled{}, nil
-			}
-			return pgautofailover.Settled{Decisions: decisions, Waiting: waiting}, nil
+			return pgautofailover.Settled{Decisions: decisions, Waiting: waiting}, err
 		})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package pgautofailover
 
 import (
 	"context"
+	"maps"
 	"net"
 	"strconv"
 	"strings"
@@ -95,7 +96,7 @@ func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
 		Control: limitUnacknowledged,
 	}
 	c.DialFunc = dialer.DialContext
-	for key, value := range map[string]string{
+	maps.Copy(c.RuntimeParams, map[string]string{
 		"application_name":        cfg.ApplicationName,
 		"search_path":             "pg_catalog",
 		"statement_timeout":       millis(orDefault(cfg.StatementTimeout, 4*time.Second)),
@@ -104,9 +105,7 @@ func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
 		"tcp_keepalives_interval": "2",
 		"tcp_keepalives_count":    "3",
 		"tcp_user_timeout":        "10000",
-	} {
-		c.RuntimeParams[key] = value
-	}
+	})
 	if cfg.OnNotice != nil {
 		c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 			cfg.OnNotice(Notice{

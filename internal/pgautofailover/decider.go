@@ -199,9 +199,9 @@ UPDATE pgautofailover.node n SET healthchecktime = now()
 // unchanged ones together, without waiting for anybody.
 func (d *Decider) SetHealth(ctx context.Context, probes ...Probe) error {
 	var ids []int64
-	var verdicts []int32
+	var verdicts []int
 	for _, p := range probes {
-		ids, verdicts = append(ids, p.NodeID), append(verdicts, int32(p.Health))
+		ids, verdicts = append(ids, p.NodeID), append(verdicts, int(p.Health))
 	}
 	scan := func(row pgx.CollectableRow) (Probe, error) {
 		var p Probe
@@ -213,7 +213,7 @@ func (d *Decider) SetHealth(ctx context.Context, probes ...Probe) error {
 		return err
 	}
 	for _, p := range changed {
-		if _, err := d.db.conn.Exec(ctx, qSetHealth, p.NodeID, int32(p.Health)); err != nil {
+		if _, err := d.db.conn.Exec(ctx, qSetHealth, p.NodeID, int(p.Health)); err != nil {
 			return wrap("store a health check", err)
 		}
 	}

@@ -139,7 +139,8 @@ func put(t *testing.T, tx pgx.Tx, g fsm.Group) {
 // sqlRefusal asks the predicate for an intent.
 func sqlRefusal(t *testing.T, tx pgx.Tx, i fsm.Intent) *fsm.Refusal {
 	t.Helper()
-	check, args := "", []any{i.Node}
+	var check string
+	args := []any{i.Node}
 	switch i.Kind {
 	case fsm.IntentFailover:
 		check, args = `pgautofailover.check_failover('default', 0, $1)`, []any{i.AllowDataLoss}

@@ -56,11 +56,9 @@ func loadGroup(ctx context.Context, tx pgx.Tx, key GroupKey) (LoadedGroup, error
 	})
 	batch.Queue(qLoadHistories, key.Formation, key.Group).Query(func(rows pgx.Rows) error {
 		var id int64
-		var tli, parent int32
-		var at pg.LSN
-		_, err := pgx.ForEachRow(rows, []any{&id, &tli, &parent, (*lsnText)(&at)}, func() error {
-			histories[id] = append(histories[id],
-				pg.HistoryEntry{TLI: pg.Timeline(tli), Parent: pg.Timeline(parent), Switch: at})
+		var e pg.HistoryEntry
+		_, err := pgx.ForEachRow(rows, []any{&id, (*uint32)(&e.TLI), (*uint32)(&e.Parent), (*lsnText)(&e.Switch)}, func() error {
+			histories[id] = append(histories[id], e)
 			return nil
 		})
 		return err
@@ -96,13 +94,11 @@ type loadedNode struct {
 
 func scanLoadedNode(row pgx.CollectableRow) (loadedNode, error) {
 	var n loadedNode
-	var tli int32
 	var streaming *bool
 	err := row.Scan(&n.ID, &n.Name, &n.Host, &n.Port, (*stateText)(&n.Goal), (*stateText)(&n.Reported),
-		&n.GoalNumber, &n.Reached, &n.Priority, &n.Quorum, &n.Cluster, &n.PgIsRunning, &tli, (*lsnText)(&n.LSN),
+		&n.GoalNumber, &n.Reached, &n.Priority, &n.Quorum, &n.Cluster, &n.PgIsRunning, (*uint32)(&n.TLI), (*lsnText)(&n.LSN),
 		&n.SyncState, &n.CleanStop, &streaming, &n.Health,
 		&n.stamps.Report, &n.stamps.HealthCheck, &n.stamps.StateChange)
-	n.TLI = pg.Timeline(tli)
 	switch {
 	case streaming == nil:
 		n.Streaming = fsm.StreamingUnknown

@@ -16,10 +16,10 @@ import (
 var key = pgautofailover.GroupKey{Formation: "default"}
 
 // settle has fsm decide the default group, all nodes healthy and heard of just now.
-func (m monitor) settle(t testing.TB) []fsm.Decision {
-	t.Helper()
+func (m monitor) settle(tb testing.TB) []fsm.Decision {
+	tb.Helper()
 	var all []fsm.Decision
-	err := m.decider.Decide(t.Context(), key, func(g pgautofailover.LoadedGroup) (pgautofailover.Settled, error) {
+	err := m.decider.Decide(tb.Context(), key, func(g pgautofailover.LoadedGroup) (pgautofailover.Settled, error) {
 		now := time.Now()
 		g.MonitorStart = now.Add(-time.Hour)
 		for i := range g.Nodes {
@@ -34,50 +34,50 @@ func (m monitor) settle(t testing.TB) []fsm.Decision {
 		all = decisions
 		return pgautofailover.Settled{Decisions: decisions, Waiting: waiting}, err
 	})
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return all
 }
 
 // walk lets every node report its goal as reached, and decides, until nothing changes.
-func (m monitor) walk(t testing.TB) {
-	t.Helper()
+func (m monitor) walk(tb testing.TB) {
+	tb.Helper()
 	for range 20 {
-		rows, err := m.db.NodeRows(t.Context(), "default", nil)
-		require.NoError(t, err)
+		rows, err := m.db.NodeRows(tb.Context(), "default", nil)
+		require.NoError(tb, err)
 		for _, n := range rows {
-			m.report(t, n.ID, n.Goal, func(r *pgautofailover.Report) {
+			m.report(tb, n.ID, n.Goal, func(r *pgautofailover.Report) {
 				if n.Goal.In(fsm.Secondary, fsm.CatchingUp) {
 					r.Streaming = fsm.StreamingYes
 				}
 			})
 		}
 		changed := false
-		for _, d := range m.settle(t) {
+		for _, d := range m.settle(tb) {
 			changed = changed || len(d.Assign) > 0
 		}
 		if !changed {
 			return
 		}
 	}
-	require.Fail(t, "the group does not come to rest")
+	require.Fail(tb, "the group does not come to rest")
 }
 
 // pair makes a group of a primary and a secondary, by decisions.
-func pair(t testing.TB) (monitor, pgautofailover.Registered, pgautofailover.Registered) {
-	t.Helper()
-	m := install(t)
-	m.decide(t)
-	n1 := m.register(t, 5001)
-	m.walk(t)
-	n2 := m.register(t, 5002)
-	m.walk(t)
+func pair(tb testing.TB) (monitor, pgautofailover.Registered, pgautofailover.Registered) {
+	tb.Helper()
+	m := install(tb)
+	m.decide(tb)
+	n1 := m.register(tb, 5001)
+	m.walk(tb)
+	n2 := m.register(tb, 5002)
+	m.walk(tb)
 	return m, n1, n2
 }
 
-func (m monitor) states(t testing.TB) string {
-	t.Helper()
-	rows, err := m.db.CurrentState(t.Context(), "default", nil)
-	require.NoError(t, err)
+func (m monitor) states(tb testing.TB) string {
+	tb.Helper()
+	rows, err := m.db.CurrentState(tb.Context(), "default", nil)
+	require.NoError(tb, err)
 	var text string
 	for _, r := range rows {
 		text += fmt.Sprintf("%d %s/%s ", r.NodeID, r.Reported, r.Goal)
@@ -164,9 +164,9 @@ func TestEmptyGroupIsForgotten(t *testing.T) {
 }
 
 // store stores decisions as they are.
-func (m monitor) store(t testing.TB, decisions ...fsm.Decision) error {
-	t.Helper()
-	return m.decider.Decide(t.Context(), key, func(pgautofailover.LoadedGroup) (pgautofailover.Settled, error) {
+func (m monitor) store(tb testing.TB, decisions ...fsm.Decision) error {
+	tb.Helper()
+	return m.decider.Decide(tb.Context(), key, func(pgautofailover.LoadedGroup) (pgautofailover.Settled, error) {
 		return pgautofailover.Settled{Decisions: decisions, Waiting: "for better times"}, nil
 	})
 }

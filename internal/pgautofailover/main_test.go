@@ -20,10 +20,10 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 const patience = time.Minute
 
 // connect opens a session with timeouts that a busy machine cannot reach.
-func connect(t testing.TB, dsn string, change ...func(*pgautofailover.ConnectConfig)) *pgautofailover.DB {
-	t.Helper()
+func connect(tb testing.TB, dsn string, change ...func(*pgautofailover.ConnectConfig)) *pgautofailover.DB {
+	tb.Helper()
 	info, err := pg.ParseConnInfo(dsn)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	cfg := pgautofailover.ConnectConfig{
 		ConnInfo: info, ApplicationName: "pgautofailover test", ConnectTimeout: patience,
 		StatementTimeout: patience, LockTimeout: patience,
@@ -31,9 +31,9 @@ func connect(t testing.TB, dsn string, change ...func(*pgautofailover.ConnectCon
 	for _, f := range change {
 		f(&cfg)
 	}
-	db, err := pgautofailover.Connect(t.Context(), cfg)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close(context.WithoutCancel(t.Context()))) })
+	db, err := pgautofailover.Connect(tb.Context(), cfg)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, db.Close(context.WithoutCancel(tb.Context()))) })
 	return db
 }
 
@@ -49,30 +49,30 @@ type monitor struct {
 }
 
 // install makes a monitor's database without a decider.
-func install(t testing.TB) monitor {
-	t.Helper()
-	return installAt(t, pgtest.Database(t))
+func install(tb testing.TB) monitor {
+	tb.Helper()
+	return installAt(tb, pgtest.Database(tb))
 }
 
-func installAt(t testing.TB, dsn string) monitor {
-	t.Helper()
-	m := monitor{dsn: dsn, db: connect(t, dsn), sql: pgtest.Connect(t, dsn)}
-	require.NoError(t, pgautofailover.Install(t.Context(), m.db))
-	m.node = connect(t, dsn, asNode)
+func installAt(tb testing.TB, dsn string) monitor {
+	tb.Helper()
+	m := monitor{dsn: dsn, db: connect(tb, dsn), sql: pgtest.Connect(tb, dsn)}
+	require.NoError(tb, pgautofailover.Install(tb.Context(), m.db))
+	m.node = connect(tb, dsn, asNode)
 	return m
 }
 
 // decide takes the decider's lock on a session of its own.
-func (m *monitor) decide(t testing.TB) {
-	t.Helper()
+func (m *monitor) decide(tb testing.TB) {
+	tb.Helper()
 	var err error
-	m.decider, err = pgautofailover.Acquire(t.Context(), connect(t, m.dsn), t.Name())
-	require.NoError(t, err)
+	m.decider, err = pgautofailover.Acquire(tb.Context(), connect(tb, m.dsn), tb.Name())
+	require.NoError(tb, err)
 }
 
 // register registers and commits a node on port, and returns what the monitor said.
-func (m monitor) register(t testing.TB, port int, change ...func(*pgautofailover.Registration)) pgautofailover.Registered {
-	t.Helper()
+func (m monitor) register(tb testing.TB, port int, change ...func(*pgautofailover.Registration)) pgautofailover.Registered {
+	tb.Helper()
 	r := pgautofailover.Registration{
 		Formation: "default", Host: "h", Port: port, DBName: "postgres", SystemID: 1, DesiredGroup: -1,
 		Initial: fsm.Init, Priority: 50, Quorum: true,
@@ -80,17 +80,17 @@ func (m monitor) register(t testing.TB, port int, change ...func(*pgautofailover
 	for _, f := range change {
 		f(&r)
 	}
-	p, err := m.node.BeginRegistration(t.Context(), r)
-	require.NoError(t, err)
-	require.NoError(t, p.Commit(t.Context()))
+	p, err := m.node.BeginRegistration(tb.Context(), r)
+	require.NoError(tb, err)
+	require.NoError(tb, p.Commit(tb.Context()))
 	return p.Result
 }
 
 // report reports as a keeper does that has established its goal.
-func (m monitor) report(t testing.TB, id int64, s fsm.State, change ...func(*pgautofailover.Report)) pgautofailover.Assignment {
-	t.Helper()
-	row, err := m.node.NodeByID(t.Context(), id)
-	require.NoError(t, err)
+func (m monitor) report(tb testing.TB, id int64, s fsm.State, change ...func(*pgautofailover.Report)) pgautofailover.Assignment {
+	tb.Helper()
+	row, err := m.node.NodeByID(tb.Context(), id)
+	require.NoError(tb, err)
 	r := pgautofailover.Report{
 		Formation: row.Formation, NodeID: id, Group: row.Group, State: s, Reached: row.GoalNumber, PgIsRunning: true,
 		TLI: 1, LSN: 0x1000,
@@ -98,32 +98,22 @@ func (m monitor) report(t testing.TB, id int64, s fsm.State, change ...func(*pga
 	for _, f := range change {
 		f(&r)
 	}
-	a, err := m.node.Report(t.Context(), r)
-	require.NoError(t, err)
+	a, err := m.node.Report(tb.Context(), r)
+	require.NoError(tb, err)
 	return a
 }
 
 // exec runs SQL as superuser.
-func (m monitor) exec(t testing.TB, sql string, args ...any) {
-	t.Helper()
-	_, err := m.sql.Exec(t.Context(), sql, args...)
-	require.NoError(t, err)
+func (m monitor) exec(tb testing.TB, sql string, args ...any) {
+	tb.Helper()
+	_, err := m.sql.Exec(tb.Context(), sql, args...)
+	require.NoError(tb, err)
 }
 
 // text asks for one value.
-func (m monitor) text(t testing.TB, sql string, args ...any) string {
-	t.Helper()
+func (m monitor) text(tb testing.TB, sql string, args ...any) string {
+	tb.Helper()
 	var s string
-	require.NoError(t, m.sql.QueryRow(t.Context(), sql, args...).Scan(&s))
+	require.NoError(tb, m.sql.QueryRow(tb.Context(), sql, args...).Scan(&s))
 	return s
-}
-
-// set puts a node into a state as if goals and reports had led there.
-func (m monitor) set(t testing.TB, id int64, reported, goal fsm.State) {
-	t.Helper()
-	m.exec(t, `UPDATE pgautofailover.node SET reportedstate = $2::text::pgautofailover.replication_state,
-	           goalstate = $3::text::pgautofailover.replication_state, sysidentifier = 1,
-	           reachednumber = CASE WHEN $2::text = $3::text THEN goalnumber ELSE 0 END,
-	           answerednumber = goalnumber WHERE nodeid = $1`,
-		id, reported.String(), goal.String())
 }

@@ -34,6 +34,10 @@ func (l *lsnText) Scan(src any) error {
 	return (*pg.LSN)(l).UnmarshalText([]byte(text))
 }
 
+// A system identifier has 64 bits without a sign, the server's column one with: the bits are the same.
+func systemID(stored int64) pg.SystemID   { return pg.SystemID(stored) } //nolint:gosec // see above
+func storedSystemID(id pg.SystemID) int64 { return int64(id) }           //nolint:gosec // see above
+
 // Peer is a node as other nodes need to know it.
 type Peer struct {
 	ID        int64
@@ -165,11 +169,10 @@ SELECT formationid, groupid, nodeid, nodename, nodehost, nodeport, goalstate::te
 func scanNodeRow(row pgx.CollectableRow) (NodeRow, error) {
 	var n NodeRow
 	var sysid int64
-	var tli int32
 	err := row.Scan(&n.Formation, &n.Group, &n.ID, &n.Name, &n.Host, &n.Port, (*stateText)(&n.Goal),
 		(*stateText)(&n.Reported), &n.GoalNumber, &n.Reached, &n.Priority, &n.Quorum, &n.Cluster, &n.Region,
-		&sysid, &n.Health, &tli, (*lsnText)(&n.LSN), &n.PgVersion)
-	n.SystemID, n.TLI = pg.SystemID(sysid), pg.Timeline(tli)
+		&sysid, &n.Health, (*uint32)(&n.TLI), (*lsnText)(&n.LSN), &n.PgVersion)
+	n.SystemID = systemID(sysid)
 	return n, err
 }
 

@@ -22,7 +22,7 @@ func queries() map[string]string {
 		"qFormationSettings":       qFormationSettings,
 		"qFormationURI":            qFormationURI,
 		"qFormations":              qFormations,
-		"qGroupWaiting":            qGroupWaiting,
+		"qWaiting":                 qWaiting,
 		"qGroups":                  qGroups,
 		"qInstallLock":             qInstallLock,
 		"qKeepSession":             qKeepSession,

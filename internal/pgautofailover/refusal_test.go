@@ -353,7 +353,7 @@ var refusals = []struct {
 }
 
 // addNodes inserts nodes n1, n2, … at h1:1, h2:2, ….
-func addNodes(t testing.TB, tx pgx.Tx, nodes string) {
+func addNodes(t *testing.T, tx pgx.Tx, nodes string) {
 	t.Helper()
 	for i, spec := range strings.Fields(nodes) {
 		states := strings.TrimRight(spec, "!-?")

@@ -77,7 +77,7 @@ func (db *DB) BeginRegistration(ctx context.Context, r Registration) (*PendingRe
 		desired = -1
 	}
 	p := &PendingRegistration{tx: tx}
-	err = tx.QueryRow(ctx, qRegisterNode, r.Formation, r.Host, r.Port, r.DBName, r.Name, int64(r.SystemID), desired,
+	err = tx.QueryRow(ctx, qRegisterNode, r.Formation, r.Host, r.Port, r.DBName, r.Name, storedSystemID(r.SystemID), desired,
 		r.DesiredGroup, r.Initial.String(), r.Kind.String(), r.Priority, r.Quorum, orDefault(r.Cluster),
 		orDefault(r.Region)).
 		Scan(&p.Result.NodeID, &p.Result.Group, (*stateText)(&p.Result.Goal), &p.Result.Priority, &p.Result.Quorum,

@@ -55,7 +55,7 @@ func (db *DB) Report(ctx context.Context, r Report) (Assignment, error) {
 		streaming = &yes
 	}
 	err := db.conn.QueryRow(ctx, qKeeperReport, r.Formation, r.NodeID, r.Group, r.State.String(), r.PgIsRunning,
-		int32(r.TLI), r.LSN.String(), r.SyncState, r.CleanStop, streaming, r.Reached).
+		uint32(r.TLI), r.LSN.String(), r.SyncState, r.CleanStop, streaming, r.Reached).
 		Scan(&a.NodeID, &a.Group, (*stateText)(&a.Goal), &a.GoalNumber, &a.Priority, &a.Quorum)
 	if err != nil {
 		return Assignment{}, wrap("report to the monitor", err)
@@ -112,7 +112,7 @@ const qSetNodeSystemIdentifier = `SELECT node_id FROM pgautofailover.set_node_sy
 // SetNodeSystemIdentifier stores the system identifier of a node's data directory.
 func (db *DB) SetNodeSystemIdentifier(ctx context.Context, nodeID int64, id pg.SystemID) error {
 	var got int64
-	err := db.conn.QueryRow(ctx, qSetNodeSystemIdentifier, nodeID, int64(id)).Scan(&got)
+	err := db.conn.QueryRow(ctx, qSetNodeSystemIdentifier, nodeID, storedSystemID(id)).Scan(&got)
 	return wrap("store the system identifier", err)
 }
 

@@ -179,10 +179,10 @@ INSERT INTO pgautofailover.fsm_order SELECT * FROM new ON CONFLICT DO NOTHING`
 
 // storeTables shows this program's state machine in the database.
 func storeTables(ctx context.Context, tx pgx.Tx) error {
-	var pos []int32
+	var pos []int
 	var sections, names, comments, from, to []string
 	for _, r := range fsm.RuleDocs() {
-		pos, sections = append(pos, int32(r.Pos)), append(sections, ruleSection(r.Pos))
+		pos, sections = append(pos, r.Pos), append(sections, ruleSection(r.Pos))
 		names, comments = append(names, r.Name), append(comments, r.Text)
 	}
 	for _, e := range fsm.Orders() {

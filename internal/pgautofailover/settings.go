@@ -224,12 +224,10 @@ func ParseSize(text string) (int64, error) {
 // ParseBool reads a boolean as PostgreSQL does: on, true, yes, 1 and their
 // opposites, or any beginning of these words that leaves no doubt.
 func ParseBool(text string) (bool, error) {
-	t := strings.ToLower(strings.TrimSpace(text))
-	switch {
-	case t == "":
-	case t == "1" || t == "on" || strings.HasPrefix("true", t) || strings.HasPrefix("yes", t):
+	switch strings.ToLower(strings.TrimSpace(text)) {
+	case "1", "on", "t", "tr", "tru", "true", "y", "ye", "yes":
 		return true, nil
-	case t == "0" || t == "of" || t == "off" || strings.HasPrefix("false", t) || strings.HasPrefix("no", t):
+	case "0", "of", "off", "f", "fa", "fal", "fals", "false", "n", "no":
 		return false, nil
 	}
 	return false, fmt.Errorf("parse boolean %q: expected on or off", text)

@@ -43,10 +43,8 @@ SELECT formation_kind, nodename, nodehost, nodeport, group_id, node_id, current_
 func (db *DB) CurrentState(ctx context.Context, formation string, group *int) ([]NodeState, error) {
 	scan := func(row pgx.CollectableRow) (NodeState, error) {
 		var n NodeState
-		var tli int32
 		err := row.Scan(&n.FormationKind, &n.Name, &n.Host, &n.Port, &n.Group, &n.NodeID, (*stateText)(&n.Reported),
-			(*stateText)(&n.Goal), &n.Priority, &n.Quorum, &tli, (*lsnText)(&n.LSN), &n.Health, &n.Cluster, &n.Region)
-		n.TLI = pg.Timeline(tli)
+			(*stateText)(&n.Goal), &n.Priority, &n.Quorum, (*uint32)(&n.TLI), (*lsnText)(&n.LSN), &n.Health, &n.Cluster, &n.Region)
 		return n, err
 	}
 	const op = "read the current state"
@@ -93,11 +91,9 @@ SELECT eventid, eventtime, eventtime::text, formationid, nodeid, groupid, nodena
 func (db *DB) LastEvents(ctx context.Context, formation string, group *int, count int) ([]Event, error) {
 	scan := func(row pgx.CollectableRow) (Event, error) {
 		var e Event
-		var tli int32
 		err := row.Scan(&e.ID, &e.Time, &e.TimeText, &e.Formation, &e.NodeID, &e.Group, &e.Name, &e.Host, &e.Port,
-			(*stateText)(&e.Reported), (*stateText)(&e.Goal), &e.SyncState, &tli, (*lsnText)(&e.LSN), &e.Priority,
+			(*stateText)(&e.Reported), (*stateText)(&e.Goal), &e.SyncState, (*uint32)(&e.TLI), (*lsnText)(&e.LSN), &e.Priority,
 			&e.Quorum, &e.Description, &e.RulePos, &e.RuleSection)
-		e.TLI = pg.Timeline(tli)
 		return e, err
 	}
 	const op = "read the last events"
@@ -113,7 +109,7 @@ type GroupWaiting struct {
 	Waiting string
 }
 
-const qGroupWaiting = `
+const qWaiting = `
 SELECT groupid, waiting FROM pgautofailover.group_state WHERE formationid = $1 AND waiting <> '' ORDER BY groupid`
 
 // Waiting lists the groups of a formation that wait for something, with the reason as the last decision gave it.
@@ -123,5 +119,5 @@ func (db *DB) Waiting(ctx context.Context, formation string) ([]GroupWaiting, er
 		err := row.Scan(&w.Group, &w.Waiting)
 		return w, err
 	}
-	return collect(ctx, db.conn, "read what groups wait for", scan, qGroupWaiting, formation)
+	return collect(ctx, db.conn, "read what groups wait for", scan, qWaiting, formation)
 }
