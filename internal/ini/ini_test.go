@@ -1,7 +1,6 @@
 package ini
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -119,6 +118,6 @@ func FuzzParse(f *testing.F) {
 		once, err := again.Render()
 		require.NoError(t, err)
 		require.Equal(t, out, once)
-		require.False(t, strings.Contains(out, "\r"))
+		require.NotContains(t, out, "\r")
 	})
 }

@@ -59,18 +59,18 @@ func ParseControlData(text string) (ControlData, error) {
 	}
 	p := controlParser{values: values}
 	c := ControlData{
-		ControlVersion: int(p.number("pg_control version number", 10, 32)),
-		CatalogVersion: int(p.number("Catalog version number", 10, 32)),
-		SystemID:       SystemID(p.number("Database system identifier", 10, 64)),
+		ControlVersion: int(p.number("pg_control version number")),
+		CatalogVersion: int(p.number("Catalog version number")),
+		SystemID:       p.systemID("Database system identifier"),
 		State:          p.text("Database cluster state"),
 		Checkpoint:     p.lsn("Latest checkpoint location"),
 		Redo:           p.lsn("Latest checkpoint's REDO location"),
-		TLI:            Timeline(p.number("Latest checkpoint's TimeLineID", 10, 32)),
-		PrevTLI:        Timeline(p.number("Latest checkpoint's PrevTimeLineID", 10, 32)),
+		TLI:            Timeline(p.number("Latest checkpoint's TimeLineID")),
+		PrevTLI:        Timeline(p.number("Latest checkpoint's PrevTimeLineID")),
 		MinRecovery:    p.lsn("Minimum recovery ending location"),
-		MinRecoveryTLI: Timeline(p.number("Min recovery ending loc's timeline", 10, 32)),
-		Checksums:      p.number("Data page checksum version", 10, 32) != 0,
-		WalSegmentSize: int64(p.number("Bytes per WAL segment", 10, 32)),
+		MinRecoveryTLI: Timeline(p.number("Min recovery ending loc's timeline")),
+		Checksums:      p.number("Data page checksum version") != 0,
+		WalSegmentSize: int64(p.number("Bytes per WAL segment")),
 	}
 	if p.err != nil {
 		return ControlData{}, p.err
@@ -96,12 +96,20 @@ func (p *controlParser) text(key string) string {
 	return p.values[key]
 }
 
-func (p *controlParser) number(key string, base, bits int) uint64 {
-	v, err := strconv.ParseUint(p.values[key], base, bits)
+func (p *controlParser) number(key string) uint32 {
+	v, err := strconv.ParseUint(p.values[key], 10, 32)
 	if err != nil {
 		p.fail(key)
 	}
-	return v
+	return uint32(v)
+}
+
+func (p *controlParser) systemID(key string) SystemID {
+	id, err := ParseSystemID(p.values[key])
+	if err != nil {
+		p.fail(key)
+	}
+	return id
 }
 
 func (p *controlParser) lsn(key string) LSN {

@@ -37,7 +37,7 @@ func parseHex32(s string) (uint64, error) {
 
 // String returns the position as PostgreSQL prints it, for example 0/3000060.
 func (l LSN) String() string {
-	return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l))
+	return fmt.Sprintf("%X/%X", uint64(l)>>32, uint64(l)&0xFFFFFFFF)
 }
 
 // MarshalText implements encoding.TextMarshaler.
@@ -54,7 +54,9 @@ func (l *LSN) UnmarshalText(text []byte) error {
 }
 
 // Sub returns the signed distance in bytes from other to l.
-func (l LSN) Sub(other LSN) int64 { return int64(l - other) }
+func (l LSN) Sub(other LSN) int64 {
+	return int64(l - other) //nolint:gosec // wraps around to the negative distance, as wanted
+}
 
 // Timeline is a timeline number. Zero is "unknown".
 type Timeline uint32

@@ -93,7 +93,7 @@ func TestStandbyNames(t *testing.T) {
 		require.ErrorIs(t, err, ErrSyntax, text)
 	}
 	require.Equal(t, `ANY 2 (pgautofailover_standby_1, "x y", "any")`, StandbyNames{2, []string{StandbyName(1), "x y", "any"}}.String())
-	require.Equal(t, "", StandbyNames{K: 1}.String())
+	require.Empty(t, StandbyNames{K: 1}.String())
 	require.True(t, StandbyNames{K: 1}.Equal(StandbyNames{}))
 	require.False(t, StandbyNames{1, []string{"a"}}.Equal(StandbyNames{2, []string{"a"}}))
 	rapid.Check(t, func(t *rapid.T) {
@@ -115,7 +115,7 @@ func TestHistory(t *testing.T) {
 	text, err := json.Marshal(h)
 	require.NoError(t, err)
 	require.JSONEq(t, `[{"tli":1,"parenttli":0,"switchpoint":"0/0"},{"tli":2,"parenttli":1,"switchpoint":"0/3000"},{"tli":4,"parenttli":2,"switchpoint":"0/5000"}]`, string(text))
-	require.Equal(t, `[{"tli":1,"parenttli":0,"switchpoint":"0/0"}`, string(text[:44]))
+	require.Contains(t, string(text), `{"tli":1,"parenttli":0,"switchpoint":"0/0"}`, "the order of the keys is part of the format")
 	require.EqualValues(t, 4, h.TLI())
 
 	first, err := ParseHistory(1, "")

@@ -77,7 +77,7 @@ func (i *Instance) checkSource(ctx context.Context, source pg.ConnInfo) error {
 	control, err := i.ControlData(ctx)
 	if err != nil {
 		// A damaged directory is what a base backup is for.
-		i.log.Warn("replacing a data directory whose control file cannot be read", "error", err)
+		i.log.WarnContext(ctx, "replacing a data directory whose control file cannot be read", "error", err)
 		return nil
 	}
 	if control.SystemID != info.SystemID {
@@ -95,7 +95,7 @@ func (i *Instance) prepareBackupDir(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create backup directory: %w", diskHint(err))
 	}
-	if err := os.MkdirAll(filepath.Dir(filepath.Clean(i.cfg.DataDir)), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(i.cfg.DataDir)), parentMode); err != nil {
 		return fmt.Errorf("create data directory: %w", err)
 	}
 	same, err := sameFileSystem(dir, i.cfg.DataDir)
@@ -106,7 +106,7 @@ func (i *Instance) prepareBackupDir(ctx context.Context, dir string) error {
 		return withHint(fmt.Errorf("use backup directory %s: it is not on the file system of %s", dir, i.cfg.DataDir),
 			"set replication.backup_directory to a directory next to the data directory; a data directory cannot be a mount point itself")
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
+	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a directory
 		return fmt.Errorf("create backup directory: %w", err)
 	}
 	if err := removeContents(dir); err != nil {

@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -164,7 +163,7 @@ func TestBaseBackupOntoAnotherFileSystemIsRefusedBeforeItBegins(t *testing.T) {
 	t.Parallel()
 	primary, _ := newPrimary(t, 1)
 	n := newNode(t, 2)
-	shm, err := os.MkdirTemp("/dev/shm", "pgdrover-test-")
+	shm, err := os.MkdirTemp("/dev/shm", "pgdrover-test-") //nolint:usetesting // it must lie elsewhere
 	if err != nil {
 		t.Skip("no second file system: " + err.Error())
 	}
@@ -174,7 +173,7 @@ func TestBaseBackupOntoAnotherFileSystemIsRefusedBeforeItBegins(t *testing.T) {
 	err = n.BaseBackup(within(t), backup)
 	require.ErrorContains(t, err, "file system")
 	var hint interface{ Hint() string }
-	require.True(t, errors.As(err, &hint))
+	require.ErrorAs(t, err, &hint)
 	require.Contains(t, hint.Hint(), "backup_directory")
 }
 
@@ -324,7 +323,7 @@ func TestFullDiskDuringBaseBackupLeavesEverythingAsItWas(t *testing.T) {
 	err = n.BaseBackup(within(t), n.backup(primary))
 	require.ErrorContains(t, err, "No space left on device")
 	var hint interface{ Hint() string }
-	require.True(t, errors.As(err, &hint))
+	require.ErrorAs(t, err, &hint)
 	require.Contains(t, hint.Hint(), "space")
 	entries, err := os.ReadDir(filepath.Join(n.root, "backup"))
 	require.NoError(t, err)

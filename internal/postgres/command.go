@@ -23,7 +23,7 @@ const killDelay = 5 * time.Second
 // group. Its output goes to the debug log and, the end of it, into the error.
 func (i *Instance) run(ctx context.Context, cfg runConfig) error {
 	path := i.cfg.Tools.Path(cfg.program)
-	cmd := exec.CommandContext(ctx, path, cfg.args...)
+	cmd := exec.CommandContext(ctx, path, cfg.args...) //nolint:gosec // the configured program
 	cmd.Env = append(cmd.Environ(), cfg.env...)
 	if cfg.program != "initdb" {
 		// Messages that can be read; initdb alone takes the databases' locale from here.
@@ -37,7 +37,7 @@ func (i *Instance) run(ctx context.Context, cfg runConfig) error {
 	reader, writer := io.Pipe()
 	cmd.Stdout, cmd.Stderr = writer, writer
 	var lines sync.WaitGroup
-	lines.Go(func() { i.readLines(cfg, reader, &tail) })
+	lines.Go(func() { i.readLines(ctx, cfg, reader, &tail) })
 
 	// The kernel sends the death signal when the starting *thread* ends, so keep it.
 	runtime.LockOSThread()
@@ -59,7 +59,7 @@ func (i *Instance) run(ctx context.Context, cfg runConfig) error {
 	}
 }
 
-func (i *Instance) readLines(cfg runConfig, r io.Reader, tail *tailBuffer) {
+func (i *Instance) readLines(ctx context.Context, cfg runConfig, r io.Reader, tail *tailBuffer) {
 	scanner := bufio.NewScanner(r)
 	scanner.Split(splitOutput)
 	for scanner.Scan() {
@@ -68,7 +68,7 @@ func (i *Instance) readLines(cfg runConfig, r io.Reader, tail *tailBuffer) {
 			continue
 		}
 		tail.add(text)
-		i.log.Debug("program output", "program", cfg.program, "line", text)
+		i.log.DebugContext(ctx, "program output", "program", cfg.program, "line", text)
 		if cfg.line != nil {
 			cfg.line(text)
 		}

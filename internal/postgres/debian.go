@@ -42,7 +42,7 @@ func (i *Instance) ImportDebianConfig(configDir string) error {
 }
 
 func (i *Instance) takeFile(dir, name string, edit func(string) string) error {
-	text, err := os.ReadFile(filepath.Join(dir, name))
+	text, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // a configuration directory
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // taken by an earlier call
 	}
@@ -61,7 +61,7 @@ func (i *Instance) takeFile(dir, name string, edit func(string) string) error {
 func disableDebianStart(dir string) error {
 	start := filepath.Join(dir, "start.conf")
 	disabled := debianMark + "\ndisabled\n"
-	text, err := os.ReadFile(start)
+	text, err := os.ReadFile(start) //nolint:gosec // a configuration directory
 	if err == nil && string(text) == disabled {
 		return nil
 	}

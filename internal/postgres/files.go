@@ -38,7 +38,7 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 	}
 	// The rename happened: an error from here on must not try to remove the file.
 	if syncErr := syncDir(filepath.Dir(path)); syncErr != nil {
-		return nil //nolint:nilerr // the contents are in place; only their survival of a power cut is in doubt
+		return nil // the contents are in place; only their survival of a power cut is in doubt
 	}
 	return nil
 }
@@ -52,7 +52,7 @@ func ignoreClosed(err error) error {
 
 // updateFile rewrites a file through edit when that changes it; a missing file is empty.
 func updateFile(path string, mode fs.FileMode, edit func(string) string) (changed bool, err error) {
-	old, err := os.ReadFile(path)
+	old, err := os.ReadFile(path) //nolint:gosec // files of our instance
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
 		return false, fmt.Errorf("read %s: %w", path, err)
@@ -75,7 +75,7 @@ func removeFile(path string) error {
 }
 
 func syncDir(dir string) error {
-	d, err := os.Open(dir)
+	d, err := os.Open(dir) //nolint:gosec // directories of our instance
 	if err != nil {
 		return err
 	}

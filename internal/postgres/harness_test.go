@@ -95,6 +95,7 @@ func newNodeIn(t *testing.T, id int64, root string) *node {
 
 // end stops whatever runs, at once.
 func (n *node) end(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 	defer cancel()
 	p, err := n.Adopt()

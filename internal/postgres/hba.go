@@ -257,13 +257,13 @@ func (s *Session) stillLoggingIn(ctx context.Context, postmaster int, pids []int
 	if len(pids) == 0 {
 		return nil, nil
 	}
-	var known []int32
-	const query = `SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity`
+	var known []int64
+	const query = `SELECT coalesce(array_agg(pid::bigint), '{}') FROM pg_stat_activity`
 	if err := s.conn.QueryRow(ctx, query).Scan(&known); err != nil {
 		return nil, fmt.Errorf("list server processes: %w", err)
 	}
 	return slices.DeleteFunc(pids, func(pid int) bool {
-		return slices.Contains(known, int32(pid)) || parentOf(pid) != postmaster || !holdsSocket(pid) ||
+		return slices.Contains(known, int64(pid)) || parentOf(pid) != postmaster || !holdsSocket(pid) ||
 			!s.instance.isServerProcess(pid)
 	}), nil
 }

@@ -99,6 +99,9 @@ type InitDBConfig struct {
 	Args []string
 }
 
+// parentMode is for directories above a data directory, which others may share.
+const parentMode = 0o755
+
 // initMark is there while initdb works in the directory.
 const initMark = ".initdb"
 
@@ -117,7 +120,7 @@ func (i *Instance) InitDB(ctx context.Context, cfg InitDBConfig) error {
 		return withHint(fmt.Errorf("create data directory %s: it is not empty and holds no database system", i.cfg.DataDir),
 			"choose another --pgdata or empty the directory")
 	}
-	if err := os.MkdirAll(filepath.Dir(filepath.Clean(i.cfg.DataDir)), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(i.cfg.DataDir)), parentMode); err != nil {
 		return fmt.Errorf("create data directory: %w", err)
 	}
 	// A parent that is not ours to write (the directory is a mount point, say) only costs the cleanup above.
@@ -177,7 +180,7 @@ func (i *Instance) ControlData(ctx context.Context) (pg.ControlData, error) {
 	// A read in the middle of the server's write shows a wrong checksum; the next one does not.
 	var last error
 	for range 3 {
-		cmd := exec.CommandContext(ctx, i.cfg.Tools.Path("pg_controldata"), "-D", i.cfg.DataDir)
+		cmd := exec.CommandContext(ctx, i.cfg.Tools.Path("pg_controldata"), "-D", i.cfg.DataDir) //nolint:gosec // the configured program
 		cmd.Env = append(cmd.Environ(), "LC_ALL=C", "LANG=C")
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -36,14 +36,15 @@ func (i *Instance) SameLine(ctx context.Context, source pg.ConnInfo, local, othe
 	size := control.WalSegmentSize
 	at := firstRecord(begins, size)
 	name := fmt.Sprintf("%08X%s", uint32(tli), segmentSuffix(at, size))
-	mine, err := readRecord(i.path("pg_wal", name), int64(at)%size)
+	offset := segmentOffset(at, size)
+	mine, err := readRecord(i.path("pg_wal", name), offset)
 	if err != nil || mine == nil {
 		return err == nil, err
 	}
 	var theirs []byte
 	err = withRemote(ctx, source, func(s *Session) error {
 		const query = `SELECT pg_read_binary_file('pg_wal/' || $1::text, $2::bigint, $3::bigint, true)`
-		return s.conn.QueryRow(ctx, query, name, int64(at)%size, int64(len(mine))).Scan(&theirs)
+		return s.conn.QueryRow(ctx, query, name, offset, int64(len(mine))).Scan(&theirs)
 	})
 	if err != nil {
 		return false, fmt.Errorf("compare the beginning of timeline %d: %w", tli, err)
@@ -63,7 +64,7 @@ const (
 // firstRecord skips the page header when a timeline begins with a page.
 func firstRecord(begins pg.LSN, segmentSize int64) pg.LSN {
 	switch {
-	case int64(begins)%segmentSize == 0:
+	case segmentOffset(begins, segmentSize) == 0:
 		return begins + longPageHeader
 	case begins%walPage == 0:
 		return begins + shortPageHeader
@@ -74,7 +75,7 @@ func firstRecord(begins pg.LSN, segmentSize int64) pg.LSN {
 
 // readRecord returns the bytes of the record at an offset of a segment; nil when there is none.
 func readRecord(path string, offset int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // a segment of our instance
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -89,7 +89,7 @@ WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 9) = $1`
 func (s *Session) Observe(ctx context.Context) (Observation, error) {
 	var o Observation
 	var received, replayed, flushed, walTLI string
-	var receiverTLI, controlTLI int64
+	var receiverTLI, controlTLI uint32
 	var message *time.Time
 	err := s.conn.QueryRow(ctx, observeQuery, pgx.QueryExecModeCacheStatement).Scan(&o.InRecovery, &received, &replayed, &flushed, &walTLI,
 		&o.Receiver.Status, &receiverTLI, &o.Receiver.Slot, &o.Receiver.Host, &o.Receiver.Port, &message,
@@ -161,9 +161,15 @@ func (s *Session) timeline(ctx context.Context, o Observation, walTLI string, co
 
 // segmentSuffix is the name of the segment that holds a position, without its timeline.
 func segmentSuffix(at pg.LSN, size int64) string {
-	number := uint64(at) / uint64(size)
-	perID := uint64(0x100000000) / uint64(size)
+	bytes := uint64(size) //nolint:gosec // a power of two
+	number := uint64(at) / bytes
+	perID := uint64(0x100000000) / bytes
 	return fmt.Sprintf("%08X%08X", number/perID, number%perID)
+}
+
+// segmentOffset is where in its segment a position lies.
+func segmentOffset(at pg.LSN, size int64) int64 {
+	return int64(uint64(at) % uint64(size)) //nolint:gosec // smaller than size
 }
 
 func (s *Session) standbys(ctx context.Context) ([]Standby, error) {

@@ -139,7 +139,7 @@ func (i *Instance) Start(ctx context.Context, cfg StartConfig) (*Postmaster, err
 	defer func() { _ = log.Close() }()
 	fd := -1
 	// Not CommandContext: the server must not end with whoever waited for its start.
-	cmd := exec.Command(i.cfg.Tools.Path("postgres"), i.serverArgs(cfg)...) //nolint:noctx // see above
+	cmd := exec.Command(i.cfg.Tools.Path("postgres"), i.serverArgs(cfg)...) //nolint:noctx,gosec // see above
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &fd}
 	if err := cmd.Start(); err != nil {
@@ -151,7 +151,7 @@ func (i *Instance) Start(ctx context.Context, cfg StartConfig) (*Postmaster, err
 		_ = cmd.Wait()
 		return nil, errors.New("start PostgreSQL: this kernel has no process descriptors")
 	}
-	i.log.Info("started PostgreSQL", "pid", cmd.Process.Pid, "pgdata", i.cfg.DataDir, "port", i.cfg.Port)
+	i.log.InfoContext(ctx, "started PostgreSQL", "pid", cmd.Process.Pid, "pgdata", i.cfg.DataDir, "port", i.cfg.Port)
 	return i.newPostmaster(cmd.Process.Pid, fd, cmd)
 }
 
@@ -203,7 +203,7 @@ func (i *Instance) removeStaleFiles() error {
 	}
 	for _, dir := range i.socketDirs(f) {
 		socket := filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(i.cfg.Port))
-		text, err := os.ReadFile(socket + ".lock")
+		text, err := os.ReadFile(socket + ".lock") //nolint:gosec // a socket directory
 		if err != nil {
 			continue
 		}
@@ -297,7 +297,7 @@ func (i *Instance) newPostmaster(pid, fd int, cmd *exec.Cmd) (*Postmaster, error
 
 // wait blocks until the process ends or Release is called.
 func (p *Postmaster) wait(cmd *exec.Cmd) {
-	fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}, {Fd: int32(p.wake), Events: unix.POLLIN}}
+	fds := []unix.PollFd{pollFd(p.fd), pollFd(p.wake)}
 	for {
 		_, err := unix.Poll(fds, -1)
 		if err != nil && !errors.Is(err, unix.EINTR) {

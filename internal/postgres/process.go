@@ -226,8 +226,12 @@ func mapsSegment(pid int, shmID string) bool {
 	return false
 }
 
+func pollFd(fd int) unix.PollFd {
+	return unix.PollFd{Fd: int32(fd), Events: unix.POLLIN} //nolint:gosec // descriptors are small
+}
+
 func pidfdExited(fd int) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	fds := []unix.PollFd{pollFd(fd)}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n > 0
 }

@@ -65,7 +65,7 @@ func (i *Instance) Rewind(ctx context.Context, cfg RewindConfig) error {
 			lineage = LineageAmbiguous
 		}
 	}
-	i.log.Info("compared with the upstream", "lineage", lineage.String(), "upstream_tli", source.TLI, "upstream_lsn", source.LSN.String())
+	i.log.InfoContext(ctx, "compared with the upstream", "lineage", lineage.String(), "upstream_tli", source.TLI, "upstream_lsn", source.LSN.String())
 	switch lineage {
 	case LineageForeign:
 		return fmt.Errorf("rewind: %w: %s", ErrForeignSystem, source.SystemID)
@@ -162,7 +162,7 @@ func (i *Instance) RecoverCrash(ctx context.Context) error {
 	if err := i.removeStaleFiles(); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	i.log.Info("recovering a server that was not stopped in an orderly way", "state", control.State)
+	i.log.InfoContext(ctx, "recovering a server that was not stopped in an orderly way", "state", control.State)
 	if i.IsStandby() {
 		return i.recoverStandby(ctx)
 	}

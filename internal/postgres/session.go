@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -126,9 +127,7 @@ func connect(ctx context.Context, info pg.ConnInfo, settings map[string]string) 
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	cfg.RuntimeParams["search_path"] = "pg_catalog"
-	for name, value := range settings {
-		cfg.RuntimeParams[name] = value
-	}
+	maps.Copy(cfg.RuntimeParams, settings)
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
@@ -195,7 +194,7 @@ func (s *Session) SystemID(ctx context.Context) (pg.SystemID, error) {
 	if err := s.conn.QueryRow(ctx, `SELECT system_identifier FROM pg_control_system()`).Scan(&id); err != nil {
 		return 0, fmt.Errorf("ask for the system identifier: %w", err)
 	}
-	return pg.SystemID(id), nil
+	return pg.SystemID(id), nil //nolint:gosec // the same bits
 }
 
 // DataDirectory asks the running server where its data is; a keeper compares it with its own.

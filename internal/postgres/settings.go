@@ -36,7 +36,8 @@ func DetectTuning() (Tuning, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return Tuning{}, fmt.Errorf("ask for the size of memory: %w", err)
 	}
-	return Tuning{MemoryBytes: int64(info.Totalram) * int64(info.Unit), CPUs: runtime.NumCPU()}, nil
+	memory := int64(info.Totalram) * int64(info.Unit) //nolint:gosec // no machine has 2^63 bytes
+	return Tuning{MemoryBytes: memory, CPUs: runtime.NumCPU()}, nil
 }
 
 // Settings returns the basic tuning.

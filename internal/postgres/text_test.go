@@ -40,7 +40,7 @@ func fakeInstallation(t *testing.T, version string) string {
 		"pg_ctl": "#!/bin/sh\n", "pg_config": "#!/bin/sh\necho " + dir + "\n",
 		"postgres": "#!/bin/sh\necho 'postgres (PostgreSQL) " + version + "'\n",
 	} {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700)) //nolint:gosec // programs
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700))
 	}
 	return dir
 }
@@ -70,11 +70,11 @@ func TestFindTools(t *testing.T) {
 	_, err := FindTools(t.Context(), FindConfig{Path: a + ":" + b})
 	require.ErrorContains(t, err, filepath.Join(a, "pg_ctl")+" (15.1)")
 	require.ErrorContains(t, err, filepath.Join(b, "pg_ctl")+" (16.2)")
-	require.True(t, errors.As(err, &hint))
+	require.ErrorAs(t, err, &hint)
 	for _, cfg := range []FindConfig{{}, {PgCtl: "/nowhere/pg_ctl"}, {PgConfig: "/nowhere/pg_config"}, {PgCtl: links + "/pg_ctl"}} {
 		_, err := FindTools(t.Context(), cfg)
 		require.Error(t, err)
-		require.True(t, errors.As(err, &hint), err)
+		require.ErrorAs(t, err, &hint)
 	}
 }
 
@@ -117,7 +117,7 @@ func TestLocalNetwork(t *testing.T) {
 	require.Equal(t, "127.0.0.0/8", got.String())
 	_, err = LocalNetwork(t.Context(), fakeResolver{}, "192.0.2.1")
 	var hint interface{ Hint() string }
-	require.True(t, errors.As(err, &hint))
+	require.ErrorAs(t, err, &hint)
 }
 
 func TestTuning(t *testing.T) {
@@ -210,7 +210,7 @@ func TestImportDebianConfig(t *testing.T) {
 	require.NoError(t, os.MkdirAll(data, 0o700))
 	i := New(Config{DataDir: data})
 	var hint interface{ Hint() string }
-	require.True(t, errors.As(i.ImportDebianConfig(filepath.Join(root, "etc")), &hint))
+	require.ErrorAs(t, i.ImportDebianConfig(filepath.Join(root, "etc")), &hint)
 	require.NoError(t, os.MkdirAll(conf, 0o700))
 	for name, text := range map[string]string{
 		"pg_hba.conf": "hba", "pg_ident.conf": "ident", "start.conf": "auto\n",

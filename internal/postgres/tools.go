@@ -79,17 +79,17 @@ func toolsOfPgConfig(ctx context.Context, pgConfig string) (Tools, error) {
 
 // inPath returns every program of that name in the path, one for each file.
 func inPath(program, path string) []string {
-	var found, real []string
+	var found []string
 	for _, dir := range filepath.SplitList(path) {
 		candidate := filepath.Join(dir, program)
 		if dir == "" || !executable(candidate) {
 			continue
 		}
 		target, err := filepath.EvalSymlinks(candidate)
-		if err != nil || slices.Contains(real, target) {
+		if err != nil || slices.Contains(found, target) {
 			continue
 		}
-		found, real = append(found, target), append(real, target)
+		found = append(found, target)
 	}
 	return found
 }
@@ -111,7 +111,7 @@ func (v Version) Major() int { return v.Number / 10000 }
 
 // Version asks the installation's server program.
 func (t Tools) Version(ctx context.Context) (Version, error) {
-	out, err := exec.CommandContext(ctx, t.Path("postgres"), "--version").Output()
+	out, err := exec.CommandContext(ctx, t.Path("postgres"), "--version").Output() //nolint:gosec // the configured program
 	if err != nil {
 		return Version{}, fmt.Errorf("run %s --version: %w", t.Path("postgres"), err)
 	}

@@ -105,7 +105,7 @@ func SlotExists(ctx context.Context, source pg.ConnInfo, name string) (bool, err
 // checkpoint after a promotion.
 func sourceCheckpointed(ctx context.Context, source pg.ConnInfo, tli pg.Timeline) error {
 	return withRemote(ctx, source, func(s *Session) error {
-		var have int64
+		var have uint32
 		const query = `SELECT timeline_id FROM pg_control_checkpoint()`
 		if err := s.conn.QueryRow(ctx, query).Scan(&have); err != nil {
 			return fmt.Errorf("ask for the timeline of the last checkpoint: %w", err)

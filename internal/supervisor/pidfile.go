@@ -65,7 +65,7 @@ func ParsePidInfo(text string) (PidInfo, error) {
 	return p, nil
 }
 
-// ErrNotRunning: no process holds the pid file.
+// ErrNotRunning says that no process holds the pid file.
 var ErrNotRunning = errors.New("not running")
 
 // AlreadyRunningError is the answer to a second process for one data directory.
@@ -98,12 +98,18 @@ type PidFile struct {
 	info PidInfo
 }
 
+// Whoever may look for a process may read its pid file.
+const (
+	dirMode  = 0o755
+	fileMode = 0o644
+)
+
 // lockPath is never removed: a lock on a removed file would exclude nobody.
 func lockPath(path string) string { return path + ".lock" }
 
 // AcquirePidFile takes the lock and writes the file. *AlreadyRunningError: somebody else has it.
 func AcquirePidFile(path string, info PidInfo) (*PidFile, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 		return nil, fmt.Errorf("create pid file: %w", err)
 	}
 	lock, err := os.OpenFile(lockPath(path), os.O_CREATE|os.O_RDWR, 0o600)
@@ -175,7 +181,7 @@ func (p *PidFile) SetServices(names ...string) error {
 
 func (p *PidFile) write() error {
 	temporary := p.path + ".new"
-	if err := os.WriteFile(temporary, []byte(p.info.text()), 0o644); err != nil {
+	if err := os.WriteFile(temporary, []byte(p.info.text()), fileMode); err != nil {
 		return fmt.Errorf("write pid file: %w", errors.Join(err, os.Remove(temporary)))
 	}
 	if err := os.Rename(temporary, p.path); err != nil {
@@ -212,7 +218,7 @@ func (p *PidFile) Release() error {
 }
 
 func readPidInfo(path string) (PidInfo, error) {
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(path) //nolint:gosec // the pid file
 	if err != nil {
 		return PidInfo{}, err
 	}

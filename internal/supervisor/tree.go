@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -12,11 +13,11 @@ import (
 type Policy int
 
 const (
-	// Permanent: it is always started again.
+	// Permanent services are always started again.
 	Permanent Policy = iota
-	// Transient: it is started again after an error; its good end ends the tree.
+	// Transient services are started again after an error; their good end ends the tree.
 	Transient
-	// Temporary: it is never started again.
+	// Temporary services are never started again.
 	Temporary
 )
 
@@ -114,13 +115,13 @@ func (t *Tree) Run(ctx context.Context) error {
 		started = append(started, r)
 		go func() {
 			defer close(r.done)
-			if err, last := t.keep(own, s); last {
+			if last, err := t.keep(own, s); last {
 				ended <- ending{service: s.Name, err: err}
 			}
 		}()
 	}
 	var err error
-	cause := error(context.Canceled)
+	cause := context.Canceled
 	select {
 	case <-ctx.Done():
 		cause = context.Cause(ctx)
@@ -128,9 +129,9 @@ func (t *Tree) Run(ctx context.Context) error {
 		err = treeError(e)
 		cause = fmt.Errorf("service %s ended: %w", e.service, errors.Join(e.err, context.Canceled))
 	}
-	for n := len(started) - 1; n >= 0; n-- {
-		started[n].cancel(cause)
-		<-started[n].done
+	for _, r := range slices.Backward(started) {
+		r.cancel(cause)
+		<-r.done
 	}
 	return err
 }
@@ -144,40 +145,40 @@ func treeError(e ending) error {
 
 // keep runs one service until it is told to end (last is false), or until its
 // end is the end of the tree.
-func (t *Tree) keep(ctx context.Context, s Service) (err error, last bool) {
+func (t *Tree) keep(ctx context.Context, s Service) (last bool, err error) {
 	var starts []time.Time // of the restarts in the budget
 	for {
-		t.log.Debug("starting service", "service", s.Name)
+		t.log.DebugContext(ctx, "starting service", "service", s.Name)
 		err = s.Run(ctx)
 		if ctx.Err() != nil {
 			if err != nil && !errors.Is(err, context.Cause(ctx)) && !errors.Is(err, context.Canceled) {
-				t.log.Warn("service ended with an error", "service", s.Name, "error", err)
+				t.log.WarnContext(ctx, "service ended with an error", "service", s.Name, "error", err)
 			}
-			return nil, false
+			return false, nil
 		}
 		switch {
 		case errors.Is(err, ErrDone), errors.Is(err, ErrFatal):
-			return err, true
+			return true, err
 		case s.Restart == Temporary:
 			if err != nil {
-				t.log.Warn("service ended with an error", "service", s.Name, "error", err)
+				t.log.WarnContext(ctx, "service ended with an error", "service", s.Name, "error", err)
 			}
-			return nil, false
+			return false, nil
 		case s.Restart == Transient && err == nil:
-			return nil, true
+			return true, nil
 		}
 		now := time.Now()
 		if len(starts) == t.cfg.Budget.Restarts {
 			if now.Sub(starts[0]) <= t.cfg.Budget.Within {
-				return fmt.Errorf("%w: %d in %s: %w", ErrBudget, len(starts), t.cfg.Budget.Within, orEnded(err)), true
+				return true, fmt.Errorf("%w: %d in %s: %w", ErrBudget, len(starts), t.cfg.Budget.Within, orEnded(err))
 			}
 			starts = starts[1:]
 		}
 		starts = append(starts, now)
-		t.log.Warn("restarting service", "service", s.Name, "error", orEnded(err))
+		t.log.WarnContext(ctx, "restarting service", "service", s.Name, "error", orEnded(err))
 		select {
 		case <-ctx.Done():
-			return nil, false
+			return false, nil
 		case <-time.After(t.cfg.Delay):
 		}
 	}

@@ -80,7 +80,7 @@ func TestBudgetForgetsOldRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		runs := 0
 		ctx, cancel := context.WithCancel(t.Context())
-		tree := New(Config{Services: []Service{{Name: "a", Run: func(ctx context.Context) error {
+		tree := New(Config{Services: []Service{{Name: "a", Run: func(context.Context) error {
 			if runs++; runs == 20 {
 				cancel()
 			}
