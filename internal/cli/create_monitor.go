@@ -53,7 +53,10 @@ func createMonitor(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	run := on(cmd, "run")
 	err = monitor.Create(ctx, monitor.CreateConfig{Config: cfg, Formations: formations, SelfSigned: c.ssl.selfSigned, Run: run})
 	if err != nil {
-		return createFailed(err)
+		return createFailed(ctx, err)
+	}
+	if err := interrupted(ctx, run); err != nil || ctx.Err() != nil {
+		return err
 	}
 	env.infof("Monitor has been successfully initialized.")
 	if !run {

@@ -82,9 +82,12 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 		Config: cfg, CandidatePriority: reg.priority, ReplicationQuorum: reg.quorum, Run: run,
 	})
 	if err != nil {
-		return createFailed(err)
+		return createFailed(ctx, err)
 	}
-	env.infof("%s node has been successfully initialized.", "postgres")
+	if err := interrupted(ctx, run); err != nil || ctx.Err() != nil {
+		return err
+	}
+	env.infof("postgres node has been successfully initialized.")
 	if !run {
 		return nil
 	}
@@ -342,12 +345,24 @@ func createdBefore(ctx context.Context, env *Env, n *node, cfg keeper.Config, ru
 }
 
 // createFailed gives a failed creation its exit code.
-func createFailed(err error) error {
+func createFailed(ctx context.Context, err error) error {
 	switch {
+	case ctx.Err() != nil:
+		return interrupted(ctx, false)
 	case errors.Is(err, os.ErrPermission):
-		return &exitError{code: exitBadState, level: levelFatal, err: err, hint: orDefault(hintOf(err), "check the permissions of the directories named")}
+		return fatal(exitBadState, "%w", err).withHint("check the permissions of the directory named")
 	case isConfigError(err):
 		return withCode(exitBadConfig, err)
 	}
 	return &exitError{code: exitBadState, level: levelFatal, err: err}
+}
+
+// interrupted ends a creation that was asked to stop on its way. A service,
+// which --run asked for, has then done as it was told.
+func interrupted(ctx context.Context, run bool) error {
+	if ctx.Err() == nil || run {
+		return nil
+	}
+	return fail(exitInternal, "the creation was interrupted: %w", context.Cause(ctx)).
+		withHint("run the same command again to go on from there")
 }

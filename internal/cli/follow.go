@@ -25,9 +25,11 @@ type follower struct {
 	left    bool
 	// visited are the states that were assigned to any node since the follower listens.
 	visited map[fsm.State]bool
+	// request is the operator's request that is being waited for, 0 for none or
+	// when it has been taken up.
+	request int64
 	table   *table
 	widths  []int
-	printed bool
 }
 
 // fsmPair is a reported and an assigned state.
@@ -93,6 +95,35 @@ func (f *follower) layout(nodes []pgautofailover.NodeState) {
 	f.widths = f.table.widths()
 }
 
+// asked remembers the request that was just made, to hear what becomes of it.
+func (f *follower) asked(ctx context.Context) error {
+	r, err := f.s.db.LastRequest(ctx, f.formation, f.group)
+	if errors.Is(err, pgautofailover.ErrNotFound) {
+		return nil
+	}
+	f.request = r.ID
+	return err
+}
+
+// checkRequest ends the wait for a request that the monitor gave up: what it
+// needs may be gone by the time it is taken up.
+func (f *follower) checkRequest(ctx context.Context) error {
+	if f.request == 0 {
+		return nil
+	}
+	r, err := f.s.db.LastRequest(ctx, f.formation, f.group)
+	switch {
+	case err != nil:
+		return err
+	case r.ID != f.request || r.Applied:
+		f.request = 0
+	case !r.Open:
+		return fatal(exitMonitor, "the monitor did not take the request up: %s", r.Outcome).
+			withHint("see %s show state for what the group does now, then ask again", f.s.env.program())
+	}
+	return nil
+}
+
 // wait prints the progress table until done answers true, at most for limit
 // (for ever when it is not positive). It returns errPatience when that is over.
 func (f *follower) wait(ctx context.Context, limit time.Duration, show bool, done func() bool) error {
@@ -125,13 +156,13 @@ func (f *follower) next(ctx context.Context, show bool) error {
 	n, err := f.s.db.WaitNotification(tick)
 	if err != nil {
 		if tick.Err() != nil && ctx.Err() == nil {
-			return f.refresh(ctx)
+			return errors.Join(f.checkRequest(ctx), f.refresh(ctx))
 		}
 		return err
 	}
 	if n.Channel == pgautofailover.ChannelLog {
-		f.s.env.log.DebugContext(ctx, n.Payload)
-		return nil
+		f.s.env.log.DebugContext(ctx, "the monitor says", "text", n.Payload)
+		return f.checkRequest(ctx)
 	}
 	state, err := pgautofailover.ParseStateNotification(n.Payload)
 	if err != nil {

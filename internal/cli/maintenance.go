@@ -146,6 +146,9 @@ func disableMaintenance(ctx context.Context, s *session, st keeper.State) error 
 
 // waitOwnState shows the group's progress until a node rests in one of states.
 func waitOwnState(ctx context.Context, f *follower, id int64, patience time.Duration, states ...fsm.State) error {
+	if err := f.asked(ctx); err != nil {
+		return err
+	}
 	f.announce()
 	err := f.wait(ctx, patience, true, func() bool {
 		p := f.states[id]

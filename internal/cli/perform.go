@@ -57,6 +57,9 @@ func performFailover(ctx context.Context, s *session, cmd *cobra.Command, _ []st
 
 // waitNewPrimary shows the group's progress until a node is primary again.
 func waitNewPrimary(ctx context.Context, f *follower, cmd *cobra.Command) error {
+	if err := f.asked(ctx); err != nil {
+		return err
+	}
 	f.announce()
 	seconds := number(cmd, "wait")
 	err := f.wait(ctx, time.Duration(seconds)*time.Second, true, f.succeeded)

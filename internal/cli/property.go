@@ -258,14 +258,14 @@ func (f *follower) hasPrimary() bool {
 // through apply_settings and rests again, or no request of the group waits and
 // nothing had to change.
 func (f *follower) settled(ctx context.Context) bool {
-	if !f.anyRests(fsm.Primary) && !f.anyRests(fsm.WaitPrimary) {
-		return false
+	if !f.visited[fsm.ApplySettings] {
+		pending, err := f.s.db.PendingRequests(ctx, f.formation, f.group)
+		// What the decision assigned is in the table before its notifications are here.
+		if err != nil || pending > 0 || f.refresh(ctx) != nil {
+			return false
+		}
 	}
-	if f.visited[fsm.ApplySettings] {
-		return true
-	}
-	pending, err := f.s.db.PendingRequests(ctx, f.formation, f.group)
-	return err == nil && pending == 0
+	return f.anyRests(fsm.Primary) || f.anyRests(fsm.WaitPrimary)
 }
 
 func newSetMetadataCmd(env *Env) *cobra.Command {

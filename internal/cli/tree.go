@@ -32,7 +32,7 @@ func newRootCmd(env *Env) *cobra.Command {
 		newStatusCmd(env),
 	}
 	if env.program() == nameDrover {
-		cmds = append(cmds, newDemoCmd(env))
+		cmds = append(cmds, newDemoCmd(env), newCompletionCmd(env))
 	}
 	cmds = append(cmds, newHelpCmd(env), newVersionCmd(env))
 	root := newSet(env.program(), "High availability for PostgreSQL", cmds...)
@@ -108,5 +108,25 @@ func newHelpCmd(env *Env) *cobra.Command {
 	return newLeaf("help", "Print help message", func(cmd *cobra.Command, _ []string) error {
 		printTree(env.Stdout, env.Name, cmd.Root())
 		return nil
+	})
+}
+
+// newCompletionCmd prints what makes a shell complete our words; the script
+// then asks the program itself.
+func newCompletionCmd(env *Env) *cobra.Command {
+	return newLeaf("completion <bash|zsh|fish>", "Print a completion script for a shell", func(cmd *cobra.Command, words []string) error {
+		if len(words) != 1 {
+			return misuse("One argument is expected, found %d", len(words))
+		}
+		root := cmd.Root()
+		switch words[0] {
+		case "bash":
+			return root.GenBashCompletionV2(env.Stdout, true)
+		case "zsh":
+			return root.GenZshCompletion(env.Stdout)
+		case "fish":
+			return root.GenFishCompletion(env.Stdout, true)
+		}
+		return misuse("there is no completion for the shell %q", words[0])
 	})
 }
