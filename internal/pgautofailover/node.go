@@ -129,6 +129,20 @@ func (db *DB) SynchronousStandbyNames(ctx context.Context, formation string, gro
 	return names, wrap("read the synchronous standby names", err)
 }
 
+const qKeeperList = `SELECT pgautofailover.keeper_list($1, $2)`
+
+// ListFor returns the group's stored list as it belongs to one goal of a node;
+// false when the node has another goal by now, or is gone.
+func (db *DB) ListFor(ctx context.Context, nodeID, goalNumber int64) (pg.StandbyNames, bool, error) {
+	var text *string
+	err := db.conn.QueryRow(ctx, qKeeperList, nodeID, goalNumber).Scan(&text)
+	if err != nil || text == nil {
+		return pg.StandbyNames{}, false, wrap("read the list of the goal", err)
+	}
+	names, err := pg.ParseStandbyNames(*text)
+	return names, err == nil, err
+}
+
 // NodeRow is a node as registered and last reported.
 type NodeRow struct {
 	Formation  string

@@ -79,6 +79,7 @@ func queries() map[string]string {
 		"qSynchronousStandbyNames": qSynchronousStandbyNames,
 		"qTouchHealth":             qTouchHealth,
 		"qUpdateNodeMetadata":      qUpdateNodeMetadata,
+		"qKeeperList":              qKeeperList,
 		"qStoreRules":              qStoreRules,
 		"qStoreOrders":             qStoreOrders,
 	}

@@ -33,6 +33,7 @@ get_nodes(formation_id text DEFAULT 'default'::text, group_id integer DEFAULT NU
 get_other_nodes(nodeid bigint, OUT node_id bigint, OUT node_name text, OUT node_host text, OUT node_port integer, OUT node_lsn pg_lsn, OUT node_is_primary boolean) SETOF record strict
 get_other_nodes(nodeid bigint, current_state pgautofailover.replication_state, OUT node_id bigint, OUT node_name text, OUT node_host text, OUT node_port integer, OUT node_lsn pg_lsn, OUT node_is_primary boolean) SETOF record strict
 get_primary(formation_id text DEFAULT 'default'::text, group_id integer DEFAULT 0, OUT primary_node_id bigint, OUT primary_name text, OUT primary_host text, OUT primary_port integer) record strict definer
+keeper_list(node_id bigint, goal_number bigint) text strict
 last_events(count integer DEFAULT 10) SETOF pgautofailover.event strict
 last_events(formation_id text DEFAULT 'default'::text, count integer DEFAULT 10) SETOF pgautofailover.event strict
 last_events(formation_id text, group_id integer, count integer DEFAULT 10) SETOF pgautofailover.event strict

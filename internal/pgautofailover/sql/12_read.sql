@@ -104,6 +104,15 @@ BEGIN
 END
 $$;
 
+-- The list that belongs to one goal of a node: goal and list are stored by one transaction and read here from one
+-- snapshot. NULL when the node has another goal by now.
+CREATE FUNCTION pgautofailover.keeper_list(node_id bigint, goal_number bigint)
+RETURNS text LANGUAGE sql STRICT AS $$
+    SELECT coalesce(s.standby_names, '')
+      FROM pgautofailover.node n LEFT JOIN pgautofailover.group_state s USING (formationid, groupid)
+     WHERE n.nodeid = $1 AND n.goalnumber = $2
+$$;
+
 CREATE FUNCTION pgautofailover.current_state(
     IN formation_id text DEFAULT 'default',
     OUT formation_kind text, OUT nodename text, OUT nodehost text, OUT nodeport integer, OUT group_id integer,

@@ -19,7 +19,7 @@ BEGIN
         SELECT p.oid FROM pg_catalog.pg_proc p
          WHERE p.pronamespace = 'pgautofailover'::regnamespace
            AND p.proname IN ('create_formation', 'drop_formation', 'set_formation_number_sync_standbys',
-               'register_node', 'node_active', 'keeper_report', 'keep_session', 'update_node_metadata',
+               'register_node', 'node_active', 'keeper_report', 'keeper_list', 'keep_session', 'update_node_metadata',
                'set_node_system_identifier', 'set_group_system_identifier', 'set_node_candidate_priority',
                'set_node_replication_quorum', 'set_node_region', 'get_nodes', 'get_other_nodes', 'get_primary',
                'get_coordinator', 'get_most_advanced_standby', 'synchronous_standby_names', 'current_state',
