@@ -54,6 +54,7 @@ func rules() []rule {
 		{RuleID{307, "voter-returns"}, voterReturns, "A node that took part in an election follows the new primary."},
 		{RuleID{315, "may-clone"}, mayClone, "A new standby may copy the primary."},
 		{RuleID{321, "caught-up"}, caughtUp, "A standby streams on the primary's timeline, close enough behind."},
+		{RuleID{513, "catchup-stalled"}, catchupStalled, "A standby rests in catchingup and does not stream: it is told once more."},
 		{RuleID{327, "maintenance-ready"}, maintenanceReady, "A standby may go to maintenance: the primary no longer waits for it."},
 		{RuleID{347, "primary-to-maintenance"}, primaryToMaintenance, "An old primary ends its way to maintenance once another one is open."},
 		{RuleID{357, "demoted-returns"}, demotedReturns, "An old primary that stopped follows the new one."},
@@ -116,7 +117,7 @@ func (r Record) equal(o Record) bool {
 	}
 	a, b := *r.Election, *o.Election
 	return slices.Equal(a.Votes, b.Votes) && a.AllowDataLoss == b.AllowDataLoss && a.Prefer == b.Prefer &&
-		a.Avoid == b.Avoid && a.Planned == b.Planned && a.Off == b.Off
+		a.Avoid == b.Avoid && a.Planned == b.Planned && a.Off == b.Off && a.Async == b.Async
 }
 
 // Apply returns the group as it is once d is stored at the time now.
@@ -183,6 +184,7 @@ func NextDeadline(g Group, now time.Time) (soonest time.Time, ok bool) {
 		note(t.lastSeen(n).Add(t.patience(n) + instant))
 		note(later(n.StreamingAt, g.MonitorStart).Add(s.StallTimeout + instant))
 		note(later(n.ReportedAt, g.MonitorStart).Add(s.SessionlessTimeout + instant))
+		note(later(n.GoalAt, g.MonitorStart).Add(s.StallTimeout + instant))
 		if g.Record.Election == nil && g.Record.Owner == 0 {
 			continue
 		}

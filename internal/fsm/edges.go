@@ -24,8 +24,11 @@ var (
 	openAgain   = []Step{StepSetList, StepStart, StepEnforceList, StepOpenGate, StepSlots}
 	promoteOpen = []Step{StepSetList, StepPromote, StepOpenGate, StepHBA, StepSlots}
 	aloneVote   = []Step{StepStop, StepStandbyAlone, StepOpenGate, StepDropOwnSlots}
-	follow      = []Step{StepOpenGate, StepCheckTimeline, StepFollow, StepCheckConnection}
-	rejoin      = []Step{StepStop, StepRewindOrInit, StepOpenGate, StepHBA}
+	// The timeline is checked before a new upstream is followed, and again after:
+	// the receiver may have had more from the old one in between.
+	point  = []Step{StepOpenGate, StepCheckTimeline, StepFollow, StepCheckTimeline}
+	follow = []Step{StepOpenGate, StepCheckTimeline, StepFollow, StepCheckTimeline, StepCheckConnection}
+	rejoin = []Step{StepStop, StepRewindOrInit, StepOpenGate, StepHBA}
 )
 
 // edgeTable returns the keeper's table. It is a function so that nobody can
@@ -103,7 +106,7 @@ func edgeTable() []edgeRow {
 		}},
 		{from: []State{ReportLSN, JoinSecondary, FastForward, PreparePromotion}, to: []State{Secondary}, steps: follow},
 		{from: []State{Secondary, ReportLSN, JoinSecondary, FastForward, PreparePromotion, WaitMaintenance},
-			to: []State{CatchingUp}, steps: []Step{StepOpenGate, StepCheckTimeline, StepFollow}},
+			to: []State{CatchingUp}, steps: point},
 		{from: []State{Maintenance, PrepareMaintenance, StopReplication, Draining, DemoteTimeout, Demoted},
 			to: []State{CatchingUp}, steps: rejoin},
 
@@ -184,7 +187,7 @@ func Reenter(s State) []Step {
 	case Secondary:
 		return follow
 	case CatchingUp:
-		return []Step{StepOpenGate, StepCheckTimeline, StepFollow}
+		return point
 	case StopReplication:
 		return []Step{StepCloseGate, StepPromote}
 	case Maintenance:

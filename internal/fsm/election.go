@@ -89,15 +89,19 @@ func (t *turn) fanOut() bool {
 	return changed
 }
 
-// callOld lets a primary that stopped take part, when the votes do not
-// suffice without it: nobody knows better what it acknowledged.
+// callOld lets nodes that stopped take part, the old primary first of all,
+// when the votes do not suffice without them: nobody knows better what it acknowledged.
 func (t *turn) callOld() bool {
-	p := t.old()
-	if p == nil || !t.alive(p) || !p.Settled() || !p.Goal.In(Draining, DemoteTimeout, Demoted) ||
-		t.allSatisfied(t.voted) && t.anyCandidate() {
+	if t.allSatisfied(t.voted) && t.anyCandidate() {
 		return false
 	}
-	return t.goal(p, ReportLSN, "%s to report_lsn to find the failover candidate", p)
+	changed := false
+	for _, n := range t.members() {
+		if t.alive(n) && n.Settled() && n.Goal.In(downStates...) {
+			changed = t.goal(n, ReportLSN, "%s to report_lsn to find the failover candidate", n) || changed
+		}
+	}
+	return changed
 }
 
 func (t *turn) anyCandidate() bool { return slices.ContainsFunc(t.members(), t.candidate) }
@@ -142,14 +146,14 @@ func (t *turn) exclusive(s *Node) bool {
 // word: after the last final report it gets the demote timeout to fence itself.
 func (t *turn) waited(s *Node) bool {
 	e := t.rec.Election
-	if !t.asyncElection() && !e.AllowDataLoss && !e.Off {
+	if !t.asyncElection() && !e.AllowDataLoss && !(e.Off && t.quorumsSatisfied()) {
 		return false
 	}
 	last := t.g.MonitorStart
 	for _, n := range t.members() {
 		if t.voted(n.ID) || n.ID == s.ID {
 			last = later(last, n.ReportedAt)
-		} else if n.Goal == ReportLSN && t.alive(n) {
+		} else if n.Goal == ReportLSN && t.alive(n) && t.now.Sub(n.GoalAt) <= t.g.Settings.DemoteTimeout {
 			return false
 		}
 	}
@@ -163,10 +167,22 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// asyncElection: the old primary's group has no quorum standby by choice.
+// asyncElection: the old primary had no quorum standby by choice, and was in a
+// state in which it fences itself when it is cut off. One in single or
+// wait_primary does not: it may be all there is, so that only its word counts.
 func (t *turn) asyncElection() bool {
-	return t.maySolo() && t.asyncByChoice(t.node(t.rec.Primary)) &&
-		!slices.ContainsFunc(t.rec.Lists, func(l List) bool { return !l.Empty() })
+	if slices.ContainsFunc(t.rec.Lists, func(l List) bool { return !l.Empty() }) {
+		return false
+	}
+	if e := t.rec.Election; e != nil {
+		return e.Async
+	}
+	return t.fencesAsync(t.node(t.rec.Primary))
+}
+
+func (t *turn) fencesAsync(p *Node) bool {
+	fencing := []State{Primary, ApplySettings, JoinPrimary}
+	return p != nil && t.asyncByChoice(p) && p.Goal.In(fencing...) && p.Reported.In(fencing...)
 }
 
 // openFor orders s to open for writes: its list, the old primary's way back
@@ -251,7 +267,7 @@ func (t *turn) votesSuffice() bool {
 	if len(e.Votes) == 0 {
 		return false
 	}
-	if t.allSatisfied(t.voted) || e.AllowDataLoss || e.Off && t.maySolo() {
+	if t.allSatisfied(t.voted) || e.AllowDataLoss || e.Off && t.quorumsSatisfied() {
 		return t.allAsked()
 	}
 	if t.asyncElection() {
@@ -262,34 +278,36 @@ func (t *turn) votesSuffice() bool {
 	})
 }
 
-// allAsked: where the quorum does not decide, every live member that was asked has answered.
+// allAsked: where the quorum does not decide, every live member that was asked
+// has answered, or had long enough to.
 func (t *turn) allAsked() bool {
 	e := t.rec.Election
 	if t.allSatisfied(t.voted) && !t.maySolo() && !e.AllowDataLoss {
 		return true
 	}
 	return !slices.ContainsFunc(t.members(), func(n *Node) bool {
-		return n.Goal == ReportLSN && !t.voted(n.ID) && t.alive(n)
+		return n.Goal == ReportLSN && !t.voted(n.ID) && t.alive(n) && t.now.Sub(n.GoalAt) <= t.g.Settings.DemoteTimeout
 	})
 }
 
+// bestPosition is the most advanced of all votes, those of nodes that are gone included.
 func (t *turn) bestPosition() position {
 	var best position
-	for _, n := range t.members() {
-		if t.voted(n.ID) {
-			if at := t.position(n); !at.forked && at.compare(best) > 0 {
-				best = at
-			}
+	for _, v := range t.rec.Election.Votes {
+		if at := t.where(t.node(v.Node), v.TLI, v.LSN); !at.forked && at.compare(best) > 0 {
+			best = at
 		}
 	}
 	return best
 }
 
 // wantsAsyncThreshold: nothing but the threshold protects the writes of a
-// primary that acknowledged alone, so a candidate too far behind is left out.
+// primary that acknowledged alone, so a candidate too far behind, or one that
+// never followed this primary, is left out.
 func (t *turn) wantsAsyncThreshold(s *Node) bool {
 	p := t.old()
-	return t.asyncElection() && p != nil && !t.rec.Election.AllowDataLoss && !within(s, p, t.g.Settings.PromoteThreshold)
+	return t.asyncElection() && p != nil && !t.rec.Election.AllowDataLoss &&
+		(s.TLI != t.rec.Timeline || !within(s, p, t.g.Settings.PromoteThreshold))
 }
 
 // byMerit: the node asked for by name, then those not handing over, then

@@ -174,6 +174,9 @@ type Election struct {
 	Avoid  int64 `json:"avoid,omitempty"`
 	// Planned says that an operator asked for it: the old primary is expected to stop cleanly.
 	Planned bool `json:"planned,omitempty"`
+	// Async says that the old primary was asynchronous by choice, and in a state
+	// in which it fences itself.
+	Async bool `json:"async,omitempty"`
 	// Off is an operator's word that the old primary is off: its row was removed by force.
 	Off bool `json:"off,omitempty"`
 }

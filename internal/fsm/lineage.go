@@ -22,6 +22,8 @@ func (t *turn) where(n *Node, tli pg.Timeline, lsn pg.LSN) position {
 	switch {
 	case ref == 0 || tli == 0 || tli == ref:
 		return position{lsn: lsn}
+	case tli > ref && n == nil:
+		return position{}
 	case tli > ref:
 		if left, ok := n.History.SwitchFrom(ref); ok {
 			return position{lsn: min(left, lsn)}

@@ -147,9 +147,10 @@ func (t *turn) voted(id int64) bool {
 
 // satisfied: for the list l, as many members have ended their receivers as
 // make a further acknowledgement impossible and every earlier one known. The
-// vote of the last primary itself answers for everything it acknowledged.
+// vote of the primary that acknowledged under the list answers for it, and so
+// does that of the last one, which had all of it when it opened.
 func (t *turn) satisfied(l List, has func(int64) bool) bool {
-	if has(t.rec.Primary) {
+	if has(t.rec.Primary) || has(l.Primary) {
 		return true
 	}
 	if l.Empty() {
@@ -162,6 +163,11 @@ func (t *turn) satisfied(l List, has func(int64) bool) bool {
 		}
 	}
 	return count >= len(l.Voters)-l.K+1
+}
+
+// quorumsSatisfied: satisfied for every list in force that is not empty.
+func (t *turn) quorumsSatisfied() bool {
+	return !slices.ContainsFunc(t.rec.Lists, func(l List) bool { return !l.Empty() && !t.satisfied(l, t.voted) })
 }
 
 // allSatisfied: satisfied for every list in force.

@@ -39,7 +39,7 @@ func (t *turn) replaceable(p *Node) bool {
 	has := t.potential(p)
 	if t.asyncElection() {
 		return slices.ContainsFunc(t.others(p), func(n *Node) bool {
-			return has(n.ID) && t.healthy(n) && t.electable(n) && within(n, p, t.g.Settings.PromoteThreshold)
+			return has(n.ID) && t.healthy(n) && t.electable(n) && n.TLI == t.rec.Timeline && within(n, p, t.g.Settings.PromoteThreshold)
 		})
 	}
 	return t.allSatisfied(has) && slices.ContainsFunc(t.others(p), func(n *Node) bool {
@@ -74,7 +74,7 @@ func primaryFailed(t *turn) bool {
 	if t.rec.Owner == p.ID {
 		t.rec.Owner = 0
 	}
-	t.open(Election{})
+	t.open(Election{Async: t.fencesAsync(p)})
 	t.drain(p, "%s to %s after it became unhealthy.", p, t.drainGoal(p))
 	t.fanOut()
 	return true

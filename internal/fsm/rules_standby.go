@@ -103,6 +103,23 @@ func caughtUp(t *turn) bool {
 	return false
 }
 
+// catchupStalled tells a standby once more to follow that rests in catchingup
+// and does not stream.
+func catchupStalled(t *turn) bool {
+	p := t.openPrimary()
+	if p == nil {
+		return false
+	}
+	for _, n := range t.others(p) {
+		if n.Stable(CatchingUp) && t.healthy(n) && n.Streaming == StreamingNo &&
+			t.now.Sub(later(later(n.StreamingAt, n.GoalAt), t.g.MonitorStart)) > t.g.Settings.StallTimeout {
+			t.order(n, CatchingUp, "%s to catchingup to follow %s.", n, p)
+			return true
+		}
+	}
+	return false
+}
+
 // divergedSecondary sends a secondary whose timeline is not on the reference lineage to be rewound.
 func divergedSecondary(t *turn) bool {
 	p := t.openPrimary()
