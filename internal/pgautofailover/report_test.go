@@ -244,11 +244,13 @@ func TestUnchangedReportIsCheap(t *testing.T) {
 	m := install(t)
 	m.register(t, 5001)
 	m.report(t, 1, fsm.Single)
+	m.node = connect(t, m.dsn, asNode)
 	for i := range 50 {
 		m.report(t, 1, fsm.Single, func(r *pgautofailover.Report) { r.LSN += 1 << (i % 10) })
 	}
+	// A session hands over its statistics when it ends.
+	require.NoError(t, m.node.Close(t.Context()))
 	pgtest.Eventually(t, patience, func() error {
-		// Statistics arrive after a while, and only between transactions.
 		hot := m.text(t, `SELECT coalesce(sum(n_tup_hot_upd), 0)::text FROM pg_stat_user_tables WHERE relname = 'node' AND n_tup_hot_upd >= 45`)
 		if hot == "0" {
 			return errors.New("few updates of node stay on their page")

@@ -46,10 +46,13 @@ CREATE FUNCTION pgautofailover.check_fsm_reachability(
     OUT pos integer, OUT current_state pgautofailover.replication_state,
     OUT assigned_state pgautofailover.replication_state, OUT comment text)
 RETURNS SETOF record LANGUAGE sql AS $$
+    WITH edge AS MATERIALIZED (
+        SELECT e.current, e.assigned FROM pg_catalog.jsonb_to_recordset(keeper_edges) AS e(current text, assigned text)
+    )
     SELECT d.pos, d.current_state, d.assigned_state,
            pg_catalog.format('the keeper has no way from %s to %s', d.current_state, d.assigned_state)
       FROM pgautofailover.dump_fsm_edges() d
-     WHERE NOT EXISTS (SELECT FROM pg_catalog.jsonb_to_recordset(keeper_edges) AS e(current text, assigned text)
+     WHERE NOT EXISTS (SELECT FROM edge e
                         WHERE e.current IN (d.current_state::text, 'any')
                           AND e.assigned IN (d.assigned_state::text, 'any'))
      ORDER BY d.pos
