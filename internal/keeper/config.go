@@ -396,3 +396,12 @@ func (f File) address() string { return net.JoinHostPort(f.Hostname, strconv.Ito
 
 // seconds turns a value of the timeout section into a duration.
 func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
+
+// limits are the times that the engine goes by.
+func (f File) limits() limits {
+	return limits{
+		NetworkPartition: seconds(f.Timeouts.NetworkPartition),
+		RestartTimeout:   seconds(f.Timeouts.PostgresqlRestartFailureTimeout),
+		RestartRetries:   f.Timeouts.PostgresqlRestartFailureRetries,
+	}
+}

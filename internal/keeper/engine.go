@@ -26,9 +26,7 @@ type engineConfig struct {
 	AfterStep func(fsm.Step)
 	Ready     func()
 
-	NetworkPartition time.Duration
-	RestartTimeout   time.Duration
-	RestartRetries   int
+	Limits limits
 
 	// Creating ends the run once InitExists is false and the monitor heard of the state reached.
 	Creating   bool
@@ -36,7 +34,15 @@ type engineConfig struct {
 
 	Stops   <-chan StopMode
 	Reloads <-chan struct{}
-	Reload  func() // reads the configuration again
+	// Reload reads the configuration again and reports whether it could.
+	Reload func() (limits, bool)
+}
+
+// limits are the times of the configuration that the engine goes by.
+type limits struct {
+	NetworkPartition time.Duration
+	RestartTimeout   time.Duration
+	RestartRetries   int
 }
 
 // engine is the one goroutine of a keeper that decides: it knows the state
@@ -67,7 +73,7 @@ type engine struct {
 	view      view
 	haveView  bool
 	everReady bool
-	freshFrom time.Duration // looks that began before this are out of date
+	freshFrom int64 // looks of an earlier epoch are out of date
 
 	fence    *fence
 	fenceDue bool
@@ -88,8 +94,11 @@ type engine struct {
 	peersKnown bool
 	peersDone  []peer
 	published  pg.Timeline
-	armed      bool // the running standby is ready to wait for standbys of its own
-	noEdge     [2]fsm.State
+	// reconfigured: the server goes by the configuration as last read.
+	reconfigured bool
+	notStreaming time.Duration // since when a standby at rest does not stream, 0 when it does
+	armed        bool          // the running standby is ready to wait for standbys of its own
+	noEdge       [2]fsm.State
 
 	stop  stopState
 	aside sync.WaitGroup // questions of the engine itself
@@ -101,11 +110,11 @@ func newEngine(cfg engineConfig) *engine {
 	now := cfg.Clock()
 	return &engine{
 		cfg: cfg, reporter: cfg.Reporter, observer: newObserver(cfg.Sensor), log: cfg.Logger,
-		state: cfg.State, unsettled: true,
+		state: cfg.State, unsettled: true, confirmFrom: -1,
 		fence:    newFence(now),
-		restarts: restarts{timeout: cfg.RestartTimeout, retries: cfg.RestartRetries, answered: now},
-		results:  make(chan jobResult),
-		stop:     stopState{handover: make(chan error, 1), undone: make(chan error, 1)},
+		restarts: restarts{timeout: cfg.Limits.RestartTimeout, retries: cfg.Limits.RestartRetries, answered: now},
+		results:  make(chan jobResult), reconfigured: true,
+		stop: stopState{handover: make(chan error, 1), undone: make(chan error, 1)},
 	}
 }
 
@@ -155,12 +164,22 @@ func (e *engine) run(ctx context.Context) error {
 		case r := <-e.results:
 			e.complete(r)
 		case <-e.cfg.Reloads:
-			e.log.Info("reloading the configuration")
-			e.cfg.Reload()
-			e.peersDone = nil
+			e.reload()
 		case <-timer.C:
 		}
 	}
+}
+
+// reload takes over a configuration that was read again.
+func (e *engine) reload() {
+	e.log.Info("reloading the configuration")
+	next, ok := e.cfg.Reload()
+	if !ok {
+		return
+	}
+	e.cfg.Limits = next
+	e.restarts.timeout, e.restarts.retries = next.RestartTimeout, next.RestartRetries
+	e.peersDone, e.reconfigured = nil, false
 }
 
 // nextWake is how long the loop may sleep when nothing happens.
@@ -198,7 +217,7 @@ func (e *engine) hear(a answer) {
 		}
 		e.goal, e.haveGoal = a.assigned, true
 	}
-	if a.sent >= e.confirmFrom && !e.confirmed {
+	if a.sent > e.confirmFrom && !e.confirmed {
 		e.confirmed = true
 		if e.cfg.Ready != nil {
 			e.cfg.Ready()
@@ -236,7 +255,7 @@ func (e *engine) see(v view) {
 	}
 	e.fence.saw(v)
 	now := e.cfg.Clock()
-	e.fenceDue = e.fence.applies(e.fenceRole(), e.goal.Goal) && e.fence.expired(now, e.cfg.NetworkPartition)
+	e.fenceDue = e.fence.applies(e.fenceRole(), e.goal.Goal) && e.fence.expired(now, e.cfg.Limits.NetworkPartition)
 	switch {
 	case v.Ready:
 		e.restarts.sawRunning(now)
@@ -261,7 +280,7 @@ func (e *engine) fenceRole() fsm.State {
 
 // publish hands the latest report to the reporter.
 func (e *engine) publish() {
-	if !e.haveView || e.view.At < e.freshFrom {
+	if !e.haveView || e.view.Epoch < e.freshFrom {
 		return
 	}
 	r := e.report()
@@ -378,10 +397,10 @@ func (e *engine) decide() *job {
 	if j, ok := e.stop.job(e); ok {
 		return j
 	}
-	if e.fenceDue && role != fsm.DemoteTimeout {
-		e.log.Error("stopping PostgreSQL: neither the monitor nor enough standbys were there",
-			"state", role.String(), "timeout", e.cfg.NetworkPartition.String())
-		return &job{kind: jobFence, edge: fsm.Edge{From: role, To: fsm.DemoteTimeout}, steps: []fsm.Step{fsm.StepStopNow}}
+	if e.fenceDue {
+		if j := e.cutOff(role); j != nil {
+			return j
+		}
 	}
 	if e.misplaced() {
 		e.log.Warn("stopping PostgreSQL: it must not run as it does in this state", "state", role.String())
@@ -405,6 +424,23 @@ func (e *engine) decide() *job {
 	return e.upkeep()
 }
 
+// cutOff returns the job of a node that has lost both the monitor and its
+// standbys. A server that is down anyway only stays down until the monitor has
+// spoken.
+func (e *engine) cutOff(role fsm.State) *job {
+	if e.haveView && !e.view.Running && e.view.Epoch >= e.freshFrom {
+		e.fenceDue, e.confirmed, e.confirmFrom = false, false, e.cfg.Clock()
+		return nil
+	}
+	to := role
+	if fsm.DutyOf(role).Postgres != fsm.PowerStopped {
+		to = fsm.DemoteTimeout
+	}
+	e.log.Error("stopping PostgreSQL: neither the monitor nor enough standbys were there",
+		"state", role.String(), "timeout", e.cfg.Limits.NetworkPartition.String())
+	return &job{kind: jobFence, edge: fsm.Edge{From: role, To: to}, steps: []fsm.Step{fsm.StepStopNow}}
+}
+
 // edge returns the job that leads to the goal.
 func (e *engine) edge(role, goal fsm.State) *job {
 	edge, ok := fsm.Next(fsm.Standalone, role, goal)
@@ -421,7 +457,7 @@ func (e *engine) edge(role, goal fsm.State) *job {
 // misplaced reports whether the server runs although this state forbids it, or
 // takes writes as a standby must not, and no edge is about to change that.
 func (e *engine) misplaced() bool {
-	if !e.haveView || !e.view.Running || e.view.At < e.freshFrom {
+	if !e.haveView || !e.view.Running || e.view.Epoch < e.freshFrom {
 		return false
 	}
 	role, goal := e.state.Current, e.goal.Goal
@@ -438,7 +474,7 @@ func (e *engine) misplaced() bool {
 // repair returns the job that brings a server back that should run.
 func (e *engine) repair() *job {
 	role := e.state.Current
-	if fsm.DutyOf(role).Postgres != fsm.PowerRunning || !e.haveView || e.view.Running || e.view.At < e.freshFrom {
+	if fsm.DutyOf(role).Postgres != fsm.PowerRunning || !e.haveView || e.view.Running || e.view.Epoch < e.freshFrom {
 		return nil
 	}
 	e.log.Warn("PostgreSQL is not running, starting it", "state", role.String(), "failures", e.restarts.failures)
@@ -452,42 +488,68 @@ func (e *engine) upkeep() *job {
 		return nil
 	}
 	duty := fsm.DutyOf(role)
-	if moved := !sameAddresses(e.peers, e.peersDone); moved || !slices.Equal(e.peers, e.peersDone) {
-		steps := []fsm.Step{}
-		if moved && duty.Postgres == fsm.PowerRunning {
-			steps = append(steps, fsm.StepHBA)
-		}
-		if duty.Slots && (moved || duty.Advance) {
-			steps = append(steps, fsm.StepSlots)
-		}
-		if len(steps) > 0 {
-			peers := e.peers
-			return &job{
-				kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, steps: steps,
-				after: func() { e.peersDone = peers },
-			}
-		}
-		e.peersDone = e.peers
+	care := func(steps []fsm.Step, extra func(ctx context.Context) error, after func()) *job {
+		return &job{kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, steps: steps, extra: extra, after: after}
 	}
-	if tli := e.view.TLI; tli > e.published && duty.Postgres == fsm.PowerRunning {
-		return &job{
-			kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, extra: e.cfg.Machine.publish,
-			after: func() { e.published = tli },
-		}
+	if !e.reconfigured {
+		work := func(ctx context.Context) error { return e.cfg.Machine.reconfigure(ctx, role) }
+		return care(nil, work, func() { e.reconfigured = true })
+	}
+	if steps := e.peerSteps(duty); len(steps) > 0 {
+		peers := e.peers
+		return care(steps, nil, func() { e.peersDone = peers })
+	}
+	e.peersDone = e.peers
+	if tli := e.view.TLI; tli != e.published && duty.Postgres == fsm.PowerRunning {
+		return care(nil, e.cfg.Machine.publish, func() { e.published = tli })
 	}
 	if role == fsm.Secondary && !e.armed {
-		return &job{
-			kind: jobUpkeep, edge: fsm.Edge{From: role, To: role}, extra: e.cfg.Machine.arm,
-			after: func() { e.armed = true },
-		}
+		return care(nil, e.cfg.Machine.arm, func() { e.armed = true })
+	}
+	if e.stuck() {
+		e.notStreaming = e.cfg.Clock()
+		j := care(nil, e.cfg.Machine.mend, nil)
+		j.kind = jobMend
+		return j
 	}
 	return nil
+}
+
+// peerSteps lists what the latest news of the other nodes ask for.
+func (e *engine) peerSteps(duty fsm.Duty) []fsm.Step {
+	moved := !sameAddresses(e.peers, e.peersDone)
+	if !moved && slices.Equal(e.peers, e.peersDone) {
+		return nil
+	}
+	var steps []fsm.Step
+	if moved && duty.Postgres == fsm.PowerRunning {
+		steps = append(steps, fsm.StepHBA)
+	}
+	if duty.Slots && (moved || duty.Advance) {
+		steps = append(steps, fsm.StepSlots)
+	}
+	return steps
+}
+
+// stuck reports whether a standby that should stream has not for a while.
+func (e *engine) stuck() bool {
+	if e.state.Current != fsm.CatchingUp || e.view.Streaming != fsm.StreamingNo {
+		e.notStreaming = 0
+		return false
+	}
+	if e.notStreaming == 0 {
+		e.notStreaming = e.cfg.Clock()
+	}
+	return e.cfg.Clock()-e.notStreaming > mendAfter
 }
 
 // sameAddresses compares what HBA rules depend on.
 func sameAddresses(a, b []peer) bool {
 	return slices.EqualFunc(a, b, func(x, y peer) bool { return x.ID == y.ID && x.Host == y.Host })
 }
+
+// mendAfter is how long a standby may take to begin streaming by itself.
+const mendAfter = 10 * time.Second
 
 // errSuperseded ends a job that leads where nobody wants to go any more.
 var errSuperseded = errors.New("the goal changed")

@@ -16,6 +16,11 @@ type machine interface {
 	publish(ctx context.Context) error
 	// arm prepares a standby for the day when it has standbys of its own.
 	arm(ctx context.Context) error
+	// mend finds out why a standby does not stream, and copies the primary when
+	// nothing else helps.
+	mend(ctx context.Context) error
+	// reconfigure brings the server in line with a configuration that was read again.
+	reconfigure(ctx context.Context, role fsm.State) error
 }
 
 // task is what a step has to know besides itself.
@@ -33,6 +38,7 @@ const (
 	jobReenter                  // establish the state again
 	jobRepair                   // start a server that ended
 	jobUpkeep                   // slots, rules, publications
+	jobMend                     // a standby that does not stream
 	jobMisplaced                // stop a server that must not run
 	jobFence                    // stop a primary that is cut off
 	jobStop                     // stop because the service stops
@@ -85,7 +91,7 @@ func (e *engine) perform(ctx context.Context, j *job) jobResult {
 		}
 		begun := e.cfg.Clock()
 		err := e.cfg.Machine.perform(ctx, s, t)
-		e.log.Debug("step", "step", stepName(s), "took", (e.cfg.Clock() - begun).String(), "error", err)
+		e.log.Debug("step", "step", s.String(), "took", (e.cfg.Clock() - begun).String(), "error", err)
 		if err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
@@ -124,7 +130,7 @@ func (e *engine) obsolete() error {
 		if e.fenceDue || goal != j.edge.To && !(goal.Writable() && j.edge.To.Writable()) {
 			return errSuperseded
 		}
-	case jobReenter, jobUpkeep:
+	case jobReenter, jobUpkeep, jobMend:
 		if e.fenceDue || goal != j.edge.To || e.haveView && !e.view.Running && j.kind == jobUpkeep {
 			return errSuperseded
 		}
@@ -136,10 +142,8 @@ func (e *engine) obsolete() error {
 func (e *engine) complete(r jobResult) {
 	j := r.job
 	e.job = nil
-	now := e.cfg.Clock()
-	if len(j.steps) > 0 && j.kind != jobUpkeep {
-		e.freshFrom = now
-		e.observer.kick()
+	if j.kind != jobUpkeep {
+		e.freshFrom = e.observer.renew()
 	}
 	if r.err == nil {
 		e.finish(j, nil)
@@ -171,7 +175,7 @@ func (e *engine) finish(j *job, failed *jobResult) {
 			e.settle()
 		}
 	case jobFence:
-		if err = e.enter(fsm.DemoteTimeout, took); err == nil {
+		if err = e.enter(j.edge.To, took); err == nil {
 			// Whatever the goal was, the monitor has to say it again.
 			e.unsettled, e.fenceDue = false, false
 			e.confirmed, e.confirmFrom = false, now
@@ -181,13 +185,17 @@ func (e *engine) finish(j *job, failed *jobResult) {
 	case jobStop:
 		e.stop.down = true
 		e.stop.downAt = now
-	case jobRepair, jobUpkeep, jobMisplaced:
+	case jobRepair, jobUpkeep, jobMend, jobMisplaced:
 	}
 	if err != nil {
 		e.failed(j, jobResult{job: j, err: err}, now)
 		return
 	}
 	e.failures, e.notBefore = 0, 0
+	if j.kind == jobMisplaced {
+		// Whatever made it run may do so again.
+		e.notBefore = now + misplacedPause
+	}
 	if j.after != nil {
 		j.after()
 	}
@@ -223,6 +231,9 @@ func (e *engine) failed(j *job, r jobResult, now time.Duration) {
 		e.over = true
 	}
 }
+
+// misplacedPause is how long a server rests that had to be stopped.
+const misplacedPause = 200 * time.Millisecond
 
 // createAttempts is how often a creation tries one edge.
 const createAttempts = 6

@@ -125,19 +125,16 @@ func (k *Keeper) work(ctx context.Context, state State, creating bool) error {
 		return dialMonitor(ctx, local.config().Monitor, who)
 	})
 	local.ask = reporter.ask
-	timeouts := k.cfg.File.Timeouts
 	e := newEngine(engineConfig{
 		State: state, Machine: local, Sensor: local, Reporter: reporter, Clock: k.clock,
 		Save:      func(s State) error { return k.saveState(local, s) },
 		Logger:    log,
 		AfterStep: k.cfg.AfterStep, Ready: k.cfg.Ready,
-		NetworkPartition: seconds(timeouts.NetworkPartition),
-		RestartTimeout:   seconds(timeouts.PostgresqlRestartFailureTimeout),
-		RestartRetries:   timeouts.PostgresqlRestartFailureRetries,
-		Creating:         creating,
-		InitExists:       func() bool { return exists(k.cfg.Paths.InitFile) },
-		Stops:            k.stops, Reloads: k.cfg.Reload,
-		Reload: func() { k.reload(local, reporter) },
+		Limits:     k.cfg.File.limits(),
+		Creating:   creating,
+		InitExists: func() bool { return exists(k.cfg.Paths.InitFile) },
+		Stops:      k.stops, Reloads: k.cfg.Reload,
+		Reload: func() (limits, bool) { return k.reload(local, reporter) },
 	})
 	err := e.run(ctx)
 	local.closeSession(context.WithoutCancel(ctx))
@@ -159,14 +156,14 @@ func (k *Keeper) saveState(local *node, s State) error {
 
 // reload reads the configuration again. What cannot change while the node is
 // kept stays as it was.
-func (k *Keeper) reload(local *node, reporter *reporter) {
+func (k *Keeper) reload(local *node, reporter *reporter) (limits, bool) {
 	next, err := LoadFile(k.cfg.Paths.ConfigFile)
 	if err == nil {
 		err = next.Validate()
 	}
 	if err != nil {
 		k.log.Warn("keeping the configuration as it was", "error", err)
-		return
+		return limits{}, false
 	}
 	now := local.config()
 	for _, fixed := range []struct{ key, was, is string }{
@@ -183,6 +180,7 @@ func (k *Keeper) reload(local *node, reporter *reporter) {
 	if next.Monitor != now.Monitor {
 		reporter.reconnect()
 	}
+	return next.limits(), true
 }
 
 // exists reports whether there is a file.

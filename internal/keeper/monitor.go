@@ -174,3 +174,7 @@ func (s *pgSession) PublishVersion(ctx context.Context, number int, version, ful
 func (s *pgSession) SetSystemIdentifier(ctx context.Context, id pg.SystemID) error {
 	return s.db.SetNodeSystemIdentifier(ctx, s.nodeID, id)
 }
+
+func (s *pgSession) UpdateMetadata(ctx context.Context, name, host string, port int) error {
+	return s.db.UpdateNodeMetadata(ctx, s.nodeID, name, host, port)
+}

@@ -22,6 +22,7 @@ const lookTimeout = 2 * time.Second
 type observer struct {
 	sensor sensor
 	every  atomic.Int64 // time.Duration
+	epoch  atomic.Int64 // how often the engine declared all earlier looks out of date
 	kicks  chan struct{}
 	views  chan view
 }
@@ -37,6 +38,13 @@ func (o *observer) pace(d time.Duration) {
 	if before := o.every.Swap(int64(d)); int64(d) < before {
 		o.kick()
 	}
+}
+
+// renew asks for a look that begins from now on, and returns its epoch.
+func (o *observer) renew() int64 {
+	epoch := o.epoch.Add(1)
+	o.kick()
+	return epoch
 }
 
 // kick asks for a look now.
@@ -61,7 +69,9 @@ func (o *observer) run(ctx context.Context) {
 		case <-events:
 		}
 		lookCtx, cancel := context.WithTimeout(ctx, lookTimeout)
+		epoch := o.epoch.Load()
 		v := o.sensor.look(lookCtx)
+		v.Epoch = epoch
 		cancel()
 		select {
 		case o.views <- v:

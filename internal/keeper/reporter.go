@@ -20,6 +20,7 @@ type monitorSession interface {
 	WaitNotification(ctx context.Context) (notification, error)
 	groupView
 	nodeRequests
+	nodeEvidence
 	Close()
 }
 
@@ -33,13 +34,19 @@ type groupView interface {
 	StandbyNames(ctx context.Context) (pg.StandbyNames, error)
 }
 
-// nodeRequests is what a node tells the monitor besides its reports.
-type nodeRequests interface {
-	StartMaintenance(ctx context.Context) error
-	StopMaintenance(ctx context.Context) error
+// nodeEvidence is what a node tells the monitor of its data.
+type nodeEvidence interface {
 	PublishHistory(ctx context.Context, h pg.History) error
 	PublishVersion(ctx context.Context, number int, version, full string) error
 	SetSystemIdentifier(ctx context.Context, id pg.SystemID) error
+}
+
+// nodeRequests is what a node asks the monitor for.
+type nodeRequests interface {
+	StartMaintenance(ctx context.Context) error
+	StopMaintenance(ctx context.Context) error
+	// UpdateMetadata gives the node another name or address.
+	UpdateMetadata(ctx context.Context, name, host string, port int) error
 }
 
 // notification is one word of the monitor about this group.

@@ -28,7 +28,7 @@ var errNodeKind = errors.New("nodes of Citus formations are not kept yet")
 // perform does one step.
 func (n *node) perform(ctx context.Context, s fsm.Step, t task) error {
 	if err := n.step(ctx, s, t); err != nil {
-		return fmt.Errorf("%s: %w", stepName(s), err)
+		return fmt.Errorf("%s: %w", s, err)
 	}
 	return nil
 }
@@ -95,29 +95,6 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 		return errNodeKind
 	}
 	return fmt.Errorf("perform step %d: unknown", int(s))
-}
-
-// stepName words a step for messages.
-func stepName(s fsm.Step) string {
-	names := map[fsm.Step]string{
-		fsm.StepInitDB: "create the data directory", fsm.StepConfigure: "write the configuration",
-		fsm.StepStart: "start PostgreSQL", fsm.StepBootstrap: "create roles and database",
-		fsm.StepPromote: "promote", fsm.StepSetList: "set the synchronous standbys",
-		fsm.StepWaitVoters: "wait for the synchronous standbys", fsm.StepSlots: "prepare replication slots",
-		fsm.StepHBA: "write HBA rules", fsm.StepCheckpoint: "checkpoint", fsm.StepStop: "stop PostgreSQL",
-		fsm.StepStopNow: "stop PostgreSQL immediately", fsm.StepBaseBackup: "clone the primary",
-		fsm.StepCloneStandby: "clone a standby", fsm.StepRewindOrInit: "rejoin the primary",
-		fsm.StepFollow: "follow the primary", fsm.StepCheckTimeline: "compare timelines",
-		fsm.StepCheckConnection: "wait for streaming", fsm.StepEndReceiver: "end the WAL receiver",
-		fsm.StepStandbyAlone: "restart as a standby without upstream", fsm.StepDropOwnSlots: "drop replication slots",
-		fsm.StepFetchWAL: "fetch missing WAL", fsm.StepCloseGate: "refuse connections",
-		fsm.StepOpenGate: "admit connections", fsm.StepRelease: "leave PostgreSQL to the operator",
-		fsm.StepStandbyFiles: "write the standby configuration", fsm.StepForgetInit: "remove the init file",
-	}
-	if name, ok := names[s]; ok {
-		return name
-	}
-	return "update the coordinator"
 }
 
 // standbyRole reports whether a server in this state must be a standby.

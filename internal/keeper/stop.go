@@ -200,6 +200,6 @@ func (s *stopState) complete(e *engine) bool {
 	if !s.down {
 		return false
 	}
-	told := e.heardAny && !e.answered.Running && e.answered == e.said && e.view.At >= e.freshFrom && e.said == e.report()
+	told := e.heardAny && !e.answered.Running && e.answered == e.said && e.view.Epoch >= e.freshFrom && e.said == e.report()
 	return told || e.lost || s.mode == StopImmediate || e.cfg.Clock()-s.downAt > farewellPatience
 }

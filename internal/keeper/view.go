@@ -11,6 +11,8 @@ import (
 type view struct {
 	// At is when the look began, on the fence's clock.
 	At time.Duration
+	// Epoch tells looks that began before a change of ours from later ones.
+	Epoch int64
 	// Running: a postmaster of ours is there. Ready: it answered the query.
 	// Alive: it answered at all, an error too.
 	Running, Ready, Alive bool

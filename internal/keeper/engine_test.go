@@ -1,0 +1,303 @@
+package keeper
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+func TestReportsGoOnEachSecondAtRest(t *testing.T) {
+	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
+		w.pass(10*time.Second + 500*time.Millisecond)
+		n := len(w.monitor.all())
+		require.GreaterOrEqual(t, n, 10)
+		require.LessOrEqual(t, n, 14, "a node at rest reports once a second")
+	})
+}
+
+func TestReportsGoOnWhileAnEdgeRuns(t *testing.T) {
+	inWorld(t, fsm.WaitStandby, func(w *world) {
+		w.server.blocked[fsm.StepBaseBackup] = true
+	}, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		w.monitor.assign(fsm.CatchingUp)
+		w.pass(time.Second)
+		before := len(w.monitor.all())
+		w.pass(30 * time.Second)
+		require.GreaterOrEqual(t, len(w.monitor.all())-before, 29)
+		w.reached(fsm.WaitStandby)
+		require.Contains(t, w.server.done(), fsm.StepBaseBackup)
+	})
+}
+
+func TestGoalIsHeardByNotification(t *testing.T) {
+	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
+		w.pass(1300 * time.Millisecond)
+		w.monitor.assign(fsm.Draining)
+		w.pass(20 * time.Millisecond)
+		w.reached(fsm.Draining)
+		last := w.monitor.last()
+		require.True(t, last.CleanStop)
+		require.False(t, last.Running)
+		require.Equal(t, pg.LSN(0x1000), last.LSN)
+		require.Equal(t, int64(8), last.Reached)
+	})
+}
+
+func TestStoppedStateIsNeverReportedWithTheOldPosition(t *testing.T) {
+	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		w.monitor.assign(fsm.Draining)
+		w.pass(3 * time.Second)
+		for _, r := range w.monitor.all() {
+			if r.State == fsm.Draining {
+				require.False(t, r.Running)
+				require.True(t, r.CleanStop)
+			}
+		}
+	})
+}
+
+func TestStateIsWrittenBeforeItIsReported(t *testing.T) {
+	inWorld(t, fsm.Secondary, nil, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		w.mu.Lock()
+		w.saveErr = errors.New("no space left on device")
+		w.mu.Unlock()
+		w.monitor.assign(fsm.PreparePromotion)
+		w.pass(5 * time.Second)
+		w.reached(fsm.Secondary)
+		w.mu.Lock()
+		w.saveErr = nil
+		w.mu.Unlock()
+		w.pass(2 * time.Second)
+		w.reached(fsm.PreparePromotion)
+		require.Equal(t, fsm.PreparePromotion, w.current())
+	})
+}
+
+func TestNewGoalGivesUpTheRunningEdge(t *testing.T) {
+	inWorld(t, fsm.WaitPrimary, func(w *world) {
+		w.server.blocked[fsm.StepWaitVoters] = true
+	}, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		w.monitor.assign(fsm.Primary)
+		w.pass(5 * time.Second)
+		w.reached(fsm.WaitPrimary)
+		w.monitor.assign(fsm.Draining)
+		w.pass(50 * time.Millisecond)
+		w.reached(fsm.Draining)
+		require.False(t, w.server.running)
+	})
+}
+
+func TestGoalThatComesBackIsEstablishedAgain(t *testing.T) {
+	inWorld(t, fsm.ReportLSN, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		require.Equal(t, int64(7), w.monitor.last().Reached)
+		w.server.edit(func() { w.server.blocked[fsm.StepFollow] = true; w.server.steps = nil })
+		w.monitor.assign(fsm.Secondary)
+		w.pass(2 * time.Second)
+		w.monitor.assign(fsm.ReportLSN)
+		w.pass(100 * time.Millisecond)
+		steps := w.server.done()
+		require.Contains(t, steps, fsm.StepFollow)
+		require.Equal(t, fsm.StepEndReceiver, steps[len(steps)-1], "the receiver may have been started again")
+		require.Equal(t, int64(9), w.monitor.last().Reached)
+		for _, r := range w.monitor.all() {
+			require.NotEqual(t, int64(8), r.Reached)
+		}
+	})
+}
+
+func TestSameGoalAgainIsAnsweredByItsNumber(t *testing.T) {
+	inWorld(t, fsm.ReportLSN, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		w.server.edit(func() { w.server.steps = nil })
+		w.monitor.assign(fsm.ReportLSN)
+		w.pass(100 * time.Millisecond)
+		require.Equal(t, int64(8), w.monitor.last().Reached)
+		require.Empty(t, w.server.done())
+	})
+}
+
+func TestRestartEstablishesTheStateBeforeItIsConfirmed(t *testing.T) {
+	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
+		w.pass(500 * time.Millisecond)
+		require.Equal(t, fsm.Reenter(fsm.Primary), w.server.done())
+		first := w.monitor.all()[0]
+		require.Zero(t, first.Reached, "an earlier life may have left the state half way")
+		require.Equal(t, int64(7), w.monitor.last().Reached)
+	})
+}
+
+func TestNothingIsStartedBeforeTheMonitorConfirmed(t *testing.T) {
+	inWorld(t, fsm.Primary, func(w *world) {
+		w.monitor.down = true
+		w.server.setRunning(false)
+	}, func(t *testing.T, w *world) {
+		w.pass(30 * time.Second)
+		require.Empty(t, w.server.done())
+		w.monitor.setDown(false)
+		w.pass(2 * time.Second)
+		require.True(t, w.server.running)
+	})
+}
+
+func TestServerOfADemotedNodeIsStoppedFirst(t *testing.T) {
+	for _, state := range []fsm.State{fsm.Draining, fsm.DemoteTimeout, fsm.Demoted, fsm.PrepareMaintenance} {
+		t.Run(state.String(), func(t *testing.T) {
+			inWorld(t, state, func(w *world) {
+				w.monitor.down = true
+				w.server.setRunning(true)
+			}, func(t *testing.T, w *world) {
+				w.pass(time.Second)
+				require.Equal(t, []fsm.Step{fsm.StepStop}, w.server.done())
+				require.False(t, w.server.running)
+			})
+		})
+	}
+}
+
+func TestWritableServerOfAStandbyIsStoppedFirst(t *testing.T) {
+	inWorld(t, fsm.Secondary, func(w *world) {
+		w.monitor.down = true
+		w.server.recovery = false
+	}, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		require.Equal(t, []fsm.Step{fsm.StepStop}, w.server.done())
+	})
+}
+
+func TestPromotedServerGoesOnToItsGoal(t *testing.T) {
+	inWorld(t, fsm.PreparePromotion, func(w *world) {
+		w.server.recovery = false // promoted by an edge that was killed before it was recorded
+		w.monitor.goal.Goal = fsm.WaitPrimary
+	}, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		w.reached(fsm.WaitPrimary)
+		require.NotContains(t, w.server.done(), fsm.StepStop)
+	})
+}
+
+func TestPrimaryIsRestartedOnTheSpot(t *testing.T) {
+	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
+		w.pass(2500 * time.Millisecond)
+		w.server.setRunning(false)
+		w.pass(50 * time.Millisecond)
+		require.True(t, w.server.running)
+		w.pass(5 * time.Second)
+		for _, r := range w.monitor.all() {
+			require.True(t, r.Running)
+		}
+	})
+}
+
+func TestPrimaryIsRestartedWithoutMonitor(t *testing.T) {
+	inWorld(t, fsm.Single, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		w.monitor.setDown(true)
+		w.pass(2 * time.Second)
+		w.server.setRunning(false)
+		w.pass(time.Second)
+		require.True(t, w.server.running)
+	})
+}
+
+func TestPrimaryThatDoesNotStartIsReportedAfterThreeTries(t *testing.T) {
+	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		w.server.edit(func() {
+			w.server.broken[fsm.StepStart] = errors.New("could not load library")
+			w.server.steps = nil
+		})
+		w.server.setRunning(false)
+		w.pass(10 * time.Millisecond)
+		require.True(t, w.monitor.last().Running)
+		w.pass(3 * time.Second)
+		require.False(t, w.monitor.last().Running)
+		tries := slices.Index(w.server.done(), fsm.StepStart)
+		require.NotEqual(t, -1, tries)
+		w.server.edit(func() { delete(w.server.broken, fsm.StepStart) })
+		w.pass(3 * time.Second)
+		require.True(t, w.monitor.last().Running)
+	})
+}
+
+func TestStandbyThatEndedIsReportedAndRestarted(t *testing.T) {
+	inWorld(t, fsm.Secondary, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		w.server.edit(func() { w.server.broken[fsm.StepStart] = errors.New("no") })
+		w.server.setRunning(false)
+		w.pass(100 * time.Millisecond)
+		require.False(t, w.monitor.last().Running)
+		w.server.edit(func() { delete(w.server.broken, fsm.StepStart) })
+		w.pass(3 * time.Second)
+		require.True(t, w.monitor.last().Running)
+	})
+}
+
+func TestHungServerIsReportedInTheEnd(t *testing.T) {
+	inWorld(t, fsm.Primary, func(w *world) { w.server.standbys[2] = true }, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		w.server.edit(func() { w.server.silent = true })
+		w.pass(15 * time.Second)
+		require.True(t, w.monitor.last().Running)
+		w.pass(10 * time.Second)
+		require.False(t, w.monitor.last().Running)
+	})
+}
+
+func TestDroppedNodeStopsSaysSoAndEnds(t *testing.T) {
+	inWorld(t, fsm.Secondary, nil, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		w.monitor.assign(fsm.Dropped)
+		err := <-w.ended
+		require.ErrorIs(t, err, ErrDropped)
+		w.reached(fsm.Dropped)
+		require.False(t, w.server.running)
+		w.ended <- nil
+	})
+}
+
+func TestStandbyIsLookedAtOftenWhileThePrimaryDrains(t *testing.T) {
+	inWorld(t, fsm.PreparePromotion, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		w.server.edit(func() { w.server.lsn = 0x2000 })
+		w.pass(30 * time.Millisecond)
+		require.Equal(t, pg.LSN(0x2000), w.monitor.last().LSN)
+	})
+}
+
+func TestGoalWithoutEdgeIsWaitedOut(t *testing.T) {
+	inWorld(t, fsm.Maintenance, nil, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		w.monitor.assign(fsm.FastForward)
+		w.pass(3 * time.Second)
+		w.reached(fsm.Maintenance)
+		w.monitor.assign(fsm.CatchingUp)
+		w.pass(time.Second)
+		w.reached(fsm.CatchingUp)
+	})
+}
+
+func TestMonitorLossIsSurvived(t *testing.T) {
+	inWorld(t, fsm.Single, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		w.server.edit(func() { w.server.steps = nil })
+		w.monitor.setDown(true)
+		w.pass(time.Hour)
+		require.Empty(t, w.server.done())
+		require.True(t, w.server.running)
+		w.monitor.setDown(false)
+		w.pass(1100 * time.Millisecond)
+		require.Less(t, w.clock()-w.monitor.last().at, 1100*time.Millisecond)
+		require.Empty(t, w.server.done())
+	})
+}

@@ -1,0 +1,105 @@
+package keeper
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// mend looks at a standby that does not stream: it may have left the primary's
+// line, the primary may have removed WAL that it needs, or its upstream's
+// address is out of date.
+func (n *node) mend(ctx context.Context) error {
+	up, err := n.primary(ctx)
+	if err != nil {
+		return err
+	}
+	lineage, err := n.relation(ctx, up)
+	if err != nil {
+		return err
+	}
+	if lineage != postgres.LineageFollows {
+		n.log.Warn("this standby has left the primary's line", "lineage", lineage.String())
+		return n.rejoin(ctx, up)
+	}
+	gone, err := n.walGone(ctx, up)
+	if err != nil {
+		return err
+	}
+	if gone {
+		n.log.Warn("the primary does not hold the WAL that this standby needs any more, copying it")
+		return n.copyAndStart(ctx, up, true)
+	}
+	return n.instance().Follow(ctx, postgres.StandbyOf(up))
+}
+
+// oldestSegment is the oldest WAL that a server holds, on whatever timeline.
+const oldestSegment = `
+SELECT coalesce(min(substr(name, 9)), ''), current_setting('wal_segment_size')
+FROM pg_catalog.pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'`
+
+// walGone reports whether the upstream has removed the segment that this
+// standby would ask for next.
+func (n *node) walGone(ctx context.Context, up postgres.UpstreamConfig) (bool, error) {
+	control, err := n.readControl(ctx)
+	if err != nil {
+		return false, err
+	}
+	var at pg.LSN
+	err = n.instance().With(ctx, func(s *postgres.Session) error {
+		o, err := s.Observe(ctx)
+		at = o.LSN
+		return err
+	})
+	if err != nil || at == 0 || control.WalSegmentSize <= 0 {
+		return false, err
+	}
+	conn, err := pgx.Connect(ctx, postgres.CopyFrom(up).DriverDSN())
+	if err != nil {
+		return false, fmt.Errorf("ask %s for its WAL: %w", postgres.HostPort(up.Host, up.Port), err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	var oldest, size string
+	if err := conn.QueryRow(ctx, oldestSegment).Scan(&oldest, &size); err != nil {
+		return false, fmt.Errorf("ask %s for its WAL: %w", postgres.HostPort(up.Host, up.Port), err)
+	}
+	return oldest != "" && segmentNumber(at, control.WalSegmentSize) < oldest, nil
+}
+
+// segmentNumber names the segment that holds a position, without its timeline.
+func segmentNumber(at pg.LSN, size int64) string {
+	number := uint64(at) / uint64(size) //nolint:gosec // positive
+	perID := uint64(1<<32) / uint64(size)
+	return fmt.Sprintf("%08X%08X", number/perID, number%perID)
+}
+
+// reconfigure brings server and monitor in line with a configuration that was
+// read again.
+func (n *node) reconfigure(ctx context.Context, role fsm.State) error {
+	file := n.config()
+	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
+		return s.UpdateMetadata(ctx, file.Name, file.Hostname, file.Port)
+	})
+	if err != nil {
+		return err
+	}
+	if fsm.DutyOf(role).Postgres == fsm.PowerUntouched || !n.instance().Exists() {
+		return nil
+	}
+	if err := n.configure(ctx); err != nil {
+		return err
+	}
+	if !role.In(fsm.Secondary, fsm.CatchingUp) {
+		return nil
+	}
+	up, err := n.primary(ctx)
+	if err != nil {
+		return err
+	}
+	return n.instance().Follow(ctx, postgres.StandbyOf(up))
+}
