@@ -82,8 +82,17 @@ func TestReceiverEndsByReloadAndTheNextUpstreamIsFollowedByReload(t *testing.T) 
 	second, p2 := newStandby(t, primary, 2)
 	third, p3 := newStandby(t, primary, 3)
 	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 1000)`)
+	for _, n := range []*node{second, third} {
+		eventually(t, func() error {
+			if rows := n.count(t); rows != 1000 {
+				return fmt.Errorf("%d rows", rows)
+			}
+			return nil
+		})
+	}
 	p1.Release()
 	primary.end(t)
+	var votes []pg.LSN
 	for _, n := range []*node{second, third} {
 		o, err := n.EndReceiver(within(t))
 		require.NoError(t, err)
@@ -91,6 +100,10 @@ func TestReceiverEndsByReloadAndTheNextUpstreamIsFollowedByReload(t *testing.T) 
 		require.True(t, o.ReplayIdle)
 		require.Equal(t, o.Replayed, o.LSN)
 		require.EqualValues(t, 1, o.TLI)
+		votes = append(votes, o.LSN)
+	}
+	if votes[1] > votes[0] {
+		second, third, p2, p3 = third, second, p3, p2
 	}
 	require.NoError(t, second.Promote(within(t)))
 	require.NoError(t, second.Promote(within(t)), "promoted is promoted")
@@ -98,7 +111,7 @@ func TestReceiverEndsByReloadAndTheNextUpstreamIsFollowedByReload(t *testing.T) 
 	o := second.observe(t)
 	require.False(t, o.InRecovery)
 	require.EqualValues(t, 2, o.TLI)
-	second.slot(t, 1, 3)
+	second.slot(t, 1, third.id)
 	require.NoError(t, third.Follow(within(t), postgres.StandbyOf(third.upstream(second))))
 	require.NoError(t, third.WaitStreaming(within(t)))
 	second.exec(t, `INSERT INTO t VALUES (2000)`)
