@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -75,11 +76,43 @@ func (g *Group) WaitFor(t testing.TB, what string, look func([]Status) error) []
 		}
 		last = all
 		if err := look(all); err != nil {
-			return fmt.Errorf("%s: %w: %s", what, err, describe(all))
+			return fmt.Errorf("%s: %w: %s%s", what, err, describe(all), g.ended())
 		}
 		return nil
 	})
 	return last
+}
+
+// ended names the members without a process of the program.
+func (g *Group) ended() string {
+	var names []string
+	for _, m := range append([]*Member{g.Monitor}, g.Nodes...) {
+		if m.Alive() != nil {
+			names = append(names, m.Name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "; no process: " + strings.Join(names, " ")
+}
+
+// WaitLost waits until the group goes on without a node: the monitor wants it
+// to be something else than secondary, and the primary has applied that.
+func (g *Group) WaitLost(t testing.TB, lost *Member) {
+	t.Helper()
+	g.WaitFor(t, lost.Name+" to be left out", func(all []Status) error {
+		for _, s := range all {
+			if s.Name == lost.Name && s.Goal == "secondary" {
+				return errors.New("it still counts")
+			}
+			if slices.Contains(primaryStates, s.Goal) && s.Goal != s.Reported {
+				return errors.New("the primary is on its way")
+			}
+		}
+		return nil
+	})
+	g.WaitPrimary(t, lost)
 }
 
 // WaitState waits until a node has reached one of these states as its goal.

@@ -203,7 +203,7 @@ func TestPrimaryLostAfterAnotherNode(t *testing.T) {
 	first := g.Others(old)[0]
 	start := time.Now()
 	first.KillBoth(t)
-	g.WaitPrimary(t, first)
+	g.WaitLost(t, first)
 
 	old.KillBoth(t)
 	g.NewPrimary(t, old)
