@@ -296,13 +296,16 @@ func (e *engine) publish() {
 func (e *engine) report() report {
 	now := e.cfg.Clock()
 	role, v := e.state.Current, e.view
-	truth := v.Ready || v.Running && !v.Alive && e.everReady
+	// A standby that takes writes is none, whatever else it is.
+	foreign := v.Ready && !v.InRecovery && standbyRole(role)
+	truth := (v.Ready || v.Running && !v.Alive && e.everReady) && !foreign
 	busy := e.job != nil && (e.job.kind == jobEdge || e.job.kind == jobReenter)
 	r := report{
 		State: role, Reached: e.reached,
 		Running: e.restarts.running(role, truth, busy, now) && !e.stop.down,
 	}
 	switch {
+	case foreign:
 	case v.Ready:
 		r.TLI, r.LSN, r.SyncState, r.Streaming = v.TLI, v.LSN, v.SyncState, v.Streaming
 	case v.CleanStop && (role.In(fsm.Draining, fsm.DemoteTimeout, fsm.Demoted, fsm.PrepareMaintenance) || e.stop.down):
@@ -550,6 +553,9 @@ func sameAddresses(a, b []peer) bool {
 
 // mendAfter is how long a standby may take to begin streaming by itself.
 const mendAfter = 10 * time.Second
+
+// errStaleGoal ends an edge whose goal is not the node's any more.
+var errStaleGoal = errors.New("the monitor has another goal by now")
 
 // errSuperseded ends a job that leads where nobody wants to go any more.
 var errSuperseded = errors.New("the goal changed")

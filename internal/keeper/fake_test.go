@@ -130,8 +130,8 @@ func (s *fakeSession) MostAdvancedStandby(context.Context) (peer, bool, error) {
 	return peer{}, false, nil
 }
 
-func (s *fakeSession) StandbyNames(context.Context) (pg.StandbyNames, error) {
-	return pg.StandbyNames{}, nil
+func (s *fakeSession) List(context.Context, int64) (pg.StandbyNames, bool, error) {
+	return pg.StandbyNames{}, true, nil
 }
 
 func (s *fakeSession) StartMaintenance(context.Context) error {

@@ -26,6 +26,8 @@ type machine interface {
 // task is what a step has to know besides itself.
 type task struct {
 	From, To fsm.State
+	// Number is the goal's that the edge leads to.
+	Number int64
 	// Mode is how StepStop stops.
 	Mode StopMode
 }
@@ -84,7 +86,7 @@ func (e *engine) start(ctx context.Context, j *job) {
 
 // perform walks the steps.
 func (e *engine) perform(ctx context.Context, j *job) jobResult {
-	t := task{From: j.edge.From, To: j.edge.To, Mode: j.mode}
+	t := task{From: j.edge.From, To: j.edge.To, Number: j.number, Mode: j.mode}
 	for _, s := range j.steps {
 		if err := context.Cause(ctx); err != nil {
 			return jobResult{job: j, step: s, err: err}
@@ -148,6 +150,9 @@ func (e *engine) complete(r jobResult) {
 	if r.err == nil {
 		e.finish(j, nil)
 		return
+	}
+	if errors.Is(r.err, errStaleGoal) {
+		e.reporter.hurryUp()
 	}
 	if errors.Is(r.err, errSuperseded) {
 		e.log.Debug("gave up", "state", j.edge.From.String(), "goal_state", j.edge.To.String())

@@ -243,7 +243,7 @@ func (k *Keeper) Step(ctx context.Context) error {
 			return fmt.Errorf("reach state %s: there is no edge from %s", a.Goal, state.Current)
 		}
 		for _, step := range edge.Steps {
-			if err := local.perform(ctx, step, task{From: edge.From, To: edge.To}); err != nil {
+			if err := local.perform(ctx, step, task{From: edge.From, To: edge.To, Number: a.Number}); err != nil {
 				return err
 			}
 		}

@@ -143,12 +143,8 @@ func (s *pgSession) MostAdvancedStandby(ctx context.Context) (peer, bool, error)
 	return fromPeer(p), err == nil, err
 }
 
-func (s *pgSession) StandbyNames(ctx context.Context) (pg.StandbyNames, error) {
-	text, err := s.db.SynchronousStandbyNames(ctx, s.formation, s.group)
-	if err != nil {
-		return pg.StandbyNames{}, err
-	}
-	return pg.ParseStandbyNames(text)
+func (s *pgSession) List(ctx context.Context, number int64) (pg.StandbyNames, bool, error) {
+	return s.db.ListFor(ctx, s.nodeID, number)
 }
 
 func (s *pgSession) StartMaintenance(ctx context.Context) error {

@@ -50,6 +50,7 @@ func (k *Keeper) newNode(who identity, log *slog.Logger) *node {
 	return &node{
 		paths: k.cfg.Paths, tools: k.cfg.Tools, tuning: k.cfg.Tuning, socketDir: k.cfg.SocketDir,
 		clock: k.clock, log: log, file: k.cfg.File, who: who, addrs: make(map[string]string),
+		ask: func(context.Context, func(context.Context, monitorSession) error) error { return errNoMonitor },
 	}
 }
 

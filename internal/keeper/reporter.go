@@ -31,7 +31,9 @@ type groupView interface {
 	Candidate(ctx context.Context) (peer, bool, error)
 	Primary(ctx context.Context) (peer, error)
 	MostAdvancedStandby(ctx context.Context) (peer, bool, error)
-	StandbyNames(ctx context.Context) (pg.StandbyNames, error)
+	// List is the list of synchronous standbys that belongs to the node's goal
+	// of this number; false when the node has another goal by now.
+	List(ctx context.Context, number int64) (pg.StandbyNames, bool, error)
 }
 
 // nodeEvidence is what a node tells the monitor of its data.
@@ -121,6 +123,14 @@ func (r *reporter) say(next report, hurry bool) {
 	if hurry {
 		r.nudge()
 	}
+}
+
+// hurryUp sends the report again now, for the goal in its answer.
+func (r *reporter) hurryUp() {
+	r.mu.Lock()
+	r.hurry = true
+	r.mu.Unlock()
+	r.nudge()
 }
 
 // reconnect drops the session: the monitor's address changed.

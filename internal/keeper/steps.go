@@ -47,6 +47,8 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 		return n.promote(ctx)
 	case fsm.StepSetList:
 		return n.setList(ctx, t)
+	case fsm.StepEnforceList:
+		return n.enforceList(ctx)
 	case fsm.StepWaitVoters:
 		return n.waitVoters(ctx)
 	case fsm.StepSlots:
@@ -87,7 +89,7 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 	case fsm.StepRelease:
 		return nil // one process: nobody else enforces an order that would have to be withdrawn
 	case fsm.StepStandbyFiles:
-		return n.instance().WriteStandby(ctx, postgres.Upstream{})
+		return n.writeAlone(ctx)
 	case fsm.StepForgetInit:
 		return removeFile(n.paths.InitFile)
 	case fsm.StepCoordinatorAdd, fsm.StepCoordinatorPrepare, fsm.StepCoordinatorCommit,
@@ -193,6 +195,13 @@ func (n *node) promote(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if pm, err := n.server(); err == nil && pm != nil && recovery && !n.isArmed() {
+		if names := n.diskNames(); !names.Empty() {
+			if err := n.inForce(ctx, pm, names); err != nil {
+				return err
+			}
+		}
+	}
 	if err := inst.Promote(ctx); err != nil {
 		return err
 	}
@@ -221,88 +230,117 @@ func (n *node) runningHistory(ctx context.Context) (pg.History, error) {
 	return inst.HistoryOf(tli)
 }
 
-// setList writes the group's list. On a server that is not open yet a list
-// that is not empty is also in force before the step ends.
+// setList writes the group's list, as it belongs to the goal that the edge
+// leads to: a node that slept through a failover must not apply its successor's.
 func (n *node) setList(ctx context.Context, t task) error {
 	var names pg.StandbyNames
+	var ours bool
 	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
 		var err error
-		names, err = s.StandbyNames(ctx)
+		names, ours, err = s.List(ctx, t.Number)
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	if !ours {
+		return errStaleGoal
+	}
 	n.mu.Lock()
 	n.names = names
 	n.mu.Unlock()
-	inst := n.instance()
 	pm, err := n.server()
 	if err != nil {
 		return err
 	}
 	if pm == nil {
-		return inst.SetSyncNamesOffline(names)
+		return n.instance().SetSyncNamesOffline(names)
 	}
-	return inst.With(ctx, func(s *postgres.Session) error {
+	return n.instance().With(ctx, func(s *postgres.Session) error {
 		have, err := s.SyncNames(ctx)
 		if err != nil {
 			return err
+		}
+		if names.Empty() {
+			n.markArmed(0)
 		}
 		if have != names.String() {
 			if err := s.SetSyncNames(ctx, names); err != nil {
 				return err
 			}
 		}
-		if names.Empty() {
-			released, err := s.ReleaseSyncWaiters(ctx)
-			if released > 0 {
-				n.log.Warn("released sessions that waited for a standby", "sessions", released)
-			}
-			return err
-		}
-		if t.From.Writable() || n.isArmed() {
+		if !names.Empty() {
 			return nil
 		}
-		return n.enforceList(ctx, pm, names)
+		released, err := s.ReleaseSyncWaiters(ctx)
+		if released > 0 {
+			n.log.Warn("released sessions that waited for a standby", "sessions", released)
+		}
+		return err
 	})
 }
 
-// arm gives a running standby a list that is not empty, if the group has one,
-// and has it in force. A promotion then only replaces one list by another,
-// which needs no checkpoint before the server may open.
+// guardName is a standby that does not exist. Every standby carries a list of
+// just that name, from before it starts: promoted, it acknowledges nothing
+// before it has its own list, and needs no checkpoint to go by that one.
+const guardName = "pgautofailover_nobody"
+
+func guardList() pg.StandbyNames { return pg.StandbyNames{K: 1, Members: []string{guardName}} }
+
+// guard gives a running standby the guard list again, after an edge that was
+// given up replaced it.
+func (n *node) guard(ctx context.Context) error {
+	return n.instance().With(ctx, func(s *postgres.Session) error {
+		have, err := s.SyncNames(ctx)
+		if err != nil || have == guardList().String() {
+			return err
+		}
+		return s.SetSyncNames(ctx, guardList())
+	})
+}
+
+// arm has the guard in force on a running standby for which that is not
+// certain: this process did not start it.
 func (n *node) arm(ctx context.Context) error {
 	pm, err := n.server()
 	if err != nil || pm == nil || n.isArmed() {
 		return err
 	}
-	names := n.diskNames()
-	if names.Empty() {
-		err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
-			var err error
-			names, err = s.StandbyNames(ctx)
-			return err
-		})
-		if err != nil || names.Empty() {
-			return err
-		}
-		err = n.instance().With(ctx, func(s *postgres.Session) error { return s.SetSyncNames(ctx, names) })
-		if err != nil {
-			return err
-		}
+	if err := n.guard(ctx); err != nil {
+		return err
 	}
-	return n.enforceList(ctx, pm, names)
+	return n.inForce(ctx, pm, guardList())
 }
 
-// enforceList returns when the server's commits surely wait for standbys.
-func (n *node) enforceList(ctx context.Context, pm *postgres.Postmaster, names pg.StandbyNames) error {
+// enforceList waits until the list holds for every session.
+func (n *node) enforceList(ctx context.Context) error {
+	n.mu.Lock()
+	names := n.names
+	n.mu.Unlock()
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	if names.Empty() {
+		return nil
+	}
+	if pm == nil {
+		return postgres.ErrNotRunning
+	}
+	return n.inForce(ctx, pm, names)
+}
+
+// inForce returns when new sessions see the list and commits wait for it. The
+// second is only a question when the server had an empty list before: then a
+// checkpoint shows that the checkpointer, who tells the others, has taken note.
+func (n *node) inForce(ctx context.Context, pm *postgres.Postmaster, names pg.StandbyNames) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		var have string
+		shown := false
 		err := n.instance().With(ctx, func(s *postgres.Session) error {
-			var err error
-			if have, err = s.SyncNames(ctx); err != nil || have != names.String() {
+			have, err := s.SyncNames(ctx)
+			if shown = have == names.String(); err != nil || !shown || n.isArmed() {
 				return err
 			}
 			return s.Checkpoint(ctx)
@@ -310,7 +348,7 @@ func (n *node) enforceList(ctx context.Context, pm *postgres.Postmaster, names p
 		if err != nil {
 			return err
 		}
-		if have == names.String() {
+		if shown {
 			n.markArmed(pm.PID())
 			return nil
 		}

@@ -105,6 +105,9 @@ func (n *node) dressAndStart(ctx context.Context) error {
 	if err := n.peerRules(ctx); err != nil {
 		return err
 	}
+	if err := n.instance().SetSyncNamesOffline(guardList()); err != nil {
+		return err
+	}
 	if err := n.start(ctx); err != nil {
 		return err
 	}
@@ -237,42 +240,49 @@ func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig) (postgr
 	return postgres.Relate(local, o.LSN, info), nil
 }
 
-// follow points the standby at the current primary. A server that is none, or
-// holds what the primary does not, is made a standby of it first: to stream
-// from a foreign line would mix two histories.
+// asStandby has a standby running here; done says that it had to be made one,
+// of the primary, and needs nothing else.
+func (n *node) asStandby(ctx context.Context, up postgres.UpstreamConfig) (done bool, err error) {
+	inst := n.instance()
+	if !inst.Exists() || inst.RewindInterrupted() {
+		return true, n.copyAndStart(ctx, up, true)
+	}
+	if !inst.IsStandby() {
+		return true, n.rejoin(ctx, up)
+	}
+	pm, err := n.server()
+	if err != nil {
+		return false, err
+	}
+	if pm == nil {
+		if err := n.writeAlone(ctx); err != nil {
+			return false, err
+		}
+	}
+	if err := n.start(ctx); err != nil {
+		return false, err
+	}
+	recovery, err := n.inRecovery(ctx)
+	if err != nil {
+		return false, err
+	}
+	if !recovery {
+		return true, n.rejoin(ctx, up)
+	}
+	return false, n.guard(ctx)
+}
+
+// follow points the standby at the current primary. Its line was compared
+// before: to stream from a foreign one would mix two histories.
 func (n *node) follow(ctx context.Context) error {
 	up, err := n.primary(ctx)
 	if err != nil {
 		return err
 	}
-	inst := n.instance()
-	if !inst.Exists() || inst.RewindInterrupted() {
-		return n.copyAndStart(ctx, up, true)
-	}
-	if !inst.IsStandby() {
-		return n.rejoin(ctx, up)
-	}
-	pm, err := n.server()
-	if err != nil {
+	if done, err := n.asStandby(ctx, up); done || err != nil {
 		return err
 	}
-	if pm == nil {
-		if err := inst.WriteStandby(ctx, postgres.Upstream{}); err != nil {
-			return err
-		}
-	}
-	if err := n.start(ctx); err != nil {
-		return err
-	}
-	lineage, err := n.relation(ctx, up)
-	if err != nil {
-		return err
-	}
-	if lineage != postgres.LineageFollows {
-		n.log.Warn("this standby has left the primary's line", "lineage", lineage.String())
-		return n.rejoin(ctx, up)
-	}
-	return inst.Follow(ctx, postgres.StandbyOf(up))
+	return n.instance().Follow(ctx, postgres.StandbyOf(up))
 }
 
 // checkTimeline compares the standby with its upstream and brings back one that diverged.
@@ -281,12 +291,12 @@ func (n *node) checkTimeline(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lineage, err := n.relation(ctx, up)
-	if err != nil {
+	if done, err := n.asStandby(ctx, up); done || err != nil {
 		return err
 	}
-	if lineage == postgres.LineageFollows {
-		return nil
+	lineage, err := n.relation(ctx, up)
+	if err != nil || lineage == postgres.LineageFollows {
+		return err
 	}
 	n.log.Warn("this standby has left the primary's line", "lineage", lineage.String())
 	return n.rejoin(ctx, up)
@@ -314,6 +324,9 @@ func (n *node) endReceiver(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := n.guard(ctx); err != nil {
+		return err
+	}
 	last, err := n.instance().EndReceiver(ctx)
 	if err != nil {
 		return err
@@ -322,10 +335,27 @@ func (n *node) endReceiver(ctx context.Context) error {
 	return nil
 }
 
-// standbyAlone starts a stopped server as a standby without upstream.
-func (n *node) standbyAlone(ctx context.Context) error {
+// writeAlone makes a stopped server a guarded standby without upstream.
+func (n *node) writeAlone(ctx context.Context) error {
+	if n.instance().RewindInterrupted() {
+		return errHalfRewound
+	}
 	if err := n.instance().WriteStandby(ctx, postgres.Upstream{}); err != nil {
 		return err
+	}
+	return n.instance().SetSyncNamesOffline(guardList())
+}
+
+// standbyAlone starts a stopped server as a standby without upstream.
+func (n *node) standbyAlone(ctx context.Context) error {
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	if pm == nil {
+		if err := n.writeAlone(ctx); err != nil {
+			return err
+		}
 	}
 	return n.start(ctx)
 }
