@@ -117,6 +117,9 @@ func (i *Instance) prepareBackupDir(ctx context.Context, dir string) error {
 
 // sameFileSystem compares what a rename would have to do with.
 func sameFileSystem(dir, dataDir string) (bool, error) {
+	if target, err := filepath.EvalSymlinks(dataDir); err == nil {
+		dataDir = target
+	}
 	devices := make([]uint64, 0, 3)
 	for _, path := range []string{dir, filepath.Dir(filepath.Clean(dataDir)), dataDir} {
 		info, err := os.Stat(path)

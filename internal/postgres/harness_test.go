@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 		runStarter(dir)
 		return
 	}
+	if spec := os.Getenv(initVar); spec != "" {
+		runInit(spec)
+		return
+	}
 	if spec := os.Getenv(copierVar); spec != "" {
 		runCopier(spec)
 		return

@@ -110,6 +110,10 @@ const initMark = ".initdb"
 func (i *Instance) InitDB(ctx context.Context, cfg InitDBConfig) error {
 	mark := filepath.Clean(i.cfg.DataDir) + initMark
 	if _, err := os.Stat(mark); err == nil {
+		// A killed initdb may have left its server program at work.
+		if err := i.EndOrphans(ctx); err != nil {
+			return fmt.Errorf("create data directory: %w", err)
+		}
 		if err := removeContents(i.cfg.DataDir); err != nil {
 			return fmt.Errorf("remove what an interrupted initdb left: %w", err)
 		}

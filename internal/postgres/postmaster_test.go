@@ -38,6 +38,26 @@ func runStarter(spec string) {
 	select {}
 }
 
+// initVar makes the test binary a process that creates a data directory.
+const initVar = "PGDROVER_TEST_INIT"
+
+func runInit(spec string) {
+	fields := strings.Split(spec, ",")
+	i := postgres.New(postgres.Config{Tools: postgres.Tools{Dir: fields[0]}, DataDir: fields[1]})
+	fmt.Println("created", i.InitDB(context.Background(), postgres.InitDBConfig{Args: []string{"--no-sync"}}))
+}
+
+// killAt runs the test binary as the process that variable names and kills it as soon as the moment has come.
+func killAt(t *testing.T, n *node, variable string, moment func() error) {
+	t.Helper()
+	process := exec.CommandContext(t.Context(), "/proc/self/exe")
+	process.Env = append(os.Environ(), fmt.Sprintf("%s=%s,%s,%d", variable, n.Tools().Dir, n.DataDir(), n.Port()))
+	require.NoError(t, process.Start())
+	eventually(t, moment)
+	require.NoError(t, process.Process.Kill())
+	_ = process.Wait()
+}
+
 func TestServerStartsOnceAndStopsWhole(t *testing.T) {
 	t.Parallel()
 	n, p := newPrimary(t, 1)
@@ -226,6 +246,17 @@ func TestInterruptedInitDBIsRepeated(t *testing.T) {
 	require.NoError(t, err)
 	require.NoFileExists(t, n.DataDir()+".initdb")
 	require.NoError(t, n.InitDB(within(t), postgres.InitDBConfig{}), "what is there stays")
+
+	// For real: a process killed at three moments.
+	third := newNode(t, 3)
+	for _, file := range []string{"PG_VERSION", "global/pg_control", "base/1/PG_VERSION"} {
+		killAt(t, third, initVar, func() error {
+			_, err := os.Stat(filepath.Join(third.DataDir(), file))
+			return err
+		})
+	}
+	require.NoError(t, third.InitDB(within(t), postgres.InitDBConfig{Args: []string{"--no-sync"}}))
+	third.start(t)
 
 	other := newNode(t, 2)
 	require.NoError(t, os.MkdirAll(other.DataDir(), 0o700))

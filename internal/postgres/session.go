@@ -238,11 +238,12 @@ func (s *Session) ResetSystem(ctx context.Context, names ...string) error {
 }
 
 // TerminateClients ends every ordinary session except our own kind and returns
-// how many it found. Sessions of the replication role and of the monitor stay.
+// how many it found. Sessions of the replication role and of the monitor stay;
+// a WAL sender of anybody else may run SQL and goes.
 func (s *Session) TerminateClients(ctx context.Context) (int, error) {
 	const query = `
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+WHERE backend_type IN ('client backend', 'walsender') AND pid <> pg_backend_pid()
   AND usename IS DISTINCT FROM $1 AND usename IS DISTINCT FROM $2
   AND NOT (usename IS NOT DISTINCT FROM current_user AND application_name LIKE $3 || '%' AND client_addr IS NULL)`
 	var n int
