@@ -54,7 +54,7 @@ type creation struct {
 }
 
 // readCreation checks the options that both kinds have, in the documented order.
-func readCreation(ctx context.Context, env *Env, cmd *cobra.Command) (creation, error) {
+func readCreation(env *Env, cmd *cobra.Command) (creation, error) {
 	var c creation
 	if given(cmd, "auth") && on(cmd, "skip-pg-hba") {
 		return c, misuse("Please use either --auth or --skip-pg-hba")
@@ -333,11 +333,11 @@ func discoverHostname(ctx context.Context, env *Env, towards pg.HostPort) (strin
 	var resolver net.Resolver
 	names, err := resolver.LookupAddr(ctx, host)
 	if err != nil || len(names) == 0 {
-		return host, nil //nolint:nilerr // an address without a name is used as it is
+		return host, nil
 	}
 	name := strings.TrimSuffix(names[0], ".")
 	if addrs, err := resolver.LookupHost(ctx, name); err != nil || !anyLocal(addrs) {
-		return host, nil //nolint:nilerr // a name that leads elsewhere is of no use
+		return host, nil
 	}
 	return name, nil
 }

@@ -35,7 +35,7 @@ func createMonitor(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if len(formations) > maxExtraFormations {
 		return fatal(exitBadArgs, "Option --formation can be used %d times at most", maxExtraFormations)
 	}
-	c, err := readCreation(ctx, env, cmd)
+	c, err := readCreation(env, cmd)
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	c, err := readCreation(ctx, env, cmd)
+	c, err := readCreation(env, cmd)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func readRegistration(env *Env, cmd *cobra.Command) (registration, error) {
 		value, source = env.getenv("PG_AUTOCTL_CANDIDATE_PRIORITY"), "PG_AUTOCTL_CANDIDATE_PRIORITY"
 	}
 	if value != "" {
-		v, err := parseInt(value, 0, 100)
+		v, err := parseInt(value, 100)
 		if err != nil {
 			return reg, fatal(exitBadArgs, "%s argument is not a valid priority: %q", source, value).
 				withHint("valid values are integers from 0 to 100; 0 is never elected")

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -118,6 +119,18 @@ func runDemo(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	hungUp := make(chan struct{})
+	defer close(hungUp)
+	go func() {
+		// There is nothing to reload: this is the terminal going away.
+		select {
+		case <-env.Reload:
+			cancel(&SignalError{Sig: syscall.SIGHUP})
+		case <-hungUp:
+		}
+	}()
 	c := &demoCluster{env: env, cfg: cfg}
 	d := &demo{env: env, cfg: cfg, cluster: c, start: time.Now()}
 	err = d.run(ctx)

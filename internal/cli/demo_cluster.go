@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -146,7 +147,7 @@ func (c *demoCluster) logFile(name string) string { return filepath.Join(c.cfg.d
 // member adds a member that is created and runs in one go.
 func (c *demoCluster) member(name string, port int, create ...string) *demoMember {
 	m := &demoMember{name: name, port: port, pgdata: filepath.Join(c.cfg.directory, name)}
-	m.args = append(create, "--run", "--pgdata", m.pgdata, "--pgport", strconv.Itoa(port), "--pgctl", c.cfg.tools.PgCtl(),
+	m.args = append(slices.Clone(create), "--run", "--pgdata", m.pgdata, "--pgport", strconv.Itoa(port), "--pgctl", c.cfg.tools.PgCtl(),
 		"--listen", "localhost", "--hostname", "localhost", "--auth", "trust", "--no-ssl")
 	c.members = append(c.members, m)
 	return m
@@ -258,7 +259,7 @@ func childrenOf(parent int) []int {
 		return nil
 	}
 	for _, path := range stats {
-		data, err := os.ReadFile(path)
+		data, err := os.ReadFile(path) //nolint:gosec // below /proc
 		if err != nil {
 			continue
 		}

@@ -98,8 +98,12 @@ func (v *demoView) show(nodes []demoNode) {
 // draw replaces the table on the screen.
 func (v *demoView) draw(nodes []demoNode) {
 	t := &table{columns: []column{
-		{title: "Name", width: 8}, {title: "Port", width: 5}, {title: "LSN", width: 12}, {title: "Connection", width: 12},
-		{title: "Reported State", width: 19}, {title: "Assigned State", width: 19},
+		{title: "Name", width: 8},
+		{title: "Port", width: 5},
+		{title: "LSN", width: 12},
+		{title: "Connection", width: 12},
+		{title: "Reported State", width: 19},
+		{title: "Assigned State", width: 19},
 	}}
 	for _, n := range nodes {
 		t.add(n.name, strconv.Itoa(n.port), n.lsn, connection(n.reported)+healthMark(n.health), n.reported.String(), n.goal.String())

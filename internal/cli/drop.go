@@ -82,7 +82,7 @@ func dropNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if on(cmd, "destroy") {
 		return fail(exitBadArgs, "Option --destroy only applies to the local node")
 	}
-	return withMonitor(env, dropRemote)(cmd, nil)
+	return withMonitor(env, dropRemote)(cmd, nil) //nolint:contextcheck // the command carries it
 }
 
 // dropRemote removes another node through the monitor.

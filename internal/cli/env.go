@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -98,9 +99,14 @@ const (
 func (e *Env) printf(format string, args ...any) { _, _ = fmt.Fprintf(e.Stdout, format, args...) }
 
 // infof, warnf and errorf log a sentence for the operator.
-func (e *Env) infof(format string, args ...any)  { e.log.Info(fmt.Sprintf(format, args...)) }
-func (e *Env) warnf(format string, args ...any)  { e.log.Warn(fmt.Sprintf(format, args...)) }
-func (e *Env) errorf(format string, args ...any) { e.log.Error(fmt.Sprintf(format, args...)) }
+func (e *Env) infof(format string, args ...any)  { e.log.Info(fmt.Sprintf(format, args...)) }  //nolint:sloglint // a sentence for people
+func (e *Env) warnf(format string, args ...any)  { e.log.Warn(fmt.Sprintf(format, args...)) }  //nolint:sloglint // a sentence for people
+func (e *Env) errorf(format string, args ...any) { e.log.Error(fmt.Sprintf(format, args...)) } //nolint:sloglint // a sentence for people
+
+// say logs a sentence at a level of its own.
+func (e *Env) say(ctx context.Context, level slog.Level, text string) {
+	e.log.Log(ctx, level, text) //nolint:sloglint // a sentence for people
+}
 
 // hint logs what to do next, at the level of what it belongs to.
 func (e *Env) hint(format string, args ...any) { e.infof("HINT: "+format, args...) }

@@ -86,8 +86,12 @@ func (f *follower) succeeded() bool { return (f.primary == 0 || f.left) && f.any
 // layout gives the progress table the room that the group's nodes need.
 func (f *follower) layout(nodes []pgautofailover.NodeState) {
 	f.table = &table{columns: []column{
-		{title: "Time", width: 8}, {title: "Name", width: 4}, {title: "Node", width: 5},
-		{title: "Host:Port", width: 10}, {title: "Current State", width: 19}, {title: "Assigned State", width: 19},
+		{title: "Time", width: 8},
+		{title: "Name", width: 4},
+		{title: "Node", width: 5},
+		{title: "Host:Port", width: 10},
+		{title: "Current State", width: 19},
+		{title: "Assigned State", width: 19},
 	}}
 	for _, n := range nodes {
 		f.table.add("", n.Name, nodeID(n.FormationKind, n.Group, n.NodeID), hostPort(n.Host, n.Port), "", "")

@@ -16,7 +16,7 @@ func newCreateFormationCmd(env *Env) *cobra.Command {
 		if on(cmd, "enable-secondary") && on(cmd, "disable-secondary") {
 			return misuse("Options --enable-secondary and --disable-secondary exclude each other")
 		}
-		number, err := parseInt(text(cmd, "number-sync-standbys"), 0, 128)
+		number, err := parseInt(text(cmd, "number-sync-standbys"), 128)
 		if err != nil {
 			return fatal(exitBadArgs, "--number-sync-standbys argument is not a valid number: %q", text(cmd, "number-sync-standbys"))
 		}
@@ -30,7 +30,7 @@ func newCreateFormationCmd(env *Env) *cobra.Command {
 	})
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
-	formationFlag(cmd, "f")
+	formationFlag(cmd)
 	cmd.Flags().StringP("kind", "k", "", "`kind` of the formation: pgsql or citus")
 	cmd.Flags().StringP("dbname", "d", "", "`name` of the database (default postgres)")
 	cmd.Flags().BoolP("enable-secondary", "s", false, "let standbys register, which is the default")
@@ -68,6 +68,6 @@ func newDropFormationCmd(env *Env) *cobra.Command {
 	})
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
-	formationFlag(cmd, "f")
+	formationFlag(cmd)
 	return cmd
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pgdrover/pgdrover/internal/ini"
 	"github.com/pgdrover/pgdrover/internal/keeper"
 	"github.com/pgdrover/pgdrover/internal/monitor"
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -188,13 +187,9 @@ func readNode(s site) (node, error) {
 
 // readRole reads which program a configuration file is for.
 func readRole(path string) (string, error) {
-	data, err := os.ReadFile(path)
+	file, _, err := readConfig(path)
 	if err != nil {
-		return "", withCode(exitBadConfig, fmt.Errorf("read configuration: %w", err))
-	}
-	file, err := ini.Parse(string(data))
-	if err != nil {
-		return "", withCode(exitBadConfig, fmt.Errorf("read configuration file %q: %w", path, err))
+		return "", err
 	}
 	role, _ := file.Get("pg_autoctl", "role")
 	return role, nil

@@ -18,7 +18,7 @@ const anyOrder = "any-order"
 // Main runs one command line and returns the exit code of the process.
 func Main(ctx context.Context, env Env) int {
 	env.prepare()
-	root := newRootCmd(&env)
+	root := newRootCmd(&env) //nolint:contextcheck // each command takes it when it runs
 	if len(env.Args) > 0 && (env.Args[0] == cobra.ShellCompRequestCmd || env.Args[0] == cobra.ShellCompNoDescRequestCmd) {
 		return complete(ctx, &env, root)
 	}
@@ -163,12 +163,12 @@ func (c *call) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	}
 	if !exit.silent {
 		ctx := context.WithoutCancel(ctx)
-		c.env.log.Log(ctx, exit.level, err.Error())
+		c.env.say(ctx, exit.level, err.Error())
 		if server, ok := errors.AsType[*pgautofailover.ServerError](err); ok && server.Detail != "" {
-			c.env.log.Log(ctx, exit.level, "DETAIL: "+server.Detail)
+			c.env.say(ctx, exit.level, "DETAIL: "+server.Detail)
 		}
 		if hint := exit.Hint(); hint != "" {
-			c.env.log.Log(ctx, exit.level, "HINT: "+hint)
+			c.env.say(ctx, exit.level, "HINT: "+hint)
 		}
 	}
 	if exit.usage {

@@ -165,14 +165,19 @@ func scriptUntil(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	pattern, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	err = pgtest.WaitFor(untilPatience, func() error {
+	// Each look is a process, so it comes at a measured pace.
+	pace := time.NewTicker(150 * time.Millisecond)
+	defer pace.Stop()
+	for deadline := time.Now().Add(untilPatience); ; <-pace.C {
 		err := ts.Exec(args[1], args[2:]...)
-		if out := ts.ReadFile("stdout"); !pattern.MatchString(out) {
-			return fmt.Errorf("%v: output does not match %q:\n%s", err, args[0], out)
+		out := ts.ReadFile("stdout")
+		if pattern.MatchString(out) {
+			return
 		}
-		return nil
-	})
-	ts.Check(err)
+		if time.Now().After(deadline) {
+			ts.Fatalf("not within %s, last: %v: output does not match %q:\n%s", untilPatience, err, args[0], out)
+		}
+	}
 }
 
 // scriptTree writes the names and contents of all files below a directory into

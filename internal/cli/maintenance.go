@@ -55,7 +55,7 @@ func newSecondaryCmd(env *Env, short string, call func(*pgautofailover.DB, conte
 	})
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
-	formationFlag(cmd, "f")
+	formationFlag(cmd)
 	return cmd
 }
 

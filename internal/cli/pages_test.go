@@ -14,8 +14,8 @@ import (
 
 const pagesDir = "../../docs/commands"
 
-// commandTree is the tree of a name, as help shows it.
-func commandTree(name string) *cobra.Command {
+// treeOf is the tree of a name, as help shows it.
+func treeOf(name string) *cobra.Command {
 	env := &Env{Name: name}
 	env.prepare()
 	return newRootCmd(env)
@@ -24,7 +24,7 @@ func commandTree(name string) *cobra.Command {
 // TestCommandPages keeps the manual's command pages equal to the command tree.
 func TestCommandPages(t *testing.T) {
 	t.Parallel()
-	pages := commandPages(commandTree(nameDrover))
+	pages := commandPages(treeOf(nameDrover))
 	if *rewrite {
 		require.NoError(t, os.RemoveAll(pagesDir))
 		require.NoError(t, os.MkdirAll(pagesDir, 0o755))
@@ -48,7 +48,7 @@ func TestSurface(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
 	for _, name := range []string{nameDrover, nameAutoctl} {
-		surface(&b, name, commandTree(name))
+		surface(&b, name, treeOf(name))
 	}
 	const path = "testdata/surface.txt"
 	if *rewrite {
@@ -62,7 +62,7 @@ func TestSurface(t *testing.T) {
 // TestTree holds every command to the house's manners.
 func TestTree(t *testing.T) {
 	t.Parallel()
-	walk(commandTree(nameDrover), nameDrover, func(path string, cmd *cobra.Command) {
+	walk(treeOf(nameDrover), nameDrover, func(path string, cmd *cobra.Command) {
 		require.NotEmpty(t, cmd.Short, path)
 		require.False(t, strings.HasSuffix(cmd.Short, "."), path)
 		for _, common := range []string{"help", "verbose", "quiet", "version", "json"} {

@@ -24,14 +24,14 @@ func parseBool(text string) (bool, error) {
 	return false, fmt.Errorf("parse boolean %q: expected true or false", text)
 }
 
-// parseInt reads a whole decimal number between low and high.
-func parseInt(text string, low, high int) (int, error) {
+// parseInt reads a whole decimal number from 0 to high.
+func parseInt(text string, high int) (int, error) {
 	n, err := strconv.Atoi(strings.TrimSpace(text))
 	if err != nil {
 		return 0, fmt.Errorf("parse number %q: expected an integer", text)
 	}
-	if n < low || n > high {
-		return 0, fmt.Errorf("parse number %q: expected an integer between %d and %d", text, low, high)
+	if n < 0 || n > high {
+		return 0, fmt.Errorf("parse number %q: expected an integer from 0 to %d", text, high)
 	}
 	return n, nil
 }

@@ -22,7 +22,7 @@ func newPerformCmd(env *Env) *cobra.Command {
 func performFlags(cmd *cobra.Command) {
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
-	formationFlag(cmd, "f")
+	formationFlag(cmd)
 	cmd.Flags().Int("wait", 60, "how many `seconds` to wait for the new primary; 0 waits for ever")
 	cmd.Flags().BoolP("allow-data-loss", "A", false, "go on although acknowledged writes may be lost")
 }
@@ -30,7 +30,7 @@ func performFlags(cmd *cobra.Command) {
 func newFailoverCmd(env *Env, name, short string) *cobra.Command {
 	cmd := newLeaf(name, short, withMonitor(env, performFailover))
 	performFlags(cmd)
-	groupFlag(cmd, "g")
+	groupFlag(cmd)
 	return cmd
 }
 

@@ -43,7 +43,7 @@ func newSetCmd(env *Env) *cobra.Command {
 func propertyFlags(cmd *cobra.Command) {
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
-	formationFlag(cmd, "f")
+	formationFlag(cmd)
 	nameFlag(cmd, "")
 }
 
@@ -175,7 +175,7 @@ func newSetPriorityCmd(env *Env) *cobra.Command {
 }
 
 func parsePriority(text string) (int, error) {
-	v, err := parseInt(text, 0, 100)
+	v, err := parseInt(text, 100)
 	if err != nil {
 		return v, fail(exitBadArgs, "candidate-priority value %q is not valid", text).
 			withHint("valid values are integers from 0 to 100; 0 is never elected")
@@ -213,7 +213,7 @@ func newSetSyncStandbysCmd(env *Env) *cobra.Command {
 }
 
 func parseSyncStandbys(text string) (int, error) {
-	v, err := parseInt(text, 0, 128)
+	v, err := parseInt(text, 128)
 	if err != nil {
 		return v, fail(exitBadArgs, "number-sync-standbys value %q is not valid", text).
 			withHint("the value is how many standbys must confirm a commit: 0 or a positive integer")

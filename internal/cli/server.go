@@ -86,12 +86,19 @@ func inspectServer(ctx context.Context, n node) (server, error) {
 
 func (s server) json() object {
 	o := object{
-		{"pgdata", s.pgdata}, {"pg_ctl", s.pgCtl}, {"version", s.version.Text}, {"host", s.host},
-		{"port", s.port}, {"proxyport", s.proxyPort}, {"pid", s.pid}, {"in_recovery", s.inRecovery},
+		{"pgdata", s.pgdata},
+		{"pg_ctl", s.pgCtl},
+		{"version", s.version.Text},
+		{"host", s.host},
+		{"port", s.port},
+		{"proxyport", s.proxyPort},
+		{"pid", s.pid},
+		{"in_recovery", s.inRecovery},
 	}
 	if s.hasControl {
 		o = append(o, field{"control", object{
-			{"version", s.control.ControlVersion}, {"catalog_version", s.control.CatalogVersion},
+			{"version", s.control.ControlVersion},
+			{"catalog_version", s.control.CatalogVersion},
 			{"system_identifier", s.control.SystemID.String()},
 		}})
 	}
@@ -101,13 +108,20 @@ func (s server) json() object {
 // text prints the server as labelled lines.
 func (s server) text(w io.Writer) error {
 	lines := [][2]string{
-		{"pgdata:", s.pgdata}, {"pg_ctl:", s.pgCtl},
+		{"pgdata:", s.pgdata},
+		{"pg_ctl:", s.pgCtl},
 		{"pg_version:", strconv.Quote(s.version.Text) + " (" + strconv.Itoa(s.version.Number) + ")"},
-		{"pghost:", s.host}, {"pgport:", strconv.Itoa(s.port)}, {"proxyport:", strconv.Itoa(s.proxyPort)},
-		{"pid:", strconv.Itoa(s.pid)}, {"is in recovery:", yesNo(s.inRecovery)},
-		{"Control cluster state:", s.control.State}, {"Control Version:", strconv.Itoa(s.control.ControlVersion)},
-		{"Catalog Version:", strconv.Itoa(s.control.CatalogVersion)}, {"System Identifier:", s.control.SystemID.String()},
-		{"Latest checkpoint LSN:", s.control.Checkpoint.String()}, {"Postmaster status:", s.status},
+		{"pghost:", s.host},
+		{"pgport:", strconv.Itoa(s.port)},
+		{"proxyport:", strconv.Itoa(s.proxyPort)},
+		{"pid:", strconv.Itoa(s.pid)},
+		{"is in recovery:", yesNo(s.inRecovery)},
+		{"Control cluster state:", s.control.State},
+		{"Control Version:", strconv.Itoa(s.control.ControlVersion)},
+		{"Catalog Version:", strconv.Itoa(s.control.CatalogVersion)},
+		{"System Identifier:", s.control.SystemID.String()},
+		{"Latest checkpoint LSN:", s.control.Checkpoint.String()},
+		{"Postmaster status:", s.status},
 	}
 	return labelled(w, 23, lines...)
 }

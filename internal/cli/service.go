@@ -127,7 +127,7 @@ func showStatus(ctx context.Context, env *Env, cmd *cobra.Command, n node) error
 	}
 	if !svc.running {
 		if server.pid > 0 {
-			env.log.Log(ctx, levelFatal, fmt.Sprintf("Postgres is running at %q with pid %d", n.pgdata, server.pid))
+			env.say(ctx, levelFatal, fmt.Sprintf("Postgres is running at %q with pid %d", n.pgdata, server.pid))
 		}
 		env.infof("%s is not running at %q", nameAutoctl, n.pgdata)
 		return quit(exitBadState)

@@ -29,12 +29,12 @@ func monitorFlag(cmd *cobra.Command, short string) {
 	cmd.Flags().StringP("monitor", short, "", "`URI` of the monitor (default $PG_AUTOCTL_MONITOR, else the monitor of --pgdata)")
 }
 
-func formationFlag(cmd *cobra.Command, short string) {
-	cmd.Flags().StringP("formation", short, "", "`name` of the formation")
+func formationFlag(cmd *cobra.Command) {
+	cmd.Flags().StringP("formation", "f", "", "`name` of the formation")
 }
 
-func groupFlag(cmd *cobra.Command, short string) {
-	cmd.Flags().IntP("group", short, -1, "`number` of the group")
+func groupFlag(cmd *cobra.Command) {
+	cmd.Flags().IntP("group", "g", -1, "`number` of the group")
 }
 
 func nameFlag(cmd *cobra.Command, short string) {

@@ -53,8 +53,8 @@ func newShowStateCmd(env *Env) *cobra.Command {
 	})
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
-	formationFlag(cmd, "f")
-	groupFlag(cmd, "g")
+	formationFlag(cmd)
+	groupFlag(cmd)
 	cmd.Flags().Bool("local", false, "show what the local keeper knows, without the monitor")
 	cmd.Flags().Bool("watch", false, "full-screen dashboard")
 	cmd.Flags().IntP("count", "n", 10, "accepted for symmetry with show events")
@@ -115,9 +115,13 @@ func nodeID(kind string, group int, id int64) string {
 
 func stateTable(nodes []pgautofailover.NodeState) *table {
 	t := &table{columns: []column{
-		{title: "Name", width: 4}, {title: "Node", width: 5}, {title: "Host:Port", width: 10},
-		{title: "TLI: LSN", width: 9}, {title: "Connection", width: 12},
-		{title: "Reported State", width: 19}, {title: "Assigned State", width: 19},
+		{title: "Name", width: 4},
+		{title: "Node", width: 5},
+		{title: "Host:Port", width: 10},
+		{title: "TLI: LSN", width: 9},
+		{title: "Connection", width: 12},
+		{title: "Reported State", width: 19},
+		{title: "Assigned State", width: 19},
 	}}
 	for _, n := range nodes {
 		t.add(n.Name, nodeID(n.FormationKind, n.Group, n.NodeID), hostPort(n.Host, n.Port),
@@ -148,6 +152,7 @@ func healthMark(h fsm.Health) string {
 		return ""
 	case fsm.HealthBad:
 		return " !"
+	case fsm.HealthUnknown:
 	}
 	return " ?"
 }
@@ -156,10 +161,19 @@ func stateJSON(nodes []pgautofailover.NodeState) array {
 	out := array{}
 	for _, n := range nodes {
 		out = append(out, object{
-			{"formation_kind", n.FormationKind}, {"nodename", n.Name}, {"nodehost", n.Host}, {"nodeport", n.Port},
-			{"group_id", n.Group}, {"node_id", n.NodeID}, {"current_group_state", n.Reported},
-			{"assigned_group_state", n.Goal}, {"candidate_priority", n.Priority}, {"replication_quorum", n.Quorum},
-			{"reported_tli", int64(n.TLI)}, {"reported_lsn", n.LSN}, {"health", int(n.Health)},
+			{"formation_kind", n.FormationKind},
+			{"nodename", n.Name},
+			{"nodehost", n.Host},
+			{"nodeport", n.Port},
+			{"group_id", n.Group},
+			{"node_id", n.NodeID},
+			{"current_group_state", n.Reported},
+			{"assigned_group_state", n.Goal},
+			{"candidate_priority", n.Priority},
+			{"replication_quorum", n.Quorum},
+			{"reported_tli", int64(n.TLI)},
+			{"reported_lsn", n.LSN},
+			{"health", int(n.Health)},
 			{"nodecluster", n.Cluster},
 		})
 	}
@@ -171,8 +185,8 @@ func newShowEventsCmd(env *Env) *cobra.Command {
 	cmd.Short = "Prints the last events of a given formation and group"
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
-	formationFlag(cmd, "f")
-	groupFlag(cmd, "g")
+	formationFlag(cmd)
+	groupFlag(cmd)
 	cmd.Flags().Bool("local", false, "accepted for symmetry with show state")
 	cmd.Flags().Bool("watch", false, "full-screen dashboard")
 	cmd.Flags().StringP("count", "n", "10", "how many `events` to show")
@@ -185,7 +199,7 @@ func withWatch(env *Env, run runFunc) runFunc {
 			return err
 		}
 		if count := text(cmd, "count"); count != "" {
-			if _, err := parseInt(count, 0, 1<<30); err != nil {
+			if _, err := parseInt(count, 1<<30); err != nil {
 				return fatal(exitBadArgs, "--count argument is not a valid count: %q", count)
 			}
 		}
@@ -194,7 +208,7 @@ func withWatch(env *Env, run runFunc) runFunc {
 }
 
 func showEvents(ctx context.Context, s *session, cmd *cobra.Command, _ []string) error {
-	count, err := parseInt(text(cmd, "count"), 0, 1<<30)
+	count, err := parseInt(text(cmd, "count"), 1<<30)
 	if err != nil {
 		return err
 	}
@@ -216,8 +230,11 @@ func showEvents(ctx context.Context, s *session, cmd *cobra.Command, _ []string)
 
 func eventsTable(events []pgautofailover.Event) *table {
 	t := &table{columns: []column{
-		{title: "Event Time", width: 30}, {title: "Node", width: 6}, {title: "Current State", width: 19},
-		{title: "Assigned State", width: 19}, {title: "Comment", width: 10, left: true, fixed: true},
+		{title: "Event Time", width: 30},
+		{title: "Node", width: 6},
+		{title: "Current State", width: 19},
+		{title: "Assigned State", width: 19},
+		{title: "Comment", width: 10, left: true, fixed: true},
 	}}
 	for _, e := range events {
 		t.add(e.TimeText, strconv.Itoa(e.Group)+"/"+strconv.FormatInt(e.NodeID, 10),
@@ -230,11 +247,21 @@ func eventsJSON(events []pgautofailover.Event) array {
 	out := array{}
 	for _, e := range events {
 		out = append(out, object{
-			{"eventid", e.ID}, {"eventtime", e.Time.Format(time.RFC3339Nano)}, {"formationid", e.Formation},
-			{"nodeid", e.NodeID}, {"groupid", e.Group}, {"nodename", e.Name}, {"nodehost", e.Host},
-			{"nodeport", e.Port}, {"reportedstate", e.Reported}, {"goalstate", e.Goal},
-			{"reportedrepstate", orNull(e.SyncState)}, {"reportedtli", int64(e.TLI)}, {"reportedlsn", e.LSN},
-			{"candidatepriority", orNull(e.Priority)}, {"replicationquorum", orNull(e.Quorum)},
+			{"eventid", e.ID},
+			{"eventtime", e.Time.Format(time.RFC3339Nano)},
+			{"formationid", e.Formation},
+			{"nodeid", e.NodeID},
+			{"groupid", e.Group},
+			{"nodename", e.Name},
+			{"nodehost", e.Host},
+			{"nodeport", e.Port},
+			{"reportedstate", e.Reported},
+			{"goalstate", e.Goal},
+			{"reportedrepstate", orNull(e.SyncState)},
+			{"reportedtli", int64(e.TLI)},
+			{"reportedlsn", e.LSN},
+			{"candidatepriority", orNull(e.Priority)},
+			{"replicationquorum", orNull(e.Quorum)},
 			{"description", e.Description},
 		})
 	}
@@ -253,7 +280,7 @@ func newShowSettingsCmd(env *Env) *cobra.Command {
 	cmd := newMixedLeaf("settings", "Print replication settings for a formation from the monitor", withMonitor(env, showSettings))
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
-	formationFlag(cmd, "f")
+	formationFlag(cmd)
 	nameFlag(cmd, "")
 	return cmd
 }
@@ -271,7 +298,9 @@ func showSettings(ctx context.Context, s *session, cmd *cobra.Command, _ []strin
 		return writeJSONB(s.env.Stdout, settingsJSON(settings))
 	}
 	t := &table{columns: []column{
-		{title: "Context", width: 9}, {title: "Name", width: 4}, {title: "Setting", width: 7},
+		{title: "Context", width: 9},
+		{title: "Name", width: 4},
+		{title: "Setting", width: 7},
 		{title: "Value", width: 5, left: true},
 	}}
 	for _, row := range settings {
@@ -291,8 +320,12 @@ func settingsJSON(settings []pgautofailover.FormationSetting) object {
 	lists := map[string]array{"formation": {}, "primary": {}, "node": {}}
 	for _, row := range settings {
 		lists[row.Context] = append(lists[row.Context], object{
-			{"context", row.Context}, {"group_id", orNull(row.Group)}, {"node_id", orNull(row.NodeID)},
-			{"nodename", orNull(row.NodeName)}, {"setting", row.Setting}, {"value", row.Value},
+			{"context", row.Context},
+			{"group_id", orNull(row.Group)},
+			{"node_id", orNull(row.NodeID)},
+			{"nodename", orNull(row.NodeName)},
+			{"setting", row.Setting},
+			{"value", row.Value},
 		})
 	}
 	return object{{"formation", lists["formation"]}, {"primary", lists["primary"]}, {"nodes", lists["node"]}}
@@ -302,8 +335,8 @@ func newShowStandbyNamesCmd(env *Env) *cobra.Command {
 	cmd := newLeaf("standby-names", "Prints synchronous_standby_names for a given group", withMonitor(env, showStandbyNames))
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
-	formationFlag(cmd, "f")
-	groupFlag(cmd, "g")
+	formationFlag(cmd)
+	groupFlag(cmd)
 	return cmd
 }
 

@@ -96,8 +96,10 @@ func (c *sslChoice) checkFiles() error {
 		option string
 		path   *string
 	}{
-		{"--ssl-ca-file", &c.caFile}, {"--ssl-crl-file", &c.crlFile},
-		{"--server-cert", &c.certFile}, {"--server-key", &c.keyFile},
+		{"--ssl-ca-file", &c.caFile},
+		{"--ssl-crl-file", &c.crlFile},
+		{"--server-cert", &c.certFile},
+		{"--server-key", &c.keyFile},
 	} {
 		if *file.path == "" {
 			continue
@@ -105,11 +107,11 @@ func (c *sslChoice) checkFiles() error {
 		if !isFile(*file.path) {
 			return fail(exitBadArgs, "%s file %q does not exist", file.option, *file.path)
 		}
-		real, err := filepath.EvalSymlinks(*file.path)
+		target, err := filepath.EvalSymlinks(*file.path)
 		if err != nil {
 			return withCode(exitBadArgs, err)
 		}
-		if *file.path, err = absolute(real); err != nil {
+		if *file.path, err = absolute(target); err != nil {
 			return err
 		}
 	}

@@ -23,8 +23,11 @@ func contact(t time.Time) string {
 // keeperStateJSON is the state file as an object.
 func keeperStateJSON(st keeper.State) object {
 	return object{
-		{"current_role", st.Current}, {"assigned_role", st.Assigned}, {"version", int64(st.Version)},
-		{"groupId", int64(st.Group)}, {"nodeId", int64(st.NodeID)},
+		{"current_role", st.Current},
+		{"assigned_role", st.Assigned},
+		{"version", int64(st.Version)},
+		{"groupId", int64(st.Group)},
+		{"nodeId", int64(st.NodeID)},
 		{"last_monitor_contact", contact(st.LastMonitorContact)},
 		{"last_secondary_contact", contact(st.LastSecondaryContact)},
 		{"pgversion", int64(st.ControlVersion)},
@@ -106,10 +109,17 @@ func showLocalState(env *Env, cmd *cobra.Command) error {
 	conn := connection(st.Current)
 	if jsonWanted(cmd) {
 		return writeJSON(env.Stdout, object{
-			{"node_id", int64(st.NodeID)}, {"group_id", int64(st.Group)}, {"nodename", n.keeper.Name},
-			{"nodehost", n.keeper.Hostname}, {"nodeport", n.keeper.Port}, {"current_group_state", st.Current},
-			{"assigned_group_state", st.Assigned}, {"timeline", int64(tli)},
-			{"Minimum Recovery Ending LSN", recovery.String()}, {"reachable", "unknown"}, {"conntype", conn},
+			{"node_id", int64(st.NodeID)},
+			{"group_id", int64(st.Group)},
+			{"nodename", n.keeper.Name},
+			{"nodehost", n.keeper.Hostname},
+			{"nodeport", n.keeper.Port},
+			{"current_group_state", st.Current},
+			{"assigned_group_state", st.Assigned},
+			{"timeline", int64(tli)},
+			{"Minimum Recovery Ending LSN", recovery.String()},
+			{"reachable", "unknown"},
+			{"conntype", conn},
 		})
 	}
 	t := stateTable(nil)

@@ -19,10 +19,14 @@ import (
 func TestStateTable(t *testing.T) {
 	t.Parallel()
 	nodes := []pgautofailover.NodeState{
-		{FormationKind: "pgsql", Name: "node_1", NodeID: 1, Host: "localhost", Port: 5501, TLI: 1, LSN: 0x3000148,
-			Health: fsm.HealthGood, Reported: fsm.Primary, Goal: fsm.Primary},
-		{FormationKind: "pgsql", Name: "node_2", NodeID: 2, Host: "localhost", Port: 5502, TLI: 1, LSN: 0x3000148,
-			Health: fsm.HealthBad, Reported: fsm.Secondary, Goal: fsm.CatchingUp},
+		{
+			FormationKind: "pgsql", Name: "node_1", NodeID: 1, Host: "localhost", Port: 5501, TLI: 1, LSN: 0x3000148,
+			Health: fsm.HealthGood, Reported: fsm.Primary, Goal: fsm.Primary,
+		},
+		{
+			FormationKind: "pgsql", Name: "node_2", NodeID: 2, Host: "localhost", Port: 5502, TLI: 1, LSN: 0x3000148,
+			Health: fsm.HealthBad, Reported: fsm.Secondary, Goal: fsm.CatchingUp,
+		},
 	}
 	var b bytes.Buffer
 	require.NoError(t, stateTable(nodes).write(&b))
@@ -71,6 +75,7 @@ func TestJSONStyles(t *testing.T) {
 	v := object{{"name", "a/b\n\x01"}, {"id", int64(3)}, {"no", nil}, {"list", array{true, object{}, array{}}}, {"f", 1.5}}
 	var b bytes.Buffer
 	require.NoError(t, writeJSON(&b, v))
+	//nolint:testifylint // to the byte
 	require.Equal(t, `{
     "name": "a\/b\n\u0001",
     "id": 3,
@@ -85,6 +90,7 @@ func TestJSONStyles(t *testing.T) {
 `, b.String())
 	b.Reset()
 	require.NoError(t, writeJSONB(&b, v))
+
 	require.Equal(t, `{
     "f": 1.5,
     "id": 3,
@@ -144,7 +150,7 @@ func TestParseBool(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{
 		"true": true, "T": true, "tRu": true, "y": true, "yes": true, "on": true, "1": true,
-		"false": false, "f": false, "n": false, "no": false, "of": false, "OFF": false, "0": false, " true ": true,
+		"false": false, "f": false, "n": false, "no": false, "of": false, "OFF": false, "0": false,
 	} {
 		got, err := parseBool(text)
 		require.NoError(t, err, text)

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -106,7 +107,9 @@ func given(cmd *cobra.Command, name string) bool {
 
 func newHelpCmd(env *Env) *cobra.Command {
 	return newLeaf("help", "Print help message", func(cmd *cobra.Command, _ []string) error {
-		printTree(env.Stdout, env.Name, cmd.Root())
+		var b strings.Builder
+		commandTree(&b, env.Name, cmd.Root())
+		env.printf("%s", b.String())
 		return nil
 	})
 }

@@ -110,7 +110,8 @@ func (s *session) formationURI(ctx context.Context, formation, cluster string) (
 
 func showAllURIs(ctx context.Context, s *session, cmd *cobra.Command, monitorURI string) error {
 	t := &table{columns: []column{
-		{title: "Type", width: 12}, {title: "Name", width: 7},
+		{title: "Type", width: 12},
+		{title: "Name", width: 7},
 		{title: "Connection String", width: 30, left: true, fixed: true},
 	}}
 	t.add("monitor", "monitor", monitorURI)

@@ -26,18 +26,17 @@ func usageSuffix(cmd *cobra.Command) string {
 // printUsage writes the usage text of a command: what it does, how to call
 // it, its options, and for a command set what it holds.
 func printUsage(w io.Writer, breadcrumb string, cmd *cobra.Command) {
+	var b strings.Builder
 	if cmd.Short != "" {
-		fmt.Fprintf(w, "%s: %s\n", breadcrumb, cmd.Short)
+		fmt.Fprintf(&b, "%s: %s\n", breadcrumb, cmd.Short)
 	}
-	fmt.Fprintf(w, "usage: %s %s\n", breadcrumb, usageSuffix(cmd))
+	fmt.Fprintf(&b, "usage: %s %s\n\n", breadcrumb, usageSuffix(cmd))
 	if cmd.HasSubCommands() {
-		fmt.Fprintln(w)
-		printListing(w, breadcrumb, cmd)
-		return
+		listing(&b, breadcrumb, cmd)
+	} else {
+		b.WriteString(optionLines(cmd) + "\n")
 	}
-	if options := optionLines(cmd); options != "" {
-		fmt.Fprintf(w, "\n%s\n", options)
-	}
+	_, _ = io.WriteString(w, b.String())
 }
 
 // optionLines renders one indented line for each option.
@@ -82,32 +81,38 @@ func options(cmd *cobra.Command) []*pflag.Flag {
 
 // printListing writes the commands that a command set holds.
 func printListing(w io.Writer, breadcrumb string, cmd *cobra.Command) {
-	fmt.Fprintln(w, "Available commands:")
-	printCommands(w, breadcrumb, cmd)
+	var b strings.Builder
+	listing(&b, breadcrumb, cmd)
+	_, _ = io.WriteString(w, b.String())
 }
 
-func printCommands(w io.Writer, breadcrumb string, cmd *cobra.Command) {
+func listing(b *strings.Builder, breadcrumb string, cmd *cobra.Command) {
+	b.WriteString("Available commands:\n")
+	commandLines(b, breadcrumb, cmd)
+}
+
+func commandLines(b *strings.Builder, breadcrumb string, cmd *cobra.Command) {
 	width := 0
 	for _, c := range visible(cmd) {
 		width = max(width, len(c.Name()))
 	}
-	fmt.Fprintf(w, "  %s\n", breadcrumb)
+	fmt.Fprintf(b, "  %s\n", breadcrumb)
 	for _, c := range visible(cmd) {
 		mark := " "
 		if c.HasSubCommands() {
 			mark = "+"
 		}
-		fmt.Fprintf(w, "  %s %-*s  %s\n", mark, width, c.Name(), c.Short)
+		fmt.Fprintf(b, "  %s %-*s  %s\n", mark, width, c.Name(), c.Short)
 	}
-	fmt.Fprintln(w)
+	b.WriteByte('\n')
 }
 
-// printTree writes the listing of a command set and of all those below it.
-func printTree(w io.Writer, breadcrumb string, cmd *cobra.Command) {
-	printCommands(w, breadcrumb, cmd)
+// commandTree renders the listing of a command set and of all those below it.
+func commandTree(b *strings.Builder, breadcrumb string, cmd *cobra.Command) {
+	commandLines(b, breadcrumb, cmd)
 	for _, c := range visible(cmd) {
 		if c.HasSubCommands() {
-			printTree(w, breadcrumb+" "+c.Name(), c)
+			commandTree(b, breadcrumb+" "+c.Name(), c)
 		}
 	}
 }

@@ -25,9 +25,12 @@ func printVersion(ctx context.Context, env *Env, asJSON bool) error {
 	server := localVersion(ctx, env)
 	if asJSON {
 		return writeJSON(env.Stdout, object{
-			{"pg_autoctl", env.Version}, {"pgautofailover", pgautofailover.CompatVersion},
-			{"pg_major", server.major}, {"pg_version", server.text},
-			{"pg_version_str", server.full}, {"pg_version_num", server.number},
+			{"pg_autoctl", env.Version},
+			{"pgautofailover", pgautofailover.CompatVersion},
+			{"pg_major", server.major},
+			{"pg_version", server.text},
+			{"pg_version_str", server.full},
+			{"pg_version_num", server.number},
 		})
 	}
 	env.printf("%s version %s\n", env.program(), env.Version)
