@@ -412,8 +412,10 @@ func (e *engine) decide() *job {
 	if !e.confirmed || now < e.notBefore {
 		return nil
 	}
-	if j := e.repair(); j != nil && (role == goal || role.Writable() && goal.Writable()) {
-		return j
+	if role == goal || role.Writable() && goal.Writable() {
+		if j := e.repair(); j != nil {
+			return j
+		}
 	}
 	if role != goal {
 		return e.edge(role, goal)

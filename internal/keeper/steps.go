@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -187,26 +188,25 @@ func (n *node) publishHistory(ctx context.Context) {
 // looks like a fork. The checkpoint goes on by itself: clients need not wait
 // for it, and whoever rewinds from this server asks for one.
 func (n *node) promote(ctx context.Context) error {
-	if err := n.start(ctx); err != nil {
-		return err
-	}
-	inst := n.instance()
-	recovery, err := n.inRecovery(ctx)
+	pm, err := n.server()
 	if err != nil {
 		return err
 	}
-	if pm, err := n.server(); err == nil && pm != nil && recovery && !n.isArmed() {
-		if names := n.diskNames(); !names.Empty() {
-			if err := n.inForce(ctx, pm, names); err != nil {
-				return err
-			}
+	if pm == nil {
+		if err := n.start(ctx); err != nil {
+			return err
+		}
+		if pm, err = n.server(); err != nil || pm == nil {
+			return errors.Join(err, postgres.ErrNotRunning)
 		}
 	}
-	if err := inst.Promote(ctx); err != nil {
-		return err
+	if names := n.diskNames(); !names.Empty() && !n.isArmed() {
+		if err := n.inForce(ctx, pm, names); err != nil {
+			return err
+		}
 	}
-	if !recovery {
-		return nil
+	if err := n.instance().Promote(ctx); err != nil {
+		return err
 	}
 	history, err := n.runningHistory(ctx)
 	if err != nil {
@@ -454,7 +454,7 @@ func (n *node) stop(ctx context.Context) error {
 	if pm == nil {
 		return n.instance().EndOrphans(ctx)
 	}
-	if err := pm.Signal(postgres.StopFast); err != nil {
+	if err := signal(pm, postgres.StopFast); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -481,7 +481,7 @@ func (n *node) stop(ctx context.Context) error {
 			reason = "the next primary has everything"
 		}
 		n.log.Info("ending PostgreSQL immediately", "reason", reason)
-		if err := pm.Signal(postgres.StopImmediate); err != nil {
+		if err := signal(pm, postgres.StopImmediate); err != nil {
 			return err
 		}
 		return <-done
@@ -517,7 +517,20 @@ func (n *node) stopNow(ctx context.Context) error {
 	if pm == nil {
 		return n.instance().EndOrphans(ctx)
 	}
-	return pm.Stop(ctx, postgres.StopImmediate)
+	if err := signal(pm, postgres.StopImmediate); err != nil {
+		return err
+	}
+	return pm.Wait(ctx)
+}
+
+// signal begins a shutdown. A server whose end the observer has seen meanwhile
+// takes no signal any more.
+func signal(pm *postgres.Postmaster, mode postgres.StopMode) error {
+	err := pm.Signal(mode)
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
 }
 
 // peerRules has the HBA rules of all other nodes in place.
