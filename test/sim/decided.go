@@ -194,7 +194,7 @@ func (j *judge) checkGrace(p *process, g fsm.Group, d fsm.Decision, before fsm.R
 // recordText renders a record for traces.
 func recordText(r fsm.Record) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "epoch=%d owner=%d primary=%d fenced=%v", r.Epoch, r.Owner, r.Primary, r.Fenced)
+	fmt.Fprintf(&b, "epoch=%d owner=%d primary=%d fenced=%v tli=%d", r.Epoch, r.Owner, r.Primary, r.Fenced, r.Timeline)
 	if r.FinalLSN != 0 {
 		fmt.Fprintf(&b, " final=%d/%s", r.FinalTLI, r.FinalLSN)
 	}

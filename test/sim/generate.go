@@ -15,7 +15,7 @@ func moods() [][]weighted {
 		{doCrash, 4}, {doBoot, 6}, {doKillPostmaster, 5}, {doKillBoth, 3}, {doKillKeeper, 4}, {doStartKeeper, 5},
 		{doFreeze, 2}, {doThaw, 3}, {doStop, 3}, {doContinue, 4}, {doIsolate, 3}, {doCutMonitor, 3}, {doCutPeers, 3},
 		{doCutLink, 3}, {doCutOneWay, 2}, {doHeal, 8}, {doSlow, 2}, {doLossy, 2}, {doCannotStart, 1}, {doCanStart, 1},
-		{doKillPrimary, 6}, {doIsolatePrimary, 4}, {doCrashPrimary, 5}, {doStopPrimary, 3}, {doCrashOwner, 3},
+		{doKillPrimary, 6}, {doIsolatePrimary, 4}, {doCrashPrimary, 5}, {doStopPrimary, 3}, {doFreezePrimary, 2}, {doCrashOwner, 3},
 		{doKillOwnerKeeper, 3}, {doIsolateOwner, 2}, {doRepair, 12}, {doWrite, 4}, {doBurst, 1},
 	}
 	operators := []weighted{
@@ -34,7 +34,7 @@ func moods() [][]weighted {
 		{{doFailover, 6}, {doPromotion, 6}, {doCutLink, 3}, {doHeal, 5}, {doSlow, 3}, {doCrashOwner, 2}, {doKillOwnerKeeper, 2},
 			{doKillPrimary, 2}, {doRepair, 8}, {doCutPeers, 2}, {doLossy, 3}},
 		{{doNSS, 5}, {doQuorum, 5}, {doPriority, 3}, {doMaintenance, 4}, {doEndMaintenance, 5}, {doCrash, 3}, {doCrashPrimary, 5},
-			{doRepair, 8}, {doIsolatePrimary, 3}, {doStop, 2}, {doContinue, 2}, {doKillKeeper, 2}, {doStartKeeper, 2}},
+			{doRepair, 8}, {doIsolatePrimary, 3}, {doStop, 2}, {doContinue, 2}, {doKillKeeper, 2}, {doStartKeeper, 2}, {doFreezePrimary, 2}, {doThaw, 2}},
 		{{doCrash, 5}, {doCrashPrimary, 6}, {doCutPeers, 3}, {doRepair, 6}, {doBoot, 4}, {doAllowLoss, 1}, {doSlow, 2}},
 		{{doIsolatePrimary, 6}, {doCutMonitor, 4}, {doCutPeers, 4}, {doHeal, 6}, {doStopPrimary, 3}, {doContinue, 4},
 			{doKillKeeper, 3}, {doRepair, 4}},
@@ -54,12 +54,12 @@ func Generate(seed uint64) Schedule {
 	s.Priorities[0] = max(s.Priorities[0], 20)
 	switch {
 	case r.chance(12):
-		s.Async = 63 // asynchronous by choice
+		s.Async = everybody // asynchronous by choice
 	case r.chance(15):
-		s.Async = r.below(64)
+		s.Async = r.below(everybody + 1)
 	}
 	if r.chance(8) {
-		s.Old = r.below(64)
+		s.Old = r.below(everybody + 1)
 	}
 	if r.chance(60) {
 		s.NSS = r.below(3)
@@ -71,21 +71,28 @@ func Generate(seed uint64) Schedule {
 		s.BadCopies = 20
 	}
 	all := moods()
-	mood := all[r.below(len(all))]
+	s.fill(&r, all[r.below(len(all))], 6+r.below(26))
+	return s
+}
+
+// everybody is the bit mask of all hosts.
+const everybody = 1<<maxHosts - 1
+
+// fill adds n operations of a mood.
+func (s *Schedule) fill(r *source, mood []weighted, n int) {
 	total := 0
 	for _, m := range mood {
 		total += m.weight
 	}
-	for range 6 + r.below(26) {
+	for range n {
 		pick := r.below(total)
 		for _, m := range mood {
 			if pick -= m.weight; pick < 0 {
-				s.Ops = append(s.Ops, newOp(&r, m.do, s.Nodes))
+				s.Ops = append(s.Ops, newOp(r, m.do, s.Nodes))
 				break
 			}
 		}
 	}
-	return s
 }
 
 // newOp fills in who, when and how much.
@@ -138,4 +145,54 @@ func newOp(r *source, do action, nodes int) Op {
 		o.B = 0
 	}
 	return o
+}
+
+// GenerateFor makes schedules that look where a missing safeguard shows.
+func GenerateFor(m Mutation, seed uint64) Schedule {
+	r := newSource(seed, 78)
+	s := Generate(seed)
+	s.Fair = false
+	if s.Nodes < 2 {
+		s.Nodes = 2
+	}
+	switch m {
+	case ListForAnybody:
+		s.Nodes, s.NSS, s.Async = 2+r.below(2), 0, 0
+		s.LostReplies, s.BadCopies, s.Ops = 0, 0, nil
+		for range 3 {
+			s.fill(&r, []weighted{{doPriority, 3}, {doNSS, 2}, {doQuorum, 1}, {doCrash, 1}}, 1)
+			s.Ops = append(s.Ops, Op{On: trigger(1 + r.below(int(onList))), Wait: time.Second, Do: doFreezePrimary},
+				Op{Wait: r.between(4*time.Second, 9*time.Second), Do: doRepair}, Op{Wait: 10 * time.Second})
+		}
+	case NoFence, NoDemoteWait, RowIsContact:
+		s.Async = everybody
+		s.Ops = nil
+		s.fill(&r, []weighted{{doIsolatePrimary, 3}, {doFreezePrimary, 3}, {doThaw, 2}, {doRepair, 2}, {doCutMonitor, 1}}, 8)
+		for i := range s.Ops {
+			if s.Ops[i].Do == doThaw || s.Ops[i].Do == doRepair {
+				s.Ops[i].Wait = r.between(10*time.Second, 50*time.Second)
+				s.Ops[i].On = onTime
+			}
+		}
+	case ContactWhenAnswered:
+		s.Async, s.Ops = everybody, nil
+		for range 3 {
+			s.Ops = append(s.Ops, Op{Do: doLossy, A: 1, N: 80}, Op{Do: doLossy, A: 2, N: 80}, Op{Wait: r.between(0, 4*time.Second), Do: doStopPrimary},
+				Op{Wait: r.between(34*time.Second, 50*time.Second), Do: doContinue, A: 1}, Op{Do: doContinue, A: 2},
+				Op{Wait: 3 * time.Second, Do: doRepair}, Op{Wait: 5 * time.Second})
+		}
+	case UnderstatedLSN:
+		s.Nodes, s.NSS, s.Async, s.Ops = 3, -1, 0, nil
+		for range 2 {
+			behind := 2 + r.below(2)
+			s.Ops = append(s.Ops, Op{Do: doCutLink, A: 1, B: behind, Wait: r.between(0, time.Second)},
+				Op{Do: doKillPostmaster, A: 5 - behind, Wait: r.between(0, time.Second)},
+				Op{Do: doCrashPrimary, Wait: r.between(0, 60*time.Millisecond)},
+				Op{Do: doRepair, Wait: 6 * time.Second}, Op{Wait: 10 * time.Second})
+		}
+	case OneVoterEnough:
+		s.Nodes, s.NSS, s.Async, s.Ops = 4+r.below(2), 2, 0, nil
+		s.fill(&r, []weighted{{doNSS, 4}, {doCutLink, 3}, {doSlow, 3}, {doHeal, 2}, {doPriority, 1}, {doRepair, 1}}, 16)
+	}
+	return s
 }

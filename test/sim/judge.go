@@ -81,7 +81,8 @@ func (j *judge) excusedAlone(s *server) bool {
 
 // uncontrolled: the keeper has not been at work long enough to fence its server.
 func (j *judge) uncontrolled(k *keeper) bool {
-	return !k.alive || k.frozen || k.h.frozen || k.w.now-max(k.startedAt, k.resumedAt) < partitionTimeout+5*time.Second
+	now := k.w.now
+	return !k.alive || k.frozen || k.h.frozen || now-k.startedAt < partitionTimeout+5*time.Second || now-k.resumedAt < 5*time.Second
 }
 
 // checkCopies: what counts as a voter's confirmation is on that voter's disk.
@@ -264,14 +265,15 @@ func (j *judge) reported(h *host, n *row, r report) {
 	}
 }
 
-// checkI12: when a node becomes primary, what it wrote alone before is on k voters.
+// checkI12: when a node becomes primary, k of its voters hold whatever it
+// acknowledged before, alone or under another list.
 func (j *judge) checkI12(h *host) {
 	s := h.s
 	if s.state != running || s.listDisk.Empty() {
 		return
 	}
 	holders := 0
-	want := position{s.end.b, s.end.b.lone}
+	want := position{s.end.b, max(s.end.b.lone, s.end.b.promised)}
 	for _, id := range s.listDisk.Voters {
 		for _, o := range j.w.hosts {
 			if o.k.id == id && o.s.exists && o.s.end.b != nil && o.s.end.holds(want) {
@@ -280,7 +282,7 @@ func (j *judge) checkI12(h *host) {
 		}
 	}
 	if want.at > s.end.b.start && holders < s.listDisk.K {
-		j.w.fail("I12", "node %d is primary under %q, but only %d voters hold what it acknowledged alone, up to %s",
+		j.w.fail("I12", "node %d is primary under %q, but only %d voters hold what it acknowledged up to %s",
 			h.k.id, s.listDisk.StandbyNames(), holders, want.at)
 	}
 }

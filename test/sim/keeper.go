@@ -68,10 +68,13 @@ type keeper struct {
 
 func newKeeper(h *host) *keeper { return &keeper{h: h, w: h.w, current: fsm.Init} }
 
-// after schedules fn in the life of this process.
-func (k *keeper) after(d time.Duration, fn func()) {
+// after schedules work in the life of this process.
+func (k *keeper) after(d time.Duration, fn func()) { k.alarm(d*time.Duration(k.h.slow), fn) }
+
+// alarm schedules by the clock.
+func (k *keeper) alarm(d time.Duration, fn func()) {
 	gen := k.gen
-	k.h.after(d, func() {
+	k.h.alarm(d, func() {
 		switch {
 		case k.gen != gen:
 		case k.frozen:
@@ -143,7 +146,7 @@ func (k *keeper) tick() {
 	k.watchStandbys()
 	k.fence()
 	k.report()
-	k.after(tickEvery+k.h.rng.between(0, 20*time.Millisecond), k.tick)
+	k.alarm(tickEvery+k.h.rng.between(0, 20*time.Millisecond), k.tick)
 }
 
 // call asks the monitor's server; exactly one of answered and failed happens,
@@ -151,7 +154,7 @@ func (k *keeper) tick() {
 func (k *keeper) call(query func() func(), failed func()) {
 	w, done := k.w, false
 	sent := w.now
-	k.after(patience, func() {
+	k.alarm(patience, func() {
 		if !done {
 			done = true
 			failed()

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
-	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
 const (
@@ -104,6 +103,9 @@ func (m *monitor) nodeAt(host int) *row {
 
 // list is what synchronous_standby_names() answers: the last list ordered.
 func (m *monitor) list() fsm.List {
+	if m.w.rules.Broken == LoneOrder && m.record.Election != nil {
+		return fsm.List{Primary: m.record.Primary}
+	}
 	if n := len(m.record.Lists); n > 0 {
 		return m.record.Lists[n-1]
 	}
@@ -127,13 +129,17 @@ func (m *monitor) primaryHost() int {
 
 // mostAdvanced is get_most_advanced_standby.
 func (m *monitor) mostAdvanced(caller int64) int {
-	host, best := -1, pg.LSN(0)
+	var best *row
 	for _, r := range m.rows {
-		if r.ID != caller && r.Reported == fsm.ReportLSN && r.Goal != fsm.Dropped && (host < 0 || r.LSN > best) {
-			host, best = r.host, r.LSN
+		if r.ID != caller && r.Reported == fsm.ReportLSN && r.Goal != fsm.Dropped &&
+			(best == nil || r.TLI > best.TLI || r.TLI == best.TLI && r.LSN > best.LSN) {
+			best = r
 		}
 	}
-	return host
+	if best == nil {
+		return -1
+	}
+	return best.host
 }
 
 // report stores a report and answers with the goal stored at its commit.

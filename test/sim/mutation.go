@@ -34,6 +34,10 @@ const (
 	LoneOrder Mutation = "lone-order"
 	// OpenEmpty: a new primary opens with an empty list whatever number_sync_standbys says.
 	OpenEmpty Mutation = "open-empty"
+	// NoGuard: a clone keeps the list that it was copied with.
+	NoGuard Mutation = "no-guard"
+	// ListNotEnforced: the gate opens while the list before may still be in force.
+	ListNotEnforced Mutation = "list-not-enforced"
 	// NoFence: a primary that is cut off goes on.
 	NoFence Mutation = "no-fence"
 	// LonelyFence: a primary that nobody may replace stops when it loses the monitor.

@@ -39,7 +39,7 @@ func (w *World) apply(o Op) {
 	}
 	h := w.hostOf(o.A)
 	switch o.Do {
-	case doKillPrimary, doIsolatePrimary, doCrashPrimary, doStopPrimary:
+	case doKillPrimary, doIsolatePrimary, doCrashPrimary, doStopPrimary, doFreezePrimary:
 		if h = w.primaryHost(); h == nil {
 			return
 		}
@@ -77,7 +77,7 @@ func (w *World) disturb(h *host, o Op) {
 		h.k.die()
 	case doStartKeeper:
 		h.k.start()
-	case doFreeze:
+	case doFreeze, doFreezePrimary:
 		h.frozen = h.up
 	case doThaw:
 		h.thaw()

@@ -19,7 +19,7 @@ func (r *Rules) decide(g fsm.Group, now time.Time) (fsm.Decision, error) {
 	case ListsForgotten, VotersRecounted, OneVoteEnough, DegradedReplaced:
 		return r.decideOnOtherLists(g, now)
 	case NoFencing:
-		return r.decideFenced(g, now)
+		return r.decideUnfenced(g, now)
 	case NoDemoteWait:
 		g.Settings.DemoteTimeout = 0
 	case LoneOrder:
@@ -45,7 +45,7 @@ func (r *Rules) decideOnOtherLists(g fsm.Group, now time.Time) (fsm.Decision, er
 		}
 	case DegradedReplaced:
 		for i, l := range shown {
-			if l.Empty() && g.Record.Primary != 0 {
+			if l.Empty() && primaryInTrouble(g) {
 				shown[i] = fullList(g, l)
 			}
 		}
@@ -77,6 +77,12 @@ func sameNumbers(a, b []fsm.List) bool {
 	return slices.EqualFunc(a, b, func(x, y fsm.List) bool { return x.Number == y.Number })
 }
 
+// primaryInTrouble: an election is open, or about to be.
+func primaryInTrouble(g fsm.Group) bool {
+	i := slices.IndexFunc(g.Nodes, func(n fsm.Node) bool { return n.ID == g.Record.Primary })
+	return g.Record.Election != nil || i >= 0 && (g.Nodes[i].Health == fsm.HealthBad || !g.Nodes[i].PgIsRunning)
+}
+
 // fullList makes a list that allows lone acknowledgement look like one that does not.
 func fullList(g fsm.Group, l fsm.List) fsm.List {
 	for _, n := range g.Nodes {
@@ -99,17 +105,20 @@ func reachable(g fsm.Group, voters []int64) []int64 {
 	return kept
 }
 
-// decideFenced makes Decide believe that the old primary has stopped.
-func (r *Rules) decideFenced(g fsm.Group, now time.Time) (fsm.Decision, error) {
-	was := g.Record.Fenced
-	if g.Record.Election == nil && g.Record.Owner == 0 {
+// decideUnfenced opens the candidate at once, whoever has answered.
+func (r *Rules) decideUnfenced(g fsm.Group, now time.Time) (fsm.Decision, error) {
+	if g.Record.Election == nil || g.Record.Election.AllowDataLoss {
 		return r.Decide(g, now)
 	}
-	g.Record.Fenced = true
+	e := *g.Record.Election
+	e.AllowDataLoss = true
+	g.Record.Election = &e
+	g.Settings.DemoteTimeout = 0
 	d, err := r.Decide(g, now)
-	if !d.Changes() || d.Record.Primary == g.Record.Primary && len(d.Assign) == 0 && len(d.Close) == 0 {
-		d.RecordChanged = false
-		d.Record.Fenced = was
+	if d.Record.Election != nil {
+		e = *d.Record.Election
+		e.AllowDataLoss = false
+		d.Record.Election = &e
 	}
 	return d, err
 }
@@ -123,9 +132,6 @@ func (r *Rules) decideAlone(g fsm.Group, now time.Time) (fsm.Decision, error) {
 	for i, a := range d.Assign {
 		if a.Node == g.Record.Primary && a.Goal == fsm.Draining {
 			d.Assign[i].Goal = fsm.WaitPrimary
-			lists := slices.Clone(d.Record.Lists)
-			last := lists[len(lists)-1]
-			d.Record.Lists = append(lists, fsm.List{Number: last.Number + 1, Primary: a.Node})
 		}
 	}
 	return d, err

@@ -125,10 +125,13 @@ func (w *World) helpOut(waited time.Duration) {
 		if r.Stable(fsm.Maintenance) || r.Stable(fsm.PrepareMaintenance) {
 			m.ask(fsm.Intent{Kind: fsm.IntentStopMaintenance, Node: r.ID})
 		}
-		electable = electable || r.Priority > 0
+		electable = electable || r.Priority > 0 && w.hosts[r.host].s.exists
 	}
-	if !electable && len(m.rows) > 0 {
-		w.set(m.rows[0], Op{Do: doPriority, N: 50})
+	for _, r := range m.rows {
+		if !electable && w.hosts[r.host].s.exists && r.Priority == 0 {
+			w.set(r, Op{Do: doPriority, N: 50})
+			break
+		}
 	}
 	if waited > 2*time.Minute && (len(w.judge.forced) > 0 || w.judge.dropped) && m.waiting != "" && !slices.ContainsFunc(m.intents, func(i fsm.Intent) bool { return i.AllowDataLoss }) {
 		m.ask(fsm.Intent{Kind: fsm.IntentFailover, AllowDataLoss: true})

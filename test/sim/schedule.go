@@ -92,6 +92,7 @@ const (
 	doCrashOwner
 	doKillOwnerKeeper
 	doIsolateOwner
+	doFreezePrimary
 	actions
 )
 
@@ -101,7 +102,7 @@ var actionNames = [actions]string{
 	"cannot-start", "can-start", "kill-decider", "start-decider", "freeze-decider", "thaw-decider", "crash-monitor", "boot-monitor",
 	"failover", "promotion", "allow-loss", "maintenance", "end-maintenance", "drop", "force-drop", "priority", "quorum", "nss",
 	"register", "write", "burst", "kill-primary", "isolate-primary", "crash-primary", "sigstop-primary", "crash-owner",
-	"kill-owner-keeper", "isolate-owner",
+	"kill-owner-keeper", "isolate-owner", "freeze-primary",
 }
 
 // String renders the operation as a line of a scenario file.

@@ -279,10 +279,6 @@ func (s *server) shownList(l fsm.List) {
 		return
 	}
 	s.shown = l
-	if s.recovery {
-		s.old, s.force = l, l
-		return
-	}
 	s.force = l
 	s.noticing++
 	n := s.noticing
@@ -329,7 +325,6 @@ func (s *server) promote() {
 		s.end = position{s.w.newBranch(from), from.at}
 		s.needs = position{}
 		s.append(recordSize)
-		s.old, s.force = s.shown, s.shown
 		if s.w.tracing {
 			s.w.logf("%s: promoted to branch %d (tli %d) at %s, list=%s gate=%v", s.h, s.end.b.id, s.end.b.tli, from.at, s.shown.StandbyNames(), s.gate)
 		}
@@ -376,4 +371,8 @@ func sameList(a, b fsm.List) bool {
 
 // guard leaves a stopped server a list that nobody satisfies: should it come
 // out of recovery, it acknowledges nothing before it has a list of its own.
-func (s *server) guard() { s.listDisk = fsm.List{Number: -1, K: 1, Voters: []int64{-1}} }
+func (s *server) guard() {
+	if s.w.rules.Broken != NoGuard {
+		s.listDisk = fsm.List{Number: -1, K: 1, Voters: []int64{-1}}
+	}
+}

@@ -103,7 +103,7 @@ func (k *keeper) stepEnforceList(wk *walk) outcome {
 	switch {
 	case s.state != running:
 		return outcome{kind: failed}
-	case l.Empty() || s.recovery:
+	case l.Empty() || s.recovery || k.w.rules.Broken == ListNotEnforced:
 		return outcome{done, time.Millisecond}
 	case s.pmFrozen || !sameList(s.shown, l):
 		return outcome{again, 5 * time.Millisecond}
@@ -381,11 +381,8 @@ func (k *keeper) stepCheckTimeline(wk *walk) outcome {
 // that is out of recovery is started again as a standby for that.
 func (k *keeper) stepEndReceiver(wk *walk) outcome {
 	s := k.h.s
-	if s.state == running && !s.recovery || s.state != running && wk.part > 0 {
+	if s.state != running || !s.recovery {
 		return k.stepStandbyAlone(wk)
-	}
-	if s.state != running {
-		return outcome{kind: failed}
 	}
 	switch wk.part {
 	case 0:

@@ -33,6 +33,9 @@ func (s *server) connect(d time.Duration) {
 		if !s.recovery || s.promoting || s.state != running || s.conn != nil || s.upLive.host < 0 {
 			return
 		}
+		if s.received == 0 {
+			s.received = s.end.at &^ (segment - 1) // from where streaming is asked for
+		}
 		if !s.tryConnect() {
 			s.connect(s.h.rng.between(200*time.Millisecond, 600*time.Millisecond))
 		}
@@ -68,9 +71,6 @@ func (s *server) tryConnect() bool {
 	}
 	st := &stream{up: up, down: s, name: s.upLive.node, sending: true, receiving: true, replyAt: s.w.now}
 	st.sent, st.flushed = s.end.at, s.end.at
-	if s.received == 0 {
-		s.received = s.end.at &^ (segment - 1)
-	}
 	up.senders = append(up.senders, st)
 	s.conn = st
 	up.checkAcks()

@@ -183,9 +183,12 @@ func (w *World) logf(format string, args ...any) {
 	w.lines = append(w.lines, fmt.Sprintf("%10.3fs  ", w.now.Seconds())+fmt.Sprintf(format, args...))
 }
 
-// after schedules fn on this host: later when it is slow or stands still by then.
-func (h *host) after(d time.Duration, fn func()) {
-	h.w.after(d*time.Duration(h.slow), func() {
+// after schedules work on this host: later when it is slow or stands still by then.
+func (h *host) after(d time.Duration, fn func()) { h.alarm(d*time.Duration(h.slow), fn) }
+
+// alarm schedules by the clock, which runs the same on a slow host.
+func (h *host) alarm(d time.Duration, fn func()) {
+	h.w.after(d, func() {
 		if h.frozen {
 			h.deferred = append(h.deferred, fn)
 			return

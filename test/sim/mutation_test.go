@@ -1,0 +1,64 @@
+package sim
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// mutations lists every switch with the schedules that it is tried on at most.
+func mutations() []Mutation {
+	return []Mutation{
+		ListsForgotten, ListForAnybody, VotersRecounted, NoteFirst, OneVoterEnough, OneVoteEnough, ReceiverStays, NoFencing,
+		ChildrenIgnored, DegradedReplaced, NoDemoteWait, LoneOrder, OpenEmpty, NoGuard, ListNotEnforced, NoFence, LonelyFence, RowIsContact,
+		ContactWhenAnswered, UnderstatedLSN, ShutdownIgnored, CopyVotes,
+	}
+}
+
+// findMutation plays schedules without one safeguard until an invariant breaks
+// that holds on the same schedule with it.
+func findMutation(m Mutation, limit int64) (schedule Schedule, found *Violation, tried int64) {
+	var next atomic.Int64
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for range 2 {
+		group.Go(func() {
+			broken, sound := RealRules(m), RealRules(Sound)
+			for {
+				n := next.Add(1)
+				mu.Lock()
+				over := found != nil
+				mu.Unlock()
+				if n > limit || over {
+					return
+				}
+				s := GenerateFor(m, uint64(n))
+				r := Run(s, broken, false)
+				if r.Violation == nil || r.Violation.Check[0] != 'I' || Run(s, sound, false).Violation != nil {
+					continue
+				}
+				mu.Lock()
+				if found == nil {
+					schedule, found, tried = s, r.Violation, n
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	return schedule, found, tried
+}
+
+// TestSwitches: with any one safeguard off, an invariant breaks.
+func TestSwitches(t *testing.T) {
+	limit := int64(number("PGDROVER_SIM_SWITCH_LIMIT", 20000))
+	for _, m := range mutations() {
+		t.Run(string(m), func(t *testing.T) {
+			_, v, tried := findMutation(m, limit)
+			require.NotNil(t, v, "%d schedules, and nothing breaks", limit)
+			t.Logf("schedule %d: %s", tried, v)
+		})
+	}
+}
