@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -369,8 +370,22 @@ func (p *Postmaster) Reload() error { return p.send(syscall.SIGHUP) }
 // Signal begins a shutdown and does not wait for it. A stronger mode may follow.
 func (p *Postmaster) Signal(mode StopMode) error {
 	p.instance.log.Info("stopping PostgreSQL", "pid", p.pid, "mode", mode.String())
-	// A stopped process takes no signal but this one.
-	return errors.Join(p.send(mode.signal()), p.send(syscall.SIGCONT))
+	return errors.Join(p.send(mode.signal()), p.send(syscall.SIGCONT), p.instance.wakeStopped())
+}
+
+// wakeStopped has processes that somebody stopped (SIGSTOP) see what else they
+// were sent. All others do not notice.
+func (i *Instance) wakeStopped() error {
+	pids, err := i.serverProcesses()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := killVerified(pid, syscall.SIGCONT, i.isServerProcess); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Stop shuts the server down and waits until nothing of it is left.
@@ -452,11 +467,41 @@ func (p *Postmaster) look(ctx context.Context) (ready, standby bool, err error) 
 	return false, false, nil
 }
 
-// StartupLog returns the last lines of startup.log in one line.
+// StartupLog returns the last lines of startup.log and of the server's own log files
+// that were written since, in one line.
 func (i *Instance) StartupLog() string {
-	text, err := os.ReadFile(i.path("startup.log"))
+	files := []string{i.path("startup.log")}
+	if start, err := os.Stat(files[0]); err == nil {
+		logs, _ := filepath.Glob(i.path("log", "*")) // the pattern is not malformed
+		for _, name := range logs {
+			if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() && !info.ModTime().Before(start.ModTime()) {
+				files = append(files, name)
+			}
+		}
+	}
+	var text strings.Builder
+	for _, name := range files {
+		text.WriteString(strings.ToValidUTF8(endOfFile(name), "?") + "\n")
+	}
+	return oneLine(text.String())
+}
+
+// endOfFile returns the last few kB of a file, "" when it cannot be read.
+func endOfFile(name string) string {
+	const most = 4096
+	f, err := os.Open(name) //nolint:gosec // a log of our instance
 	if err != nil {
 		return ""
 	}
-	return oneLine(strings.ToValidUTF8(string(text), "?"))
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err == nil && info.Size() > most {
+		if _, err := f.Seek(-most, io.SeekEnd); err != nil {
+			return ""
+		}
+	}
+	text, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }

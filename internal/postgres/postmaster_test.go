@@ -235,6 +235,32 @@ func TestServerThatCannotStartSaysWhy(t *testing.T) {
 	require.NoError(t, p.Wait(within(t)))
 }
 
+func TestServerWithALogOfItsOwnSaysWhyToo(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	n.stop(t, p, postgres.StopFast)
+	p, err := n.Start(within(t), postgres.StartConfig{Options: []string{"-c", "logging_collector=on", "-c", "hba_file=/nowhere"}})
+	require.NoError(t, err)
+	defer p.Release()
+	_, err = p.WaitReady(within(t))
+	require.ErrorIs(t, err, postgres.ErrExited)
+	require.ErrorContains(t, err, "/nowhere")
+	require.NoError(t, p.Wait(within(t)))
+}
+
+func TestStoppedProcessesDoNotHoldUpTheEnd(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 1)
+	children, err := exec.CommandContext(t.Context(), "pgrep", "-P", strconv.Itoa(p.PID())).Output()
+	require.NoError(t, err)
+	for _, pid := range append(strings.Fields(string(children)), strconv.Itoa(p.PID())) {
+		number, err := strconv.Atoi(pid)
+		require.NoError(t, err)
+		_ = syscall.Kill(number, syscall.SIGSTOP)
+	}
+	n.stop(t, p, postgres.StopImmediate)
+}
+
 func TestInterruptedInitDBIsRepeated(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, 1)

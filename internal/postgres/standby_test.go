@@ -273,6 +273,41 @@ func TestFastStopShowsItsCheckpointWhileASilentStandbyHoldsItUp(t *testing.T) {
 	require.Equal(t, at, again)
 }
 
+func TestReceiverOfASilentUpstreamEndsToo(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	standby, _ := newStandby(t, primary, 2)
+	link := pgtest.NewLink(t, "127.0.0.1:"+strconv.Itoa(primary.Port()))
+	through := standby.upstream(primary)
+	through.Port = link.Port()
+	require.NoError(t, standby.Follow(within(t), postgres.StandbyOf(through)))
+	eventually(t, func() error {
+		if o := standby.observe(t); o.Receiver.Port != link.Port() || !o.Receiver.Streaming() {
+			return fmt.Errorf("%+v", o.Receiver)
+		}
+		return nil
+	})
+	link.Stall()
+	_, err := standby.EndReceiver(within(t))
+	require.NoError(t, err)
+	// And one that is still trying to connect.
+	require.NoError(t, standby.Follow(within(t), postgres.StandbyOf(through)))
+	eventually(t, func() error {
+		conn := pgtest.Connect(t, standby.dsn())
+		var n int
+		if err := conn.QueryRow(within(t), `SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'`).Scan(&n); err != nil {
+			return err
+		}
+		if n != 1 {
+			return fmt.Errorf("%d receivers", n)
+		}
+		return nil
+	})
+	o, err := standby.EndReceiver(within(t))
+	require.NoError(t, err)
+	require.True(t, o.ReplayIdle)
+}
+
 func TestSlotsAreKeptInStep(t *testing.T) {
 	t.Parallel()
 	primary, _ := newPrimary(t, 1)
