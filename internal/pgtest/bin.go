@@ -31,7 +31,7 @@ var versionText = regexp.MustCompile(`PostgreSQL\) (\d+)`)
 // AllBinaries lists the supported servers of this machine, one for each major
 // version, the oldest first.
 func AllBinaries() []Binaries {
-	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin") //nolint:errcheck // the pattern is well formed
+	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	dirs = append(filepath.SplitList(os.Getenv(binVar)), dirs...)
 	var all []Binaries
 	for _, dir := range dirs {

@@ -44,9 +44,11 @@ func Dir(t testing.TB) string {
 // when there is none it would stay until the machine is restarted, and a kernel
 // has room for 4096 of them.
 func releaseSharedMemory(root string) {
-	//nolint:errcheck // what cannot be read has no segment that we know of
 	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() != pidFile {
+		if err != nil { // what cannot be read has no segment that we know of
+			return nil //nolint:nilerr // see above
+		}
+		if d.Name() != pidFile {
 			return nil
 		}
 		if id, attached, ok := sharedMemory(filepath.Dir(path)); ok && attached == 0 {
@@ -91,13 +93,13 @@ func copyFile(from, to string, mode fs.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("copy file: %w", err)
 	}
-	defer src.Close() //nolint:errcheck // only read
+	defer src.Close()
 	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return fmt.Errorf("copy file: %w", err)
 	}
 	if _, err := io.Copy(dst, src); err != nil {
-		_ = dst.Close() //nolint:errcheck // the copy has failed already
+		_ = dst.Close()
 		return fmt.Errorf("copy %s: %w", from, err)
 	}
 	if err := dst.Close(); err != nil {
@@ -155,7 +157,7 @@ func giveToServerUser(dir string) error {
 // Mkdir makes a directory that belongs to the user who runs the servers.
 func Mkdir(t testing.TB, dir string) {
 	t.Helper()
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as the program makes its own
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatalf("make directory: %v", err)
 	}
 	if err := giveToServerUser(dir); err != nil {

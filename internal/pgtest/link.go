@@ -35,7 +35,7 @@ func NewLink(t testing.TB, target string) *Link {
 	l.wg.Go(l.accept)
 	t.Cleanup(func() {
 		close(l.end)
-		_ = listener.Close() //nolint:errcheck // it only has to stop
+		_ = listener.Close()
 		l.Cut()
 		l.wg.Wait()
 	})
@@ -138,7 +138,7 @@ func (l *Link) forget(c net.Conn) {
 	l.mu.Lock()
 	delete(l.conns, c)
 	l.mu.Unlock()
-	_ = c.Close() //nolint:errcheck // it only has to be gone
+	_ = c.Close()
 }
 
 func (l *Link) serve(client net.Conn) {
@@ -150,7 +150,7 @@ func (l *Link) serve(client net.Conn) {
 	if !l.pass() {
 		return
 	}
-	server, err := net.DialTimeout("tcp", l.target, 10*time.Second) //nolint:noctx // bounded by its timeout
+	server, err := net.DialTimeout("tcp", l.target, 10*time.Second)
 	if err != nil {
 		reset(client)
 		return
@@ -190,7 +190,7 @@ func (l *Link) copy(to, from net.Conn) {
 // reset closes a connection so that the other side sees RST.
 func reset(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) //nolint:errcheck // then it is a plain close
+		_ = tcp.SetLinger(0)
 	}
-	_ = c.Close() //nolint:errcheck // it only has to be gone
+	_ = c.Close()
 }

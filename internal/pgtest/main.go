@@ -93,12 +93,7 @@ func serverOwner() (*syscall.Credential, error) {
 // only the caller may write, so the child writes it into our own directory.
 type output struct{ from, to string }
 
-var (
-	fileFlags = []string{
-		"coverprofile", "cpuprofile", "memprofile", "blockprofile", "mutexprofile", "trace",
-	}
-	dirFlags = []string{"outputdir", "gocoverdir"}
-)
+var fileFlags = []string{"coverprofile", "cpuprofile", "memprofile", "blockprofile", "mutexprofile", "trace"}
 
 // redirect rewrites the arguments of a test binary so that everything it writes
 // goes below dir, and says what has to be copied back where.

@@ -82,6 +82,7 @@ func NewNetwork(t testing.TB, names ...string) *Network {
 }
 
 func (n *Network) remove(t testing.TB, sw string) {
+	t.Helper()
 	for _, h := range n.hosts {
 		if out, err := ip("netns", "del", h.netns); err != nil {
 			t.Errorf("delete namespace of %s: %v: %s", h.Name, err, out)
@@ -169,7 +170,7 @@ func (h *Host) Do(code func() error) error {
 	done := make(chan error, 1) // the goroutine never waits for us
 	go func() {
 		runtime.LockOSThread()
-		err, restored := h.inside(code)
+		restored, err := h.inside(code)
 		if restored {
 			runtime.UnlockOSThread()
 		} // else the thread ends with the goroutine
@@ -178,25 +179,25 @@ func (h *Host) Do(code func() error) error {
 	return <-done
 }
 
-func (h *Host) inside(code func() error) (err error, restored bool) {
+func (h *Host) inside(code func() error) (restored bool, err error) {
 	here, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
-		return fmt.Errorf("open own namespace: %w", err), true
+		return true, fmt.Errorf("open own namespace: %w", err)
 	}
-	defer here.Close() //nolint:errcheck // only a handle
+	defer here.Close()
 	there, err := os.Open("/run/netns/" + h.netns)
 	if err != nil {
-		return fmt.Errorf("open namespace of %s: %w", h.Name, err), true
+		return true, fmt.Errorf("open namespace of %s: %w", h.Name, err)
 	}
-	defer there.Close() //nolint:errcheck // only a handle
+	defer there.Close()
 	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter namespace of %s: %w", h.Name, err), true
+		return true, fmt.Errorf("enter namespace of %s: %w", h.Name, err)
 	}
 	err = code()
 	if back := unix.Setns(int(here.Fd()), unix.CLONE_NEWNET); back != nil {
-		return fmt.Errorf("leave namespace of %s: %w", h.Name, back), false
+		return false, fmt.Errorf("leave namespace of %s: %w", h.Name, back)
 	}
-	return err, true
+	return true, err
 }
 
 // DialContext connects from this host. The address must be numeric: a name

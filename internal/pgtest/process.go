@@ -33,7 +33,7 @@ type Command struct {
 
 // build makes the command without starting it.
 func (c Command) build(ctx context.Context) (*exec.Cmd, error) {
-	cmd := exec.CommandContext(ctx, c.Path, c.Args...) //nolint:gosec // tests run what they want
+	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Dir = c.Dir
 	// A group of its own: an interrupt at the terminal reaches the tests first.
@@ -78,7 +78,7 @@ func Start(t testing.TB, c Command) *Process {
 	if err != nil {
 		t.Fatalf("make log file: %v", err)
 	}
-	defer log.Close() //nolint:errcheck // the program has its own descriptor
+	defer log.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd, err := c.build(ctx)
 	if err != nil {
@@ -114,16 +114,18 @@ func Start(t testing.TB, c Command) *Process {
 // keepLog shows the end of the output of a failed test's program, and leaves
 // the whole among the test's artifacts.
 func (p *Process) keepLog(t testing.TB) {
+	t.Helper()
 	if t.Failed() {
 		Keep(t, fmt.Sprintf("%s-%d.log", p.Name, p.Pid), p.log)
 		t.Logf("end of the output of %s (%d):\n%s", p.Name, p.Pid, p.Tail(20))
 	}
-	_ = os.Remove(p.log) //nolint:errcheck // it lies in a directory that goes anyway
+	_ = os.Remove(p.log)
 }
 
 // Keep leaves a copy of a file among the artifacts of a test, if those are kept
 // at all (go test -artifacts). It may be called by cleanups.
 func Keep(t testing.TB, name, from string) {
+	t.Helper()
 	if f := flag.Lookup("test.artifacts"); f == nil || f.Value.String() != "true" {
 		return
 	}

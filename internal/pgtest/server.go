@@ -125,7 +125,7 @@ func (s *Server) end(p *Process) {
 	if p.Signal(syscall.SIGQUIT) != nil {
 		return
 	}
-	_ = WaitFor(10*time.Second, func() error { //nolint:errcheck // then it is killed
+	_ = WaitFor(10*time.Second, func() error {
 		if p.running() == nil {
 			return fmt.Errorf("server %s still runs", s.name)
 		}
@@ -182,7 +182,7 @@ func Connect(t testing.TB, dsn string) *pgx.Conn {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		_ = conn.Close(ctx) //nolint:errcheck // the server may be gone
+		_ = conn.Close(ctx)
 	})
 	return conn
 }
@@ -196,7 +196,7 @@ func (s *Server) Exec(t testing.TB, database, sql string) {
 	if err != nil {
 		t.Fatalf("connect: %v", err)
 	}
-	defer conn.Close(ctx) //nolint:errcheck // the statements are what counts
+	defer conn.Close(ctx)
 	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 		t.Fatalf("execute %q: %v", sql, err)
 	}
@@ -297,6 +297,6 @@ func (c *commons) server(bin string) (*Server, error) {
 func (c *commons) close() {
 	c.holder.end()
 	for _, dir := range c.templates {
-		_ = os.RemoveAll(filepath.Dir(dir)) //nolint:errcheck // it lies in a directory that goes anyway
+		_ = os.RemoveAll(filepath.Dir(dir))
 	}
 }

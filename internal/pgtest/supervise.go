@@ -37,7 +37,7 @@ func (s Setup) supervise() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("make a directory for the tests: %w", err)
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // nothing to do about it
+	defer os.RemoveAll(dir)
 	attr, outs, err := s.prepareChild(dir, owner)
 	if err != nil {
 		return 0, err
@@ -86,7 +86,7 @@ func (s Setup) prepareChild(dir string, owner *syscall.Credential) (childAttr, [
 	if err := copyFile("/proc/self/exe", c.path, 0o755); err != nil {
 		return c, nil, err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the server user must pass through
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return c, nil, fmt.Errorf("open directory: %w", err)
 	}
 	home, tmp, out := filepath.Join(dir, "home"), filepath.Join(dir, "t"), filepath.Join(dir, "out")
@@ -98,7 +98,7 @@ func (s Setup) prepareChild(dir string, owner *syscall.Credential) (childAttr, [
 		}
 	}
 	for _, d := range dirs {
-		if err := os.Mkdir(d, 0o755); err != nil { //nolint:gosec // as above
+		if err := os.Mkdir(d, 0o755); err != nil {
 			return c, nil, fmt.Errorf("lay out directory for the tests: %w", err)
 		}
 		if owner != nil {
@@ -131,7 +131,7 @@ func (s Setup) prepareChild(dir string, owner *syscall.Credential) (childAttr, [
 func awaitChild(child int, sigs <-chan os.Signal) unix.WaitStatus {
 	for s := range sigs {
 		if s != unix.SIGCHLD {
-			_ = unix.Kill(child, s.(syscall.Signal)) //nolint:errcheck // it may be gone already
+			_ = unix.Kill(child, s.(syscall.Signal))
 			continue
 		}
 		for {
@@ -181,14 +181,14 @@ func endOrphans(patient bool) []string {
 			if what := describeProcess(pid); what != "" {
 				left = append(left, what)
 			}
-			_ = unix.Kill(pid, unix.SIGKILL) //nolint:errcheck // it may be gone already
+			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	}
 }
 
 // ChildrenOf lists the processes whose parent is pid.
 func ChildrenOf(parent int) []int {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat") //nolint:errcheck // the pattern is well formed
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	var pids []int
 	for _, path := range stats {
 		text, err := os.ReadFile(path)
@@ -217,9 +217,9 @@ func describeProcess(pid int) string {
 
 // removeNamespaces deletes the network namespaces of tests that could not do it.
 func removeNamespaces(prefix string) {
-	names, _ := filepath.Glob("/run/netns/" + prefix + "*") //nolint:errcheck // the pattern is well formed
+	names, _ := filepath.Glob("/run/netns/" + prefix + "*")
 	for _, name := range names {
-		out, err := exec.Command("ip", "netns", "del", filepath.Base(name)).CombinedOutput() //nolint:noctx // ends at once
+		out, err := exec.Command("ip", "netns", "del", filepath.Base(name)).CombinedOutput()
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "pgtest: delete namespace: %v: %s\n", err, out)
 		}

@@ -63,12 +63,12 @@ func FreePort(t testing.TB) int {
 // with its process.
 func reservePort() (int, func(), error) {
 	for range 1000 {
-		port := firstPort + rand.IntN(lastPort-firstPort) //nolint:gosec // any port will do
+		port := firstPort + rand.IntN(lastPort-firstPort)
 		lock, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("@pgdrover-pgtest-port-%d", port)})
 		if err != nil {
 			continue
 		}
-		release := func() { _ = lock.Close() } //nolint:errcheck // nothing to lose
+		release := func() { _ = lock.Close() }
 		probe, err := net.ListenTCP("tcp", &net.TCPAddr{Port: port})
 		if err != nil {
 			release()

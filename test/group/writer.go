@@ -291,8 +291,7 @@ func (w *Writer) acked(a Ack) {
 // lost counts a row that was not acknowledged, and says whether the server
 // refused it and keeps the session.
 func (w *Writer) lost(err error) (refused bool) {
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return answer.SeverityUnlocalized == "ERROR"
 	}
 	w.mu.Lock()
