@@ -261,6 +261,7 @@ func (g *Group) disconnect() {
 
 // endServers kills the servers of the group, whoever started them.
 func (g *Group) endServers(t testing.TB) {
+	t.Helper()
 	for _, m := range append([]*Member{g.Monitor}, g.Nodes...) {
 		if t.Failed() {
 			m.keepServerLogs(t)
@@ -271,6 +272,7 @@ func (g *Group) endServers(t testing.TB) {
 
 // keepServerLogs leaves the server's own logs among the test's artifacts.
 func (m *Member) keepServerLogs(t testing.TB) {
+	t.Helper()
 	logs, _ := filepath.Glob(filepath.Join(m.Dir, "log", "*"))
 	logs = append(logs, filepath.Join(m.Dir, "startup.log"))
 	for _, log := range logs {
