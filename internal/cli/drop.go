@@ -128,7 +128,7 @@ func dropRemote(ctx context.Context, s *session, cmd *cobra.Command, _ []string)
 
 // waitGone waits until the monitor has forgotten a node.
 func (s *session) waitGone(ctx context.Context, id int64, patience time.Duration) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errPatience)
+	limited, cancel := context.WithTimeoutCause(ctx, patience, errPatience)
 	defer cancel()
 	for {
 		_, err := s.db.NodeByID(ctx, id)
@@ -136,9 +136,9 @@ func (s *session) waitGone(ctx context.Context, id int64, patience time.Duration
 			return nil
 		}
 		if err == nil {
-			err = s.awaitNews(ctx)
+			err = s.awaitNews(limited)
 		}
-		if errors.Is(context.Cause(ctx), errPatience) {
+		if errors.Is(context.Cause(limited), errPatience) {
 			return fail(exitInternal, "Failed to see node %d gone from the monitor within %d s", id, int(patience.Seconds())).
 				withHint("a node that does not run cannot say that it stopped: use --force when it is gone for good")
 		}
@@ -199,41 +199,56 @@ func leaveMonitor(ctx context.Context, env *Env, cmd *cobra.Command, n *node, st
 	}
 	defer s.close(ctx)
 	force, id := on(cmd, "force"), int64(st.NodeID)
+	if err := s.db.Listen(ctx, pgautofailover.ChannelState); err != nil {
+		return withCode(exitMonitor, err)
+	}
 	if st.Assigned != fsm.Dropped || force {
 		_, err := s.db.RemoveNode(ctx, id, force)
 		if err != nil && pgautofailover.SQLState(err) != pgerrcode.UndefinedObject {
 			return withCode(exitMonitor, err)
 		}
 	}
-	ended := false
+	before, err := findService(n.site)
+	if err != nil {
+		return err
+	}
 	if !force {
-		if ended, err = waitStopped(ctx, n.site, servicePatience); err != nil {
+		if _, err := waitStopped(ctx, n.site, servicePatience); err != nil {
 			return err
 		}
 	}
-	if !ended {
-		if err := endService(ctx, env, n.site); err != nil {
-			return err
-		}
+	if err := endService(ctx, env, n.site); err != nil {
+		return err
 	}
-	_, err = s.db.NodeByID(ctx, id)
-	if errors.Is(err, pgautofailover.ErrNotFound) {
+	patience := time.Duration(0)
+	if before.running {
+		// The service has said that it is dropped; the monitor acts on it in a moment.
+		patience = lastWordPatience
+	}
+	if s.waitGone(ctx, id, patience) == nil {
 		return nil
 	}
-	if err != nil {
-		return withCode(exitMonitor, err)
-	}
+	return n.reportDropped(ctx, env, s, id)
+}
+
+// lastWordPatience is how long the monitor may take to forget a node that said
+// that it is dropped.
+const lastWordPatience = 5 * time.Second
+
+// reportDropped says the last word in the place of a service that does not run.
+func (n *node) reportDropped(ctx context.Context, env *Env, s *session, id int64) error {
 	tools, err := postgres.FindTools(ctx, postgres.FindConfig{PgCtl: n.pgCtl()})
 	if err != nil {
 		return withCode(exitPgCtl, err)
 	}
-	err = keeper.ReportDropped(ctx, keeper.Config{
+	reported := keeper.ReportDropped(ctx, keeper.Config{
 		Paths: n.keeperPaths(), File: n.keeper, Tools: tools, Logger: env.log, Version: env.Version,
 	})
-	if err != nil {
-		return fatal(exitMonitor, "Failed to tell the monitor that node %d is dropped: %w", id, err)
+	err = s.waitGone(ctx, id, lastWordPatience)
+	if err != nil && reported != nil {
+		return fatal(exitMonitor, "Failed to tell the monitor that node %d is dropped: %w", id, reported)
 	}
-	return withCode(exitMonitor, s.waitGone(ctx, id, servicePatience))
+	return withCode(exitMonitor, err)
 }
 
 // endService stops the service of a site that did not end by itself.
