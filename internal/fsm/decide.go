@@ -26,6 +26,7 @@ func rules() []rule {
 		{RuleID{209, "left-alone"}, leftAlone, "The last node of a group: a primary goes on as single, a standby by way of an election."},
 
 		{RuleID{502, "ask-old-primary"}, askOldPrimary, "The old primary stopped and is there to be asked, and the candidate lacks what it may have."},
+		{RuleID{504, "candidate-behind"}, candidateBehind, "The candidate does not have what was reported."},
 		{RuleID{341, "promotion-ready"}, promotionReady, "The candidate has what was acknowledged, and the old primary acknowledges nothing any more: it opens."},
 		{RuleID{501, "planned-given-up"}, plannedGivenUp, "A planned promotion whose old primary vanished or whose last record did not arrive becomes an unplanned one."},
 		{RuleID{339, "stop-replication"}, stopReplication, "The candidate is the whole quorum: it is promoted behind a closed gate, which ends its receiver."},
@@ -117,7 +118,8 @@ func (r Record) equal(o Record) bool {
 	}
 	a, b := *r.Election, *o.Election
 	return slices.Equal(a.Votes, b.Votes) && a.AllowDataLoss == b.AllowDataLoss && a.Prefer == b.Prefer &&
-		a.Avoid == b.Avoid && a.Planned == b.Planned && a.Off == b.Off && a.Async == b.Async
+		a.Avoid == b.Avoid && a.Planned == b.Planned && a.Off == b.Off && a.Async == b.Async &&
+		a.Source == b.Source && slices.Equal(a.Followers, b.Followers)
 }
 
 // Apply returns the group as it is once d is stored at the time now.

@@ -89,17 +89,21 @@ func (t *turn) fanOut() bool {
 	return changed
 }
 
-// callOld lets nodes that stopped take part, the old primary first of all,
-// when the votes do not suffice without them: nobody knows better what it acknowledged.
+// callOld lets nodes that stopped take part when the votes do not suffice
+// without them: the primaries of the lists in force, who know best what they
+// acknowledged, and with an operator's leave anybody.
 func (t *turn) callOld() bool {
 	if t.allSatisfied(t.voted) && t.anyCandidate() {
 		return false
 	}
 	changed := false
 	for _, n := range t.members() {
-		if t.alive(n) && n.Settled() && n.Goal.In(downStates...) {
-			changed = t.goal(n, ReportLSN, "%s to report_lsn to find the failover candidate", n) || changed
+		primary := n.ID == t.rec.Primary || slices.ContainsFunc(t.rec.Lists, func(l List) bool { return l.Primary == n.ID })
+		if !t.alive(n) || !n.Settled() || !n.Goal.In(Draining, DemoteTimeout, Demoted, PrepareMaintenance) ||
+			!primary && (!t.rec.Election.AllowDataLoss || t.anyCandidate()) {
+			continue
 		}
+		changed = t.goal(n, ReportLSN, "%s to report_lsn to find the failover candidate", n) || changed
 	}
 	return changed
 }
@@ -115,7 +119,7 @@ func (t *turn) durable(s *Node) bool {
 		return true
 	}
 	if t.allSatisfied(t.voted) {
-		return true
+		return t.complete(s)
 	}
 	// A stopped primary left nothing acknowledged that its whole quorum lacks.
 	// But what it wrote last without asking anybody is worth waiting for, if it stopped cleanly.
@@ -123,6 +127,12 @@ func (t *turn) durable(s *Node) bool {
 		return true
 	}
 	return t.waited(s)
+}
+
+// complete: what s reports now has everything that was reported, on one lineage.
+func (t *turn) complete(s *Node) bool {
+	at := t.where(s, s.TLI, s.LSN)
+	return !at.forked && at.compare(t.bestPosition()) >= 0
 }
 
 // soleQuorum: s alone holds everything that was acknowledged under the lists in force.
@@ -149,6 +159,9 @@ func (t *turn) waited(s *Node) bool {
 	if !t.asyncElection() && !e.AllowDataLoss && !(e.Off && t.quorumsSatisfied()) {
 		return false
 	}
+	if e.Async && !e.AllowDataLoss && !t.followersGone() {
+		return false
+	}
 	last := t.g.MonitorStart
 	for _, n := range t.members() {
 		if t.voted(n.ID) || n.ID == s.ID {
@@ -158,6 +171,12 @@ func (t *turn) waited(s *Node) bool {
 		}
 	}
 	return t.now.Sub(last) > t.g.Settings.DemoteTimeout
+}
+
+// followersGone: none of the old primary's standbys streams from it any more,
+// by their own word. One that does would keep it from fencing itself.
+func (t *turn) followersGone() bool {
+	return !slices.ContainsFunc(t.rec.Election.Followers, func(id int64) bool { return !t.voted(id) })
 }
 
 func later(a, b time.Time) time.Time {
@@ -251,9 +270,11 @@ func (t *turn) elect() bool {
 			continue
 		}
 		t.own(s)
+		e.Source = 0
 		if complete || src == nil {
 			t.goal(s, PreparePromotion, "%s to prepare_promotion and %d nodes reported their LSN position.", s, len(e.Votes))
 		} else {
+			e.Source = src.ID
 			t.goal(s, FastForward, "%s to fast_forward after %d nodes reported their LSN position.", s, len(e.Votes))
 		}
 		return true
@@ -271,7 +292,7 @@ func (t *turn) votesSuffice() bool {
 		return t.allAsked()
 	}
 	if t.asyncElection() {
-		return t.allAsked()
+		return t.followersGone() && t.allAsked()
 	}
 	return t.rec.Fenced && t.rec.FinalLSN != 0 && slices.ContainsFunc(t.members(), func(n *Node) bool {
 		return t.candidate(n) && t.beyond(n)

@@ -174,6 +174,11 @@ type Election struct {
 	Avoid  int64 `json:"avoid,omitempty"`
 	// Planned says that an operator asked for it: the old primary is expected to stop cleanly.
 	Planned bool `json:"planned,omitempty"`
+	// Source is the node that the candidate fetches missing WAL from.
+	Source int64 `json:"source,omitempty"`
+	// Followers are the nodes that were to be secondaries when an asynchronous
+	// group lost its primary: each of them may still stream from it.
+	Followers []int64 `json:"followers,omitempty"`
 	// Async says that the old primary was asynchronous by choice, and in a state
 	// in which it fences itself.
 	Async bool `json:"async,omitempty"`

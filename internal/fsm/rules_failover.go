@@ -74,7 +74,13 @@ func primaryFailed(t *turn) bool {
 	if t.rec.Owner == p.ID {
 		t.rec.Owner = 0
 	}
-	t.open(Election{Async: t.fencesAsync(p)})
+	e := Election{Async: t.fencesAsync(p)}
+	for _, n := range t.others(p) {
+		if e.Async && n.Goal == Secondary {
+			e.Followers = append(e.Followers, n.ID)
+		}
+	}
+	t.open(e)
 	t.drain(p, "%s to %s after it became unhealthy.", p, t.drainGoal(p))
 	t.fanOut()
 	return true
@@ -190,6 +196,18 @@ func askOldPrimary(t *turn) bool {
 	t.goal(s, ReportLSN, "%s to report_lsn to find the failover candidate", s)
 	t.goal(p, ReportLSN, "%s to report_lsn to find the failover candidate", p)
 	return true
+}
+
+// candidateBehind takes back a candidate that does not have what was reported:
+// what it fetched was another lineage's WAL.
+func candidateBehind(t *turn) bool {
+	s, e := t.owner(), t.rec.Election
+	if s == nil || e == nil || e.AllowDataLoss || !s.Stable(PreparePromotion) || !t.allSatisfied(t.voted) || t.complete(s) || t.beyond(s) {
+		return false
+	}
+	t.rec.Owner = 0
+	e.Avoid, e.Prefer = s.ID, 0
+	return t.goal(s, ReportLSN, "%s to report_lsn after it lacked what was reported.", s)
 }
 
 // fetched: the candidate has the WAL that it lacked.

@@ -307,6 +307,12 @@ func (w *world) arrive(n *Node) {
 		n.LSN += 0x80
 	case n.Goal.In(CatchingUp, Secondary) && p != nil:
 		n.TLI, n.LSN, n.History = p.TLI, p.LSN, p.History
+	case n.Goal == FastForward:
+		for _, s := range w.g.Nodes {
+			if s.Reported == ReportLSN && s.TLI == n.TLI {
+				n.LSN = max(n.LSN, s.LSN)
+			}
+		}
 	case n.Goal == PreparePromotion && from == Secondary:
 	case n.Goal.In(Draining, PrepareMaintenance, Dropped) && from.Writable():
 		n.LSN += 0x28

@@ -41,6 +41,9 @@ func (t *turn) waitingForVotes() string {
 	case t.maySolo() && !t.asyncElection() && !e.AllowDataLoss && !e.Off && !t.allSatisfied(t.voted):
 		return fmt.Sprintf("the election waits for the old primary, node %d, which may have acknowledged writes that no standby has; "+
 			"bring it back, or %s", t.rec.Primary, overrideHint)
+	case e.Async && !t.followersGone():
+		return fmt.Sprintf("the election waits for the final report of every standby that followed node %d, which may still stream from it; "+
+			"bring them back, or %s", t.rec.Primary, overrideHint)
 	case !t.votesSuffice():
 		return fmt.Sprintf("the election waits for the final report of %s; bring it back, or %s", t.missing(t.voted), overrideHint)
 	case !slices.ContainsFunc(t.members(), t.electable):

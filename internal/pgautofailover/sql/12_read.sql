@@ -87,7 +87,9 @@ RETURNS SETOF record LANGUAGE sql STRICT AS $$
       FROM pgautofailover.node n
      WHERE n.formationid = $1 AND n.groupid = $2 AND n.reportedstate = 'report_lsn' AND n.nodeid <> $3
        AND (n.health > 0 OR NOT pgautofailover.caller_allows_data_loss())
-     ORDER BY n.reportedlsn DESC, n.health DESC, n.nodeid LIMIT 1
+     ORDER BY n.nodeid = (SELECT (s.record -> 'election' ->> 'source')::bigint FROM pgautofailover.group_state s
+                           WHERE s.formationid = $1 AND s.groupid = $2) DESC NULLS LAST,
+              n.reportedtli DESC, n.reportedlsn DESC, n.health DESC, n.nodeid LIMIT 1
 $$;
 
 -- What the group's decisions stored: the value that its primary is to have, empty before the first.
