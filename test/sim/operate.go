@@ -39,6 +39,9 @@ func (w *World) apply(o Op) {
 	}
 	h := w.hostOf(o.A)
 	switch o.Do {
+	case doExpect:
+		w.expect(o.A)
+		return
 	case doKillPrimary, doIsolatePrimary, doCrashPrimary, doStopPrimary, doFreezePrimary:
 		if h = w.primaryHost(); h == nil {
 			return
@@ -59,6 +62,19 @@ func (w *World) apply(o Op) {
 		return
 	}
 	w.operate(h, o)
+}
+
+// expect checks which host has the group's one open primary; 0 for none.
+func (w *World) expect(n int) {
+	open := 0
+	for _, r := range w.mon.rows {
+		if r.Goal.Writable() && w.hosts[r.host].s.rw {
+			open = r.host + 1
+		}
+	}
+	if open != n {
+		w.fail("expected", "host%d should be the primary, host%d is: %s", n, open, w.describe())
+	}
 }
 
 // disturb injects or repairs a fault of a host or of the network.

@@ -180,11 +180,11 @@ func (w *World) settledNow() bool {
 	return w.standbysFollow(p)
 }
 
-// anyData: some node of the group has a data directory. A group whose data was
-// removed on request has nothing to settle.
+// anyData: some node of the group has a whole data directory. A group whose
+// data was removed on request has nothing to settle.
 func (w *World) anyData() bool {
 	for _, r := range w.mon.rows {
-		if w.hosts[r.host].s.exists {
+		if s := w.hosts[r.host].s; s.exists && !s.broken {
 			return true
 		}
 	}

@@ -93,6 +93,7 @@ const (
 	doKillOwnerKeeper
 	doIsolateOwner
 	doFreezePrimary
+	doExpect
 	actions
 )
 
@@ -102,7 +103,7 @@ var actionNames = [actions]string{
 	"cannot-start", "can-start", "kill-decider", "start-decider", "freeze-decider", "thaw-decider", "crash-monitor", "boot-monitor",
 	"failover", "promotion", "allow-loss", "maintenance", "end-maintenance", "drop", "force-drop", "priority", "quorum", "nss",
 	"register", "write", "burst", "kill-primary", "isolate-primary", "crash-primary", "sigstop-primary", "crash-owner",
-	"kill-owner-keeper", "isolate-owner", "freeze-primary",
+	"kill-owner-keeper", "isolate-owner", "freeze-primary", "expect",
 }
 
 // String renders the operation as a line of a scenario file.

@@ -189,9 +189,12 @@ func (s *server) killPostmaster(children time.Duration) {
 	s.state = orphaned
 	s.promoting = false
 	s.pmFrozen = false
-	s.after(children, func() {
-		s.vanish()
-		s.h.k.serverChanged()
+	gen := s.gen
+	s.h.alarm(children, func() {
+		if s.gen == gen {
+			s.vanish()
+			s.h.k.serverChanged()
+		}
 	})
 	s.h.k.serverChanged()
 }
