@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/pgdrover/pgdrover/internal/pgtest"
 	"github.com/pgdrover/pgdrover/test/group"
 )
 
@@ -28,9 +30,29 @@ const programVar = "PGDROVER_TEST_PROGRAM"
 
 // use makes the harness run this program until the benchmark ends.
 func (c contender) use(b *testing.B) {
-	if c.program != "" {
-		b.Setenv(programVar, c.program)
+	if c.program == "" {
+		return
 	}
+	// The harness has the servers put their sockets into a directory of the
+	// test, by a variable that this program only half respects.
+	script := filepath.Join(pgtest.Dir(b), "pg_autoctl")
+	text := "#!/bin/sh\nunset PG_REGRESS_SOCK_DIR\nexec " + c.program + " \"$@\"\n"
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil { //nolint:gosec // others run it
+		b.Fatal(err)
+	}
+	b.Setenv(programVar, script)
+}
+
+// tidy ends all processes of a group's programs before the harness ends the
+// ones that it knows: theirs has several for each member.
+func tidy(b *testing.B, g *group.Group) {
+	b.Cleanup(func() {
+		for _, m := range append([]*group.Member{g.Monitor}, g.Nodes...) {
+			if m.Alive() == nil {
+				signal(b, syscall.SIGKILL, held(b, m)...)
+			}
+		}
+	})
 }
 
 // contenders are pgdrover and, where it is installed or can be, Debian's
@@ -86,6 +108,13 @@ func programs(b *testing.B, m *group.Member) []int {
 	return pids
 }
 
+// held are the same processes, all of them: the first is stopped, so that it
+// starts no more.
+func held(b *testing.B, m *group.Member) []int {
+	signal(b, syscall.SIGSTOP, m.Process().Pid)
+	return programs(b, m)
+}
+
 func signal(b *testing.B, s syscall.Signal, pids ...int) {
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, s); err != nil {
@@ -97,7 +126,7 @@ func signal(b *testing.B, s syscall.Signal, pids ...int) {
 // killBoth ends the program's processes and the postmaster without warning.
 func killBoth(b *testing.B, m *group.Member) {
 	postmaster := m.Postmaster(b)
-	signal(b, syscall.SIGKILL, append(programs(b, m), postmaster)...)
+	signal(b, syscall.SIGKILL, append(held(b, m), postmaster)...)
 	m.Process().Wait(b, group.Patience)
 }
 

@@ -13,6 +13,9 @@ import (
 	"github.com/pgdrover/pgdrover/test/group"
 )
 
+// startupGrace is a little longer than pgautofailover.startup_grace_period.
+const startupGrace = 11 * time.Second
+
 var rounds = flag.Int("rounds", 5, "how often each failure is measured; the median counts")
 
 // failure is something that happens to a primary, or is done to it.
@@ -72,12 +75,15 @@ func BenchmarkGap(b *testing.B) {
 
 func measure(b *testing.B, f failure) []time.Duration {
 	g := group.Start(b, group.Config{Nodes: f.nodes})
+	tidy(b, g)
 	g.CreateLedger(b)
 	// Several sessions, so that one that waits for a server that does not
 	// answer does not hide that another one is served.
 	w := g.Write(b, group.WriterConfig{Sessions: 4, Patience: 500 * time.Millisecond})
 	defer w.Stop()
 	w.WaitAck(b, time.Now())
+	// A monitor replaces nobody right after its start: it has to watch first.
+	time.Sleep(startupGrace)
 	var gaps []time.Duration
 	for range *rounds {
 		primary := g.WaitWhole(b)

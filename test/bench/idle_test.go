@@ -26,6 +26,7 @@ func BenchmarkIdle(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			c.use(b)
 			g := group.Start(b, group.Config{Nodes: 3})
+			tidy(b, g)
 			primary := g.WaitWhole(b)
 			time.Sleep(5 * time.Second) // what followed the last edge is over then
 			members := append([]*group.Member{g.Monitor}, g.Nodes...)

@@ -32,6 +32,7 @@ func BenchmarkFromNothing(b *testing.B) {
 			whole.add(c.name, repeat(b, func(b *testing.B) time.Duration {
 				began := time.Now()
 				g := group.New(b, group.Config{})
+				tidy(b, g)
 				ready := time.Now()
 				for i := range 2 {
 					g.Create(b, fmt.Sprintf("node%d", i+1))
