@@ -163,9 +163,8 @@ func (i *Instance) emptyTablespaces() error {
 }
 
 func (i *Instance) copyServer(ctx context.Context, cfg BackupConfig) error {
-	source := cfg.Source.With("password", "").With("connect_timeout", "")
 	args := []string{
-		"--no-password", "--dbname", source.DSN(), "--pgdata", cfg.BackupDir, "--username", pg.ReplicationRole,
+		"--no-password", "--dbname", toolSource(cfg.Source), "--pgdata", cfg.BackupDir, "--username", pg.ReplicationRole,
 		"--verbose", "--progress", "--wal-method=stream", "--checkpoint=fast",
 	}
 	if cfg.MaxRate != "" {

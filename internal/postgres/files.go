@@ -12,6 +12,9 @@ import (
 // writeFile replaces a file in one step: after a crash it holds the old or the
 // new contents, never a part.
 func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target // an operator's link stays a link
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)

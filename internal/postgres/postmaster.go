@@ -418,12 +418,18 @@ func (p *Postmaster) WaitReady(ctx context.Context) (standby bool, err error) {
 		}
 		select {
 		case <-p.exited:
-			return false, fmt.Errorf("start PostgreSQL: %w (%s): %s", ErrExited, p.ExitText(), p.instance.StartupLog())
+			return false, p.exitError(ctx)
 		case <-ctx.Done():
 			return false, fmt.Errorf("wait until PostgreSQL is ready: %w", context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
+}
+
+// exitError tells why a server ended, once its log collector has written that down.
+func (p *Postmaster) exitError(ctx context.Context) error {
+	err := p.instance.EndOrphans(ctx)
+	return errors.Join(fmt.Errorf("start PostgreSQL: %w (%s): %s", ErrExited, p.ExitText(), p.instance.StartupLog()), err)
 }
 
 // waitState waits for a status in postmaster.pid, without a connection.
@@ -438,7 +444,7 @@ func (p *Postmaster) waitState(ctx context.Context, states ...string) error {
 		}
 		select {
 		case <-p.exited:
-			return fmt.Errorf("start PostgreSQL: %w (%s): %s", ErrExited, p.ExitText(), p.instance.StartupLog())
+			return p.exitError(ctx)
 		case <-ctx.Done():
 			return fmt.Errorf("wait until PostgreSQL is %s, it is %q: %w", strings.Join(states, " or "), f.state, context.Cause(ctx))
 		case <-time.After(pollPeriod):

@@ -107,7 +107,7 @@ func (i *Instance) rewindTo(ctx context.Context, cfg RewindConfig, source System
 	err = i.run(ctx, runConfig{
 		program: "pg_rewind",
 		args: []string{
-			"--target-pgdata", i.cfg.DataDir, "--source-server", cfg.Source.With("password", "").DSN(),
+			"--target-pgdata", i.cfg.DataDir, "--source-server", toolSource(cfg.Source),
 			"--no-ensure-shutdown",
 		},
 		env: passwordEnv(cfg.Source),

@@ -128,6 +128,7 @@ func connect(ctx context.Context, info pg.ConnInfo, settings map[string]string) 
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	cfg.RuntimeParams["search_path"] = "pg_catalog"
 	maps.Copy(cfg.RuntimeParams, settings)
+	cfg.DialFunc = dialer().DialContext
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)

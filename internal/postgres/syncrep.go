@@ -69,6 +69,10 @@ func (i *Instance) listInForce(ctx context.Context, names pg.StandbyNames) (targ
 			if err != nil || have != want {
 				return err
 			}
+			if names.Empty() {
+				done = true
+				return nil
+			}
 			if err := s.Checkpoint(ctx); err != nil {
 				return err
 			}

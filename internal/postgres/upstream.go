@@ -2,10 +2,16 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"strconv"
+	"strings"
+	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
@@ -25,6 +31,7 @@ func Identify(ctx context.Context, source pg.ConnInfo) (SystemInfo, error) {
 		return SystemInfo{}, fmt.Errorf("identify %s: the connection string is not valid", source)
 	}
 	cfg.RuntimeParams["replication"] = "true"
+	cfg.DialFunc = dialer().DialContext
 	if source.Get("connect_timeout") == "" {
 		cfg.ConnectTimeout = connectTimeout
 	}
@@ -75,6 +82,40 @@ func closeQuietly(ctx context.Context, conn *pgconn.PgConn) {
 	defer cancel()
 	_ = conn.Close(ctx)
 }
+
+// A host that vanishes is noticed within these.
+const (
+	keepIdle     = 5 * time.Second
+	keepInterval = 2 * time.Second
+	keepCount    = 3
+	userTimeout  = 10 * time.Second
+)
+
+func dialer() *net.Dialer {
+	return &net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: keepCount},
+		Control: func(network, _ string, c syscall.RawConn) error {
+			if !strings.HasPrefix(network, "tcp") {
+				return nil
+			}
+			var err error
+			controlErr := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+			})
+			return errors.Join(controlErr, err)
+		},
+	}
+}
+
+// toolSource is a source as the installation's programs get it: without the
+// password, and so that they too notice a host that vanished.
+func toolSource(source pg.ConnInfo) string {
+	return source.With("password", "").With("connect_timeout", "").
+		With("keepalives_idle", seconds(keepIdle)).With("keepalives_interval", seconds(keepInterval)).
+		With("keepalives_count", strconv.Itoa(keepCount)).With("tcp_user_timeout", milliseconds(userTimeout)).DSN()
+}
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
 
 // withRemote runs f on an SQL session on another server.
 func withRemote(ctx context.Context, source pg.ConnInfo, f func(*Session) error) error {
