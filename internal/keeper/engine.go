@@ -62,6 +62,8 @@ type engine struct {
 	goal     assignment
 	reached  int64
 	haveGoal bool
+	// introduced: the monitor has said what it knows of this node.
+	introduced bool
 	// confirmed: the monitor answered a report sent after confirmFrom, so the
 	// goal holds and the server may be started.
 	confirmed   bool
@@ -196,6 +198,13 @@ func (e *engine) hear(a answer) {
 		e.monitorLost(a.err)
 		return
 	}
+	if a.known != nil {
+		e.introduced = true
+		if a.known.State == e.state.Current {
+			e.reached = a.known.Reached
+		}
+		return
+	}
 	if e.lost {
 		e.lost = false
 		e.log.Info("the monitor answers again")
@@ -280,7 +289,7 @@ func (e *engine) fenceRole() fsm.State {
 
 // publish hands the latest report to the reporter.
 func (e *engine) publish() {
-	if !e.haveView || e.view.Epoch < e.freshFrom {
+	if !e.introduced || !e.haveView || e.view.Epoch < e.freshFrom {
 		return
 	}
 	r := e.report()

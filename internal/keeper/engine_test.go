@@ -137,6 +137,17 @@ func TestRestartEstablishesTheStateBeforeItIsConfirmed(t *testing.T) {
 	})
 }
 
+func TestRestartTakesUpWhatTheMonitorKnows(t *testing.T) {
+	inWorld(t, fsm.Secondary, func(w *world) {
+		w.monitor.known = known{State: fsm.Secondary, Reached: 7}
+	}, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		for _, r := range w.monitor.all() {
+			require.Equal(t, int64(7), r.Reached, "or else the primary would give it up for a moment")
+		}
+	})
+}
+
 func TestNothingIsStartedBeforeTheMonitorConfirmed(t *testing.T) {
 	inWorld(t, fsm.Primary, func(w *world) {
 		w.monitor.down = true

@@ -29,7 +29,7 @@ type fakeMonitor struct {
 
 	mu       sync.Mutex
 	down     bool
-	unknown  bool // the node is not registered
+	known    known
 	goal     assignment
 	reports  []heard
 	asked    []string
@@ -38,8 +38,6 @@ type fakeMonitor struct {
 	sessions int
 	notes    chan notification
 }
-
-var errUnknownNode = errors.New("couldn't find node")
 
 func (m *fakeMonitor) dial(context.Context) (monitorSession, error) {
 	m.mu.Lock()
@@ -112,6 +110,12 @@ func (s *fakeSession) WaitNotification(ctx context.Context) (notification, error
 	case <-ctx.Done():
 		return notification{}, context.Cause(ctx)
 	}
+}
+
+func (s *fakeSession) Known(context.Context) (known, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known, nil
 }
 
 func (s *fakeSession) note(what string) error {

@@ -70,6 +70,11 @@ func (s *pgSession) Close() {
 	_ = s.db.Close(ctx)
 }
 
+func (s *pgSession) Known(ctx context.Context) (known, error) {
+	row, err := s.db.NodeByID(ctx, s.nodeID)
+	return known{State: row.Reported, Reached: row.Reached}, err
+}
+
 func (s *pgSession) Report(ctx context.Context, r report) (assignment, error) {
 	a, err := s.db.Report(ctx, pgautofailover.Report{
 		Formation: s.formation, NodeID: s.nodeID, Group: s.group, State: r.State, Reached: r.Reached,
@@ -84,7 +89,7 @@ func (s *pgSession) Report(ctx context.Context, r report) (assignment, error) {
 
 // unknownNode reports that the monitor does not know the node any more.
 func unknownNode(err error) bool {
-	return pgautofailover.SQLState(err) == pgerrcode.UndefinedObject
+	return pgautofailover.SQLState(err) == pgerrcode.UndefinedObject || errors.Is(err, pgautofailover.ErrNotFound)
 }
 
 func (s *pgSession) WaitNotification(ctx context.Context) (notification, error) {

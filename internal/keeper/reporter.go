@@ -7,12 +7,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
 // monitorSession is the one connection to the monitor: reports go out on it
 // and notifications come in. It is not for concurrent use.
 type monitorSession interface {
+	// Known is what the monitor last heard of this node.
+	Known(ctx context.Context) (known, error)
 	// Report stores a report and returns the stored goal.
 	Report(ctx context.Context, r report) (assignment, error)
 	// WaitNotification blocks until the monitor says something about the
@@ -51,6 +54,12 @@ type nodeRequests interface {
 	UpdateMetadata(ctx context.Context, name, host string, port int) error
 }
 
+// known is what the monitor has stored of a node's own reports.
+type known struct {
+	State   fsm.State
+	Reached int64
+}
+
 // notification is one word of the monitor about this group.
 type notification struct {
 	Node int64 // 0 when it is about the group as a whole
@@ -62,6 +71,7 @@ type answer struct {
 	report   report
 	assigned assignment
 	peers    []peer // nil when not asked for
+	known    *known // of the first session, before any report
 	err      error
 }
 
@@ -96,6 +106,8 @@ type reporter struct {
 	next  *report // nil: nothing to say yet
 	hurry bool
 	redo  bool // connect again
+
+	introduced bool // in run only
 }
 
 // call is one question that somebody else asks on the reporter's session.
@@ -235,6 +247,9 @@ func (r *reporter) session(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
+	if err := r.introduce(ctx, s); err != nil {
+		return err
+	}
 	var lastSent, lastPeers time.Duration
 	first, wantPeers := true, true
 	for {
@@ -271,6 +286,26 @@ func (r *reporter) session(ctx context.Context) error {
 			wantPeers = wantPeers || n.Node != r.nodeID
 		}
 	}
+}
+
+// introduce asks, once in a process's life, what the monitor knows: a keeper
+// that was restarted takes up its own thread, or else its first report would
+// look as if it had lost the state that it is in.
+func (r *reporter) introduce(ctx context.Context, s monitorSession) error {
+	if r.introduced {
+		return nil
+	}
+	askCtx, cancel := context.WithTimeout(ctx, askTimeout)
+	k, err := s.Known(askCtx)
+	cancel()
+	if err != nil {
+		return err
+	}
+	r.introduced = true
+	if !r.deliver(ctx, answer{known: &k}) {
+		return ctx.Err()
+	}
+	return nil
 }
 
 // exchange sends one report.
