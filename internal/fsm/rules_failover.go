@@ -76,7 +76,7 @@ func primaryFailed(t *turn) bool {
 	}
 	e := Election{Async: t.fencesAsync(p)}
 	for _, n := range t.others(p) {
-		if e.Async && n.Goal == Secondary {
+		if e.Async && t.mayFollow(n, p) {
 			e.Followers = append(e.Followers, n.ID)
 		}
 	}
@@ -84,6 +84,13 @@ func primaryFailed(t *turn) bool {
 	t.drain(p, "%s to %s after it became unhealthy.", p, t.drainGoal(p))
 	t.fanOut()
 	return true
+}
+
+// mayFollow: p may count on n for its contact with the group. Its keeper counts
+// the nodes whose goal was secondary when it was last answered.
+func (t *turn) mayFollow(n, p *Node) bool {
+	heard := p.Seen.Add(-t.g.Settings.UnhealthyTimeout)
+	return n.Goal == Secondary || n.Reported == Secondary && !n.GoalAt.Before(heard)
 }
 
 // drainGoal is the stopped state that p is sent to: another one than it
