@@ -55,6 +55,9 @@ func Create(ctx context.Context, cfg CreateConfig) error {
 	defer lock.release()
 	c := creation{Keeper: k, cfg: cfg}
 	state, err := c.register(ctx)
+	if errors.Is(err, ErrCreated) && cfg.Run {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -89,13 +92,14 @@ func (c *creation) register(ctx context.Context) (State, error) {
 				return State{}, err
 			}
 		}
-		if known && exists(paths.InitFile) {
+		// The init file goes before the state is recorded.
+		if known && (exists(paths.InitFile) || state.Current.In(fsm.Init, fsm.WaitStandby)) {
 			return c.resume(state)
 		}
 		if known && state.Current != fsm.Dropped {
 			return State{}, &CreateError{
 				Step: "create this node",
-				Err:  fmt.Errorf("the state file %q exists and there is no init in progress", paths.StateFile),
+				Err:  fmt.Errorf("%w: the state file %q exists and there is no init in progress", ErrCreated, paths.StateFile),
 				hint: "use `pg_autoctl run` to start the node, or `pg_autoctl drop node` first",
 			}
 		}

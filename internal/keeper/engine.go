@@ -215,6 +215,7 @@ func (e *engine) hear(a answer) {
 	e.state.LastMonitorContact = time.Now()
 	if a.peers != nil {
 		e.peers, e.peersKnown = a.peers, true
+		e.fence.group(a.peers)
 	}
 	if !e.haveGoal || a.assigned != e.goal {
 		if a.assigned.Goal != e.goal.Goal && a.assigned.Goal != e.state.Current {

@@ -13,6 +13,10 @@ var ErrDropped = errors.New("this node has been dropped from the monitor")
 // node any more.
 var ErrNotRegistered = errors.New("this node is not registered on the monitor any more")
 
+// ErrCreated refuses a creation that is over already. Create with Run set
+// takes it for success.
+var ErrCreated = errors.New("this node has been created before")
+
 // ErrDetach as the cause of a cancelled context ends Run and leaves PostgreSQL
 // running: the next Run adopts it.
 var ErrDetach = errors.New("leave PostgreSQL running")

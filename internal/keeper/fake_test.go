@@ -30,6 +30,7 @@ type fakeMonitor struct {
 	mu       sync.Mutex
 	down     bool
 	known    known
+	peers    []peer
 	goal     assignment
 	reports  []heard
 	asked    []string
@@ -125,7 +126,12 @@ func (s *fakeSession) note(what string) error {
 	return nil
 }
 
-func (s *fakeSession) OtherNodes(context.Context) ([]peer, error) { return nil, nil }
+func (s *fakeSession) OtherNodes(context.Context) ([]peer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peers, nil
+}
+
 func (s *fakeSession) Candidate(context.Context) (peer, bool, error) {
 	return peer{}, false, nil
 }

@@ -24,6 +24,9 @@ type fence struct {
 	replies  map[int64]time.Time
 	names    pg.StandbyNames
 	known    bool // names were seen since the start
+	// secondaries are the nodes that the monitor counted on when it last
+	// answered: for a primary without a list it waits for their word.
+	secondaries []int64
 }
 
 func newFence(now time.Duration) *fence {
@@ -35,6 +38,16 @@ func newFence(now time.Duration) *fence {
 
 // answered notes that the monitor answered the report sent at this time.
 func (f *fence) answered(sent time.Duration) { f.monitor = max(f.monitor, sent) }
+
+// group takes what the monitor said of the other nodes.
+func (f *fence) group(peers []peer) {
+	f.secondaries = nil
+	for _, p := range peers {
+		if p.Goal == fsm.Secondary {
+			f.secondaries = append(f.secondaries, p.ID)
+		}
+	}
+}
 
 // saw takes one look at the local server.
 func (f *fence) saw(v view) {
@@ -68,12 +81,12 @@ func (f *fence) applies(role, goal fsm.State) bool {
 }
 
 // standbys returns when enough standbys were last there: as many members of
-// the list as a commit needs, any standby when the list is empty.
+// the list as a commit needs, any secondary when the list is empty.
 func (f *fence) standbys() time.Duration {
 	need := max(f.names.K, 1)
 	var times []time.Duration
 	for id, at := range f.contacts {
-		if f.names.Empty() || slices.Contains(f.names.Members, pg.StandbyName(id)) {
+		if f.names.Empty() && slices.Contains(f.secondaries, id) || slices.Contains(f.names.Members, pg.StandbyName(id)) {
 			times = append(times, at)
 		}
 	}

@@ -120,15 +120,18 @@ func TestOnlyMembersOfTheListCount(t *testing.T) {
 	})
 }
 
-func TestAnyStandbyCountsForAnAsynchronousPrimary(t *testing.T) {
-	inWorld(t, fsm.Primary, func(w *world) { w.server.standbys[9] = true }, func(t *testing.T, w *world) {
+func TestAnySecondaryCountsForAnAsynchronousPrimary(t *testing.T) {
+	inWorld(t, fsm.Primary, func(w *world) {
+		w.server.standbys[8], w.server.standbys[9] = true, true
+		w.monitor.peers = []peer{{ID: 8, Goal: fsm.CatchingUp}, {ID: 9, Goal: fsm.Secondary}}
+	}, func(t *testing.T, w *world) {
 		w.pass(5 * time.Second)
 		w.monitor.setDown(true)
 		w.pass(time.Minute)
 		require.True(t, w.server.running)
-		cutOff(w)
+		w.server.edit(func() { w.server.standbys[9] = false })
 		w.pass(30 * time.Second)
-		require.False(t, w.server.running)
+		require.False(t, w.server.running, "the monitor does not wait for a node that is catching up")
 	})
 }
 

@@ -110,29 +110,32 @@ func fromPeer(p pgautofailover.Peer) peer {
 	return peer{ID: p.ID, Name: p.Name, Host: p.Host, Port: p.Port, LSN: p.LSN, Primary: p.IsPrimary}
 }
 
+func fromRow(n pgautofailover.NodeRow) peer {
+	return peer{ID: n.ID, Name: n.Name, Host: n.Host, Port: n.Port, LSN: n.LSN, Goal: n.Goal, Primary: n.Reported.Writable()}
+}
+
 func (s *pgSession) OtherNodes(ctx context.Context) ([]peer, error) {
-	list, err := s.db.OtherNodes(ctx, s.nodeID)
+	rows, err := s.db.NodeRows(ctx, s.formation, &s.group)
 	if err != nil {
 		return nil, err
 	}
-	peers := make([]peer, 0, len(list))
-	for _, p := range list {
-		peers = append(peers, fromPeer(p))
+	peers := make([]peer, 0, len(rows))
+	for _, n := range rows {
+		if n.ID != s.nodeID && n.Goal != fsm.Dropped {
+			peers = append(peers, fromRow(n))
+		}
 	}
 	return peers, nil
 }
 
 func (s *pgSession) Candidate(ctx context.Context) (peer, bool, error) {
-	rows, err := s.db.NodeRows(ctx, s.formation, &s.group)
-	if err != nil {
-		return peer{}, false, err
-	}
-	for _, n := range rows {
-		if n.ID != s.nodeID && n.Goal.In(fsm.PreparePromotion, fsm.StopReplication, fsm.WaitPrimary) {
-			return peer{ID: n.ID, Name: n.Name, Host: n.Host, Port: n.Port, LSN: n.LSN}, true, nil
+	peers, err := s.OtherNodes(ctx)
+	for _, p := range peers {
+		if p.Goal.In(fsm.PreparePromotion, fsm.StopReplication, fsm.WaitPrimary) {
+			return p, true, nil
 		}
 	}
-	return peer{}, false, nil
+	return peer{}, false, err
 }
 
 func (s *pgSession) Primary(ctx context.Context) (peer, error) {

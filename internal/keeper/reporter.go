@@ -29,6 +29,7 @@ type monitorSession interface {
 
 // groupView is what an edge asks the monitor about the group.
 type groupView interface {
+	// OtherNodes are the nodes of the group that stay, without this one.
 	OtherNodes(ctx context.Context) ([]peer, error)
 	// Candidate is the node that is being promoted now, if there is one.
 	Candidate(ctx context.Context) (peer, bool, error)

@@ -237,7 +237,16 @@ func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig) (postgr
 	if err != nil {
 		return postgres.LineageForeign, err
 	}
-	return postgres.Relate(local, o.LSN, info), nil
+	lineage := postgres.Relate(local, o.LSN, info)
+	if lineage != postgres.LineageFollows {
+		return lineage, nil
+	}
+	// Two servers promoted at one position have the same history.
+	same, err := inst.SameLine(ctx, postgres.CopyFrom(up), local, info.History)
+	if err == nil && !same {
+		lineage = postgres.LineageAmbiguous
+	}
+	return lineage, err
 }
 
 // asStandby has a standby running here; done says that it had to be made one,

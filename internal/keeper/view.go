@@ -42,6 +42,7 @@ type peer struct {
 	Host    string
 	Port    int
 	LSN     pg.LSN
+	Goal    fsm.State
 	Primary bool
 }
 
