@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/spf13/cobra"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -229,8 +230,9 @@ func listenAddresses(listen string) []string {
 }
 
 // reachMonitor connects to the monitor that a new node shall register with,
-// before anything is written. A monitor that is about to start is waited for.
-func reachMonitor(ctx context.Context, env *Env, info pg.ConnInfo) (*session, error) {
+// and finds the formation there, before anything is written. A monitor that is
+// about to start, or that is being created, is waited for.
+func reachMonitor(ctx context.Context, env *Env, info pg.ConnInfo, formation string) (*session, error) {
 	patience := monitorStartPatience
 	if env.getenv("PGCONNECT_TIMEOUT") != "" {
 		patience = env.patience()
@@ -240,13 +242,20 @@ func reachMonitor(ctx context.Context, env *Env, info pg.ConnInfo) (*session, er
 	for warned := false; ; warned = true {
 		err := s.connect(ctx)
 		if err == nil {
-			return s, nil
+			if err = s.formationExists(ctx, formation); err == nil {
+				return s, nil
+			}
+			s.close(ctx)
 		}
+		err = withCode(exitMonitor, err)
 		if ctx.Err() != nil || !worthWaiting(err) || time.Now().After(deadline) {
 			return nil, err
 		}
 		if !warned {
 			env.warnf("%s; trying again for %d s", err, int(time.Until(deadline).Seconds()))
+		}
+		if err := sleep(ctx, 200*time.Millisecond); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -254,10 +263,19 @@ func reachMonitor(ctx context.Context, env *Env, info pg.ConnInfo) (*session, er
 // monitorStartPatience is how long a creation waits for a monitor that does not answer yet.
 const monitorStartPatience = 30 * time.Second
 
-// worthWaiting tells a monitor that may be starting from an URI that is wrong.
+// worthWaiting tells a monitor that may be starting, or that is just being
+// created, from an URI that is wrong.
 func worthWaiting(err error) bool {
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-		return false
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return !dns.IsNotFound
+	}
+	switch pgautofailover.SQLState(err) {
+	case "":
+		_, refused := errors.AsType[*net.OpError](err)
+		return refused
+	case pgerrcode.InvalidAuthorizationSpecification, pgerrcode.InvalidCatalogName,
+		pgerrcode.InvalidSchemaName, pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction:
+		return true
 	}
 	return pgautofailover.Retryable(err)
 }

@@ -264,14 +264,11 @@ func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command
 		if err != nil {
 			return err
 		}
-		s, err := reachMonitor(ctx, env, info)
+		s, err := reachMonitor(ctx, env, info, file.Formation)
 		if err != nil {
 			return err
 		}
 		defer s.close(ctx)
-		if err := s.formationExists(ctx, file.Formation); err != nil {
-			return withCode(exitMonitor, err)
-		}
 		if err := c.sameSystem(ctx, s, file.Formation); err != nil {
 			return err
 		}

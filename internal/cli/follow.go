@@ -128,6 +128,17 @@ func (f *follower) checkRequest(ctx context.Context) error {
 	return nil
 }
 
+// replaced reports whether another node than the first primary takes writes,
+// be it without standbys: all there is to wait for when the others are gone.
+func (f *follower) replaced() bool {
+	for id, p := range f.states {
+		if id != f.primary && p.reported == p.goal && p.goal.In(fsm.WaitPrimary, fsm.Single) {
+			return true
+		}
+	}
+	return false
+}
+
 // wait prints the progress table until done answers true, at most for limit
 // (for ever when it is not positive). It returns errPatience when that is over.
 func (f *follower) wait(ctx context.Context, limit time.Duration, show bool, done func() bool) error {

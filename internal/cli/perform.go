@@ -62,7 +62,9 @@ func waitNewPrimary(ctx context.Context, f *follower, cmd *cobra.Command) error 
 	}
 	f.announce()
 	seconds := number(cmd, "wait")
-	err := f.wait(ctx, time.Duration(seconds)*time.Second, true, f.succeeded)
+	err := f.wait(ctx, time.Duration(seconds)*time.Second, true, func() bool {
+		return f.succeeded() || on(cmd, "allow-data-loss") && f.replaced()
+	})
 	if errors.Is(err, errPatience) {
 		if err := showWaiting(ctx, f.s, f.formation, &f.group); err != nil {
 			return err

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -127,7 +129,7 @@ func (s *session) connect(ctx context.Context) error {
 			return nil
 		}
 		if ctx.Err() != nil || time.Now().After(deadline) || !pgautofailover.Retryable(err) {
-			return fail(exitMonitor, "Failed to connect to the monitor at %s: %w", s.info, err).
+			return fail(exitMonitor, "Failed to connect to the monitor at %s: %w", s.info, plainCause(err)).
 				withHint("check that the monitor is running and that its URI is right")
 		}
 		pause = min(2*time.Second, 5*time.Millisecond+rand.N(3*pause)) //nolint:gosec // jitter
@@ -135,6 +137,21 @@ func (s *session) connect(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// plainCause is the one thing that kept a connection from being made, of all
+// that the driver says about every address it tried.
+func plainCause(err error) error {
+	if server, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return server
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return dns
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op
+	}
+	return err
 }
 
 // notice shows what the monitor says besides its answer.
