@@ -34,6 +34,8 @@ type watch interface {
 	// Settings come usable even with an error that is about their values; then Closed is false.
 	Settings(ctx context.Context) (pgautofailover.Settings, error)
 	Closed() bool
+	// Break has whatever waits for the server fail at once.
+	Break()
 	Close(ctx context.Context)
 }
 

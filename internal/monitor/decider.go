@@ -84,11 +84,11 @@ func newDecider(b backend, dial dialer, log *slog.Logger, ready func()) *decider
 // Run decides until the context ends. Whatever happens to the database, it
 // comes back: with a new number, and with its clocks started again.
 func (d *decider) Run(ctx context.Context) error {
-	d.observed = newObserver(time.Now(), pulseInterval)
+	d.observed = newObserver(time.Now())
 	for {
 		err := d.session(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to end
 		}
 		d.log.WarnContext(ctx, "decisions are suspended until the monitor's database is back", "error", err)
 		timer := time.NewTimer(reconnectDelay)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"syscall"
@@ -26,15 +28,23 @@ type postgresDialer struct {
 	mu sync.Mutex
 	// secure are the addresses that refused a connection without TLS.
 	secure map[string]bool
-	// known are the addresses that a name last resolved to: a name server that
-	// is down says nothing about a node.
-	known map[string][]string
+	// known are the addresses that names last resolved to.
+	known map[string]resolved
 }
+
+// resolved is what a name was found to stand for.
+type resolved struct {
+	addresses []string
+	at        time.Time
+}
+
+// lookupEvery is how often a name is looked up again.
+const lookupEvery = 5 * time.Second
 
 func newPostgresDialer() *postgresDialer {
 	return &postgresDialer{
 		// No keepalives: a connection lives for milliseconds.
-		dialer: net.Dialer{KeepAlive: -1}, secure: make(map[string]bool), known: make(map[string][]string),
+		dialer: net.Dialer{KeepAlive: -1}, secure: make(map[string]bool), known: make(map[string]resolved),
 	}
 }
 
@@ -54,18 +64,29 @@ func (d *postgresDialer) Probe(ctx context.Context, host string, port int) outco
 	return out
 }
 
+// lookup returns the addresses of a host. A name server that is down says
+// nothing about a node, so what was known before stays good enough.
 func (d *postgresDialer) lookup(ctx context.Context, host string) ([]string, error) {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return []string{host}, nil
+	}
+	d.mu.Lock()
+	before, known := d.known[host]
+	d.mu.Unlock()
+	if known && time.Since(before.at) < lookupEvery {
+		return before.addresses, nil
+	}
 	found, err := net.DefaultResolver.LookupHost(ctx, host)
+	if err != nil && known {
+		return before.addresses, nil
+	}
+	if err != nil {
+		return nil, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err == nil {
-		d.known[host] = found
-		return found, nil
-	}
-	if before, ok := d.known[host]; ok {
-		return before, nil
-	}
-	return nil, err
+	d.known[host] = resolved{addresses: found, at: time.Now()}
+	return found, nil
 }
 
 func (d *postgresDialer) probe(ctx context.Context, address string) outcome {
@@ -143,10 +164,12 @@ func converse(conn net.Conn) (refusal string, err error) {
 		case *pgproto3.ErrorResponse:
 			return m.Code, nil
 		case *pgproto3.AuthenticationCleartextPassword, *pgproto3.AuthenticationMD5Password, *pgproto3.AuthenticationSASL:
-			return "", leave(f, conn)
+			leave(f, conn)
+			return "", nil
 		case *pgproto3.ReadyForQuery:
 			if asked {
-				return "", leave(f, conn)
+				leave(f, conn)
+				return "", nil
 			}
 			asked = true
 			f.Send(&pgproto3.Query{String: "SELECT 1"})
@@ -160,17 +183,12 @@ func converse(conn net.Conn) (refusal string, err error) {
 // leave has the server close first, so that it knows of a client that left and
 // counts it out before the next one comes. The answer is in already: whatever
 // goes wrong here does not matter.
-func leave(f *pgproto3.Frontend, conn net.Conn) error {
+func leave(f *pgproto3.Frontend, conn net.Conn) {
 	f.Send(&pgproto3.Terminate{})
-	if f.Flush() == nil {
-		var rest [64]byte
-		for {
-			if _, err := conn.Read(rest[:]); err != nil {
-				break
-			}
-		}
+	if f.Flush() != nil {
+		return
 	}
-	return nil
+	_, _ = io.Copy(io.Discard, conn)
 }
 
 // judge tells what an error says about the server.

@@ -112,7 +112,7 @@ func (f *fakeDB) cut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, c := range f.conns {
-		c.break_()
+		c.sever()
 	}
 	f.conns, f.holder = nil, nil
 }
@@ -130,7 +130,7 @@ func (f *fakeDB) open(number int64) *fakeConn {
 	return c
 }
 
-func (c *fakeConn) break_() { c.once.Do(func() { close(c.gone) }) }
+func (c *fakeConn) sever() { c.once.Do(func() { close(c.gone) }) }
 
 func (f *fakeDB) Acquire(ctx context.Context) (control, error) {
 	for {
@@ -185,8 +185,10 @@ func (c *fakeConn) Closed() bool {
 	}
 }
 
+func (c *fakeConn) Break() { c.sever() }
+
 func (c *fakeConn) Close(context.Context) {
-	c.break_()
+	c.sever()
 	c.db.mu.Lock()
 	defer c.db.mu.Unlock()
 	if c.db.holder == c {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -196,14 +195,4 @@ func (f File) URI() string {
 	}
 	u.RawQuery = strings.Join(query, "&")
 	return u.String()
-}
-
-// abs makes the data directory independent of where a command is started.
-func (f *File) abs() error {
-	path, err := filepath.Abs(f.PGData)
-	if err != nil {
-		return fmt.Errorf("find data directory: %w", err)
-	}
-	f.PGData = path
-	return nil
 }

@@ -31,7 +31,7 @@ func TestNetworkOf(t *testing.T) {
 
 func addrs(text string) []netip.Addr {
 	var all []netip.Addr
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		all = append(all, netip.MustParseAddr(word))
 	}
 	return all

@@ -12,6 +12,11 @@ func (d *decider) look(ctx context.Context, looks watch, probes *prober) error {
 	ticker := time.NewTicker(pulseInterval)
 	defer ticker.Stop()
 	l := looking{decider: d, watch: looks, probes: probes}
+	// The driver watches a context that can be cancelled with a goroutine per
+	// query, which at ten queries a second costs more than the queries. So the
+	// end of the context breaks the connection instead.
+	stop := context.AfterFunc(ctx, looks.Break)
+	defer stop()
 	for {
 		if err := l.once(ctx); err != nil {
 			return err
@@ -33,7 +38,7 @@ type looking struct {
 }
 
 func (l *looking) once(ctx context.Context) error {
-	all, err := l.watch.Pulses(ctx)
+	all, err := l.watch.Pulses(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
 	}
@@ -53,7 +58,7 @@ func (l *looking) once(ctx context.Context) error {
 	l.queue.add(seen.changed...)
 	if seen.strangers || now.Sub(l.swept) >= sweepInterval {
 		l.swept = now
-		if err := l.sweep(ctx, all); err != nil {
+		if err := l.sweep(ctx); err != nil {
 			return err
 		}
 	}
@@ -69,7 +74,7 @@ func (l *looking) once(ctx context.Context) error {
 }
 
 // sweep reads everything: what a notification told already, and what it should have.
-func (l *looking) sweep(ctx context.Context, all []pgautofailover.Pulse) error {
+func (l *looking) sweep(ctx context.Context) error {
 	rows, err := l.watch.AllNodeRows(ctx)
 	if err != nil {
 		return err

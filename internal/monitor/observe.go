@@ -44,7 +44,6 @@ type observedNode struct {
 type observer struct {
 	mu       sync.Mutex
 	start    time.Time
-	interval time.Duration
 	lastTick time.Time
 	// primed is set by the first look. Nodes that it shows said nothing to this
 	// process yet; nodes that appear later have just registered.
@@ -53,9 +52,9 @@ type observer struct {
 	intents map[int64]time.Time
 }
 
-func newObserver(start time.Time, interval time.Duration) *observer {
+func newObserver(start time.Time) *observer {
 	return &observer{
-		start: start, interval: interval,
+		start: start,
 		nodes: make(map[int64]*observedNode), intents: make(map[int64]time.Time),
 	}
 }
@@ -76,7 +75,7 @@ func (o *observer) tick(now time.Time) (stalled bool) {
 // late also compares wall clocks, for the monotonic one stands still while the
 // machine is suspended.
 func (o *observer) late(now time.Time) bool {
-	limit := o.interval + stallTolerance
+	const limit = pulseInterval + stallTolerance
 	return now.Sub(o.lastTick) >= limit || now.Round(0).Sub(o.lastTick.Round(0)) >= limit
 }
 

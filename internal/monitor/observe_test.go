@@ -24,7 +24,7 @@ func TestClocksStartAgainAfterALateTick(t *testing.T) {
 	t.Parallel()
 	t0 := time.Now()
 	at := func(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
-	o := newObserver(t0, pulseInterval)
+	o := newObserver(t0)
 	require.False(t, o.steady(t0), "nothing is decided before the first look")
 	require.True(t, o.tick(at(0)))
 	stamp := at(-99999) // the database's clock is its own
@@ -49,7 +49,7 @@ func TestClocksStartAgainAfterALateTick(t *testing.T) {
 
 func TestSuspendedMachineIsLate(t *testing.T) {
 	t.Parallel()
-	o := newObserver(time.Now(), pulseInterval)
+	o := newObserver(time.Now())
 	o.tick(time.Now())
 	// A wall clock that ran ahead of the monotonic one: Round(0) drops the latter.
 	require.True(t, o.late(o.lastTick.Round(0).Add(time.Hour)))
@@ -58,7 +58,7 @@ func TestSuspendedMachineIsLate(t *testing.T) {
 func TestReportIsSeenByItsStamp(t *testing.T) {
 	t.Parallel()
 	t0 := time.Now()
-	o := newObserver(t0, pulseInterval)
+	o := newObserver(t0)
 	o.tick(t0)
 	o.pulses([]pgautofailover.Pulse{pulse(1, t0, false)}, t0)
 	o.pulses([]pgautofailover.Pulse{pulse(1, t0, false)}, t0.Add(time.Second))
@@ -81,7 +81,7 @@ func TestReportIsSeenByItsStamp(t *testing.T) {
 func TestClientThatStoppedHoldingSessionsIsPatientlyTreated(t *testing.T) {
 	t.Parallel()
 	t0 := time.Now()
-	o := newObserver(t0, pulseInterval)
+	o := newObserver(t0)
 	o.tick(t0)
 	o.pulses([]pgautofailover.Pulse{pulse(1, t0, true)}, t0)
 	for i := range 12 {
@@ -95,7 +95,7 @@ func TestClientThatStoppedHoldingSessionsIsPatientlyTreated(t *testing.T) {
 func TestSweepNamesGroupsThatDiffer(t *testing.T) {
 	t.Parallel()
 	t0 := time.Now()
-	o := newObserver(t0, pulseInterval)
+	o := newObserver(t0)
 	other := groupKey{Formation: "other", Group: 1}
 	rows := []pgautofailover.NodeRow{
 		{Formation: "default", ID: 1, Goal: fsm.Primary, GoalNumber: 3, Reported: fsm.Primary},

@@ -119,7 +119,7 @@ func TestCreateThenRun(t *testing.T) {
 	// Nodes reach it by its URI, and see every setting.
 	conn, err := pgx.Connect(t.Context(), cfg.File.URI())
 	require.NoError(t, err)
-	defer conn.Close(t.Context()) //nolint:errcheck // the test is over
+	defer conn.Close(t.Context())
 	var timeout string
 	require.NoError(t, conn.QueryRow(t.Context(), "SHOW pgautofailover.node_considered_unhealthy_timeout").Scan(&timeout))
 	require.Equal(t, "3s", timeout)
@@ -270,7 +270,7 @@ const createVar = "PGDROVER_TEST_CREATE_MONITOR"
 
 func createFromEnv() int {
 	var cfg CreateConfig
-	if err := json.Unmarshal([]byte(os.Getenv(createVar)), &cfg.Config.File); err != nil {
+	if err := json.Unmarshal([]byte(os.Getenv(createVar)), &cfg.File); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -71,7 +71,7 @@ func (d *decider) record(ctx context.Context, holder control, v *verdicts) error
 			everything = true
 		case <-prune.C:
 			err := w.Prune(ctx, d.current().EventRetention)
-			if done := d.tolerate(ctx, w, "old events stay", err); done != nil {
+			if done := d.tolerate(ctx, w, "delete old events", err); done != nil {
 				return done
 			}
 			continue
@@ -81,7 +81,7 @@ func (d *decider) record(ctx context.Context, holder control, v *verdicts) error
 			continue
 		}
 		err := w.SetHealth(ctx, probes...)
-		if done := d.tolerate(ctx, w, "health checks are not stored", err); done != nil {
+		if done := d.tolerate(ctx, w, "store health checks", err); done != nil {
 			return done
 		}
 		if err != nil {
@@ -116,14 +116,14 @@ func (d *decider) retryHealth(ctx context.Context, v *verdicts, probes []pgautof
 }
 
 // tolerate logs an error that leaves the connection usable; any other it returns.
-func (d *decider) tolerate(ctx context.Context, w worker, consequence string, err error) error {
+func (d *decider) tolerate(ctx context.Context, w worker, action string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if ctx.Err() != nil || w.Closed() {
 		return err
 	}
-	d.log.WarnContext(ctx, consequence, "error", err)
+	d.log.WarnContext(ctx, "this has to be tried again", "action", action, "error", err)
 	return nil
 }
 

@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -57,24 +56,22 @@ func (d *decider) due(now time.Time) (due []groupKey, next time.Duration) {
 // logTurn writes one line per decision, and one when the group begins or
 // ceases to wait for something.
 func (d *decider) logTurn(ctx context.Context, key groupKey, t turn) {
-	where := []any{slog.String("formation", key.Formation), slog.Int("group", key.Group)}
+	log := d.log.With("formation", key.Formation, "group", key.Group)
 	for _, step := range t.decisions {
-		args := append(where[:len(where):len(where)], slog.String("rule", step.decision.Rule.Name), slog.Int("rule_pos", step.decision.Rule.Pos),
-			slog.String("nodes", describe(step.before, step.decision)))
+		log.InfoContext(ctx, "decided", "rule", step.decision.Rule.Name, "rule_pos", step.decision.Rule.Pos,
+			"nodes", describe(step.before, step.decision))
 		for _, c := range step.decision.Close {
 			if !c.Applied {
-				args = append(args, slog.String("refused", c.Text))
+				log.WarnContext(ctx, "a request is not carried out", "request", c.Intent, "reason", c.Text)
 			}
 		}
-		d.log.InfoContext(ctx, "decided", args...)
 	}
-	if t.waiting != t.waited {
-		args := append(where[:len(where):len(where)], slog.String("reason", t.waiting))
-		if t.waiting == "" {
-			d.log.InfoContext(ctx, "the group does not wait any more", where...)
-		} else {
-			d.log.WarnContext(ctx, "the group waits", args...)
-		}
+	switch {
+	case t.waiting == t.waited:
+	case t.waiting == "":
+		log.InfoContext(ctx, "the group does not wait any more")
+	default:
+		log.WarnContext(ctx, "the group waits", "reason", t.waiting)
 	}
 }
 

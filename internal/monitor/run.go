@@ -110,7 +110,7 @@ func (m *Monitor) decideWhenUp(ctx context.Context, up <-chan struct{}) error {
 	}
 	if err := m.upgrade(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to end
 		}
 		return err
 	}
@@ -245,7 +245,7 @@ func (m *Monitor) giveUp(ctx context.Context, p *postgres.Postmaster, because er
 // stop ends the server; a fast stop that hangs becomes an immediate one.
 func (m *Monitor) stop(serving, asked context.Context, p *postgres.Postmaster) error {
 	mode := postgres.StopFast
-	if by, ok := context.Cause(asked).(stopSignal); ok && by.Signal() == syscall.SIGQUIT { //nolint:errorlint // a cause is not wrapped
+	if by, ok := context.Cause(asked).(stopSignal); ok && by.Signal() == syscall.SIGQUIT {
 		mode = postgres.StopImmediate
 	}
 	m.log.InfoContext(serving, "stopping the monitor's server", "mode", mode.String())

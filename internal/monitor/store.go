@@ -13,7 +13,7 @@ import (
 
 // LoadFile reads a monitor's configuration file.
 func LoadFile(path string) (File, error) {
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(path) //nolint:gosec // the operator names it
 	if err != nil {
 		hint := ""
 		if errors.Is(err, fs.ErrNotExist) {
@@ -66,7 +66,7 @@ func (f File) render() (string, error) {
 func (f File) Save(path string) error {
 	text, err := f.render()
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(path), 0o755)
+		err = os.MkdirAll(filepath.Dir(path), 0o755) //nolint:gosec // as pg_autoctl makes them
 	}
 	if err == nil {
 		err = replaceFile(path, text, 0o644)

@@ -30,6 +30,7 @@ const programVar = "PGDROVER_TEST_PROGRAM"
 
 // use makes the harness run this program until the benchmark ends.
 func (c contender) use(b *testing.B) {
+	b.Helper()
 	if c.program == "" {
 		return
 	}
@@ -37,7 +38,7 @@ func (c contender) use(b *testing.B) {
 	// test, by a variable that this program only half respects.
 	script := filepath.Join(pgtest.Dir(b), "pg_autoctl")
 	text := "#!/bin/sh\nunset PG_REGRESS_SOCK_DIR\nexec " + c.program + " \"$@\"\n"
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil { //nolint:gosec // others run it
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		b.Fatal(err)
 	}
 	b.Setenv(programVar, script)
@@ -46,6 +47,7 @@ func (c contender) use(b *testing.B) {
 // tidy ends all processes of a group's programs before the harness ends the
 // ones that it knows: theirs has several for each member.
 func tidy(b *testing.B, g *group.Group) {
+	b.Helper()
 	b.Cleanup(func() {
 		for _, m := range append([]*group.Member{g.Monitor}, g.Nodes...) {
 			if m.Alive() == nil {
@@ -58,6 +60,7 @@ func tidy(b *testing.B, g *group.Group) {
 // contenders are pgdrover and, where it is installed or can be, Debian's
 // pg_auto_failover.
 func contenders(b *testing.B) []contender {
+	b.Helper()
 	all := []contender{{name: ours}}
 	path, err := peer()
 	if err != nil {
@@ -82,7 +85,7 @@ func peer() (string, error) {
 	if os.Geteuid() != 0 {
 		return "", fmt.Errorf("it is not installed, and only root can do that: apt-get install %s", strings.Join(packages(), " "))
 	}
-	install := exec.Command("apt-get", append([]string{"install", "-qy", "--no-install-recommends"}, packages()...)...) //nolint:noctx,gosec // a benchmark
+	install := exec.Command("apt-get", append([]string{"install", "-qy", "--no-install-recommends"}, packages()...)...) //nolint:gosec // a benchmark
 	install.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	if out, err := install.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("install it: %w\n%s", err, out)
@@ -98,6 +101,7 @@ func packages() []string { return []string{"pg-auto-failover-cli", "postgresql-1
 // programs are the processes of the program that look after a member: one of
 // ours, several of theirs.
 func programs(b *testing.B, m *group.Member) []int {
+	b.Helper()
 	var pids []int
 	for _, p := range tree(b, m.Process().Pid) {
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.pid))
@@ -111,11 +115,13 @@ func programs(b *testing.B, m *group.Member) []int {
 // held are the same processes, all of them: the first is stopped, so that it
 // starts no more.
 func held(b *testing.B, m *group.Member) []int {
+	b.Helper()
 	signal(b, syscall.SIGSTOP, m.Process().Pid)
 	return programs(b, m)
 }
 
 func signal(b *testing.B, s syscall.Signal, pids ...int) {
+	b.Helper()
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, s); err != nil {
 			b.Fatalf("send %s to process %d: %v", s, pid, err)

@@ -112,7 +112,6 @@ func (f failure) lasting() bool { return f.name != "postmaster killed" }
 type line struct {
 	what   string
 	aim    time.Duration
-	bare   time.Duration // what the servers alone need
 	result map[string]time.Duration
 }
 

@@ -98,7 +98,7 @@ func (k *simKeeper) report(ctx context.Context) (again bool, err error) {
 	a, err := k.db.Report(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {
-			return false, nil
+			return false, nil //nolint:nilerr // asked to end
 		}
 		return false, err
 	}
@@ -152,7 +152,7 @@ func startKeepers(t testing.TB, uri pg.ConnInfo, admin *pgautofailover.DB, n int
 		require.NoError(t, k.register(ctx))
 		all = append(all, k)
 		running.Go(func() {
-			defer k.db.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the test is over
+			defer k.db.Close(context.WithoutCancel(ctx))
 			if err := k.run(ctx); err != nil && ctx.Err() == nil {
 				t.Errorf("keeper %d: %v", k.id, err)
 			}
@@ -232,7 +232,7 @@ func (s *simServer) answer(conn net.Conn) error {
 }
 
 func message(kind byte, body ...byte) []byte {
-	m := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)+4)) //nolint:gosec // a few bytes
+	m := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)+4))
 	return append(m, body...)
 }
 

@@ -21,7 +21,7 @@ func BenchmarkFromNothing(b *testing.B) {
 	all := contenders(b)
 	var bare time.Duration
 	b.Run("bare", func(b *testing.B) {
-		bare = repeat(b, func(b *testing.B) time.Duration { return bareCluster(b) })
+		bare = repeat(b, bareCluster)
 	})
 	whole := line{what: "monitor and two nodes", aim: bare * 3 / 2}
 	nodes := line{what: "two nodes of a monitor that runs", aim: bare * 3 / 2}

@@ -29,7 +29,7 @@ func readProcess(pid int) (process, error) {
 	// The name is in parentheses and may hold anything.
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	number := func(n int) int {
-		v, _ := strconv.Atoi(fields[n-3]) //nolint:errcheck // the kernel wrote it
+		v, _ := strconv.Atoi(fields[n-3])
 		return v
 	}
 	ticks := func(n int) time.Duration { return time.Duration(n) * time.Second / ticksPerSecond }
@@ -46,7 +46,7 @@ func tree(t testing.TB, root int) []process {
 	}
 	children := make(map[int][]process)
 	for _, path := range entries {
-		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path))) //nolint:errcheck // the pattern says so
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		p, err := readProcess(pid)
 		if err != nil {
 			continue // it has ended
@@ -73,7 +73,7 @@ func resident(t testing.TB, pid int) float64 {
 	}
 	for line := range strings.Lines(string(text)) {
 		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, _ := strconv.ParseFloat(strings.Fields(value)[0], 64) //nolint:errcheck // the kernel wrote it
+			kb, _ := strconv.ParseFloat(strings.Fields(value)[0], 64)
 			return kb / 1024
 		}
 	}
