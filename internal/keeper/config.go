@@ -3,7 +3,6 @@ package keeper
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -202,14 +201,13 @@ func Keys() []string {
 
 // LoadFile reads a configuration file. What it does not say is the default.
 func LoadFile(path string) (File, error) {
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(path) //nolint:gosec // the operator names it
 	if err != nil {
 		return File{}, &ConfigError{Path: path, Err: err, hint: "create the node with `pg_autoctl create postgres`, or check --pgdata"}
 	}
 	f, err := parseFile(string(data))
 	if err != nil {
-		var wrong *ConfigError
-		if errors.As(err, &wrong) {
+		if wrong, ok := errors.AsType[*ConfigError](err); ok {
 			wrong.Path = path
 			return File{}, wrong
 		}
@@ -390,9 +388,6 @@ func (f File) monitorHosts() []string {
 	}
 	return hosts
 }
-
-// address is this node's own, for messages.
-func (f File) address() string { return net.JoinHostPort(f.Hostname, strconv.Itoa(f.Port)) }
 
 // seconds turns a value of the timeout section into a duration.
 func seconds(n int) time.Duration { return time.Duration(n) * time.Second }

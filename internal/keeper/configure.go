@@ -114,7 +114,7 @@ func (n *node) address(ctx context.Context, host string) string {
 	}
 	address, warning := postgres.HBAAddress(ctx, net.DefaultResolver, host)
 	if warning != "" {
-		n.log.Warn(warning, "host", host)
+		n.log.WarnContext(ctx, "host name and address do not agree", "host", host, "reason", warning)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -170,7 +170,7 @@ func (n *node) bootstrap(ctx context.Context) error {
 	defer s.Close(ctx)
 	if err := s.EnsureExtension(ctx, "pg_stat_statements"); err != nil {
 		// Contrib may not be installed; nothing of ours depends on it.
-		n.log.Warn("could not create the extension", "extension", "pg_stat_statements", "error", err)
+		n.log.WarnContext(ctx, "could not create the extension", "extension", "pg_stat_statements", "error", err)
 	}
 	return nil
 }

@@ -106,7 +106,7 @@ func (c *creation) register(ctx context.Context) (State, error) {
 		if state.Current != fsm.Init {
 			desired = int64(state.NodeID)
 		}
-		c.log.Info("registering again: the monitor does not know this node", "node", state.NodeID)
+		c.log.InfoContext(ctx, "registering again: the monitor does not know this node", "node", state.NodeID)
 		if err := removeFile(paths.InitFile); err != nil {
 			return State{}, err
 		}
@@ -253,8 +253,7 @@ func (c *creation) monitor(ctx context.Context) (*pgautofailover.DB, error) {
 
 // mayComeUp reports an error of a server that starts, or is not there yet.
 func mayComeUp(err error) bool {
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return answer.Code == pgerrcode.CannotConnectNow
 	}
 	return errors.Is(err, syscall.ECONNREFUSED)
@@ -298,7 +297,7 @@ func (c *creation) registerNew(ctx context.Context, pre PreInit, desired int64) 
 		if err == nil || !time.Now().Before(deadline) || !worthRetrying(err) {
 			return state, err
 		}
-		c.log.Warn("could not register yet, retrying", "error", err)
+		c.log.WarnContext(ctx, "could not register yet, retrying", "error", err)
 		select {
 		case <-ctx.Done():
 			return State{}, context.Cause(ctx)
@@ -350,7 +349,7 @@ func (c *creation) registerOnce(ctx context.Context, pre PreInit, desired int64)
 		}
 		return State{}, errors.Join(refusal(err), undo())
 	}
-	c.log.Info("registered", "formation", file.Formation, "group", state.Group, "node", state.NodeID,
+	c.log.InfoContext(ctx, "registered", "formation", file.Formation, "group", state.Group, "node", state.NodeID,
 		"goal_state", state.Assigned.String())
 	return state, nil
 }

@@ -492,7 +492,7 @@ func (e *engine) repair() *job {
 	if fsm.DutyOf(role).Postgres != fsm.PowerRunning || !e.haveView || e.view.Running || e.view.Epoch < e.freshFrom {
 		return nil
 	}
-	e.log.Warn("PostgreSQL is not running, starting it", "state", role.String(), "failures", e.restarts.failures)
+	e.log.Warn("the server is not running, starting it", "state", role.String(), "failures", e.restarts.failures)
 	return &job{kind: jobRepair, edge: fsm.Edge{From: role, To: role}, steps: []fsm.Step{fsm.StepStart}}
 }
 

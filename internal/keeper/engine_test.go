@@ -287,7 +287,7 @@ func TestStandbyIsLookedAtOftenWhileThePrimaryDrains(t *testing.T) {
 }
 
 func TestGoalWithoutEdgeIsWaitedOut(t *testing.T) {
-	inWorld(t, fsm.Maintenance, nil, func(t *testing.T, w *world) {
+	inWorld(t, fsm.Maintenance, nil, func(_ *testing.T, w *world) {
 		w.pass(time.Second)
 		w.monitor.assign(fsm.FastForward)
 		w.pass(3 * time.Second)

@@ -97,11 +97,11 @@ func (e *MonitorError) Hint() string {
 
 // hintOf finds the hint that an error or one of its causes carries.
 func hintOf(err error) string {
-	var h interface {
+	type hinting interface {
 		error
 		Hint() string
 	}
-	if errors.As(err, &h) {
+	if h, ok := errors.AsType[hinting](err); ok {
 		return h.Hint()
 	}
 	return ""

@@ -89,7 +89,7 @@ func (m *fakeMonitor) last() heard {
 
 type fakeSession struct{ *fakeMonitor }
 
-func (s *fakeSession) Close() {}
+func (s *fakeSession) Close(context.Context) {}
 
 func (s *fakeSession) Report(_ context.Context, r report) (assignment, error) {
 	s.mu.Lock()
@@ -154,6 +154,7 @@ func (s *fakeSession) StartMaintenance(context.Context) error {
 	}
 	return nil
 }
+
 func (s *fakeSession) StopMaintenance(context.Context) error                  { return s.note("stop_maintenance") }
 func (s *fakeSession) PublishHistory(context.Context, pg.History) error       { return nil }
 func (s *fakeSession) SetSystemIdentifier(context.Context, pg.SystemID) error { return nil }
@@ -175,7 +176,6 @@ type fakeServer struct {
 	lsn      pg.LSN
 	names    pg.StandbyNames
 	standbys map[int64]bool // who replies each second
-	replies  time.Time
 	steps    []fsm.Step
 	blocked  map[fsm.Step]bool
 	broken   map[fsm.Step]error

@@ -75,7 +75,7 @@ func (e *engine) start(ctx context.Context, j *job) {
 	if j.kind == jobEdge {
 		// From here on the state may be half left.
 		e.unsettled = true
-		e.log.Debug("walking", "state", j.edge.From.String(), "goal_state", j.edge.To.String())
+		e.log.DebugContext(ctx, "walking", "state", j.edge.From.String(), "goal_state", j.edge.To.String())
 	}
 	e.job = j
 	go func() {
@@ -93,7 +93,7 @@ func (e *engine) perform(ctx context.Context, j *job) jobResult {
 		}
 		begun := e.cfg.Clock()
 		err := e.cfg.Machine.perform(ctx, s, t)
-		e.log.Debug("step", "step", s.String(), "took", (e.cfg.Clock() - begun).String(), "error", err)
+		e.log.DebugContext(ctx, "step", "step", s.String(), "took", (e.cfg.Clock() - begun).String(), "error", err)
 		if err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
@@ -129,7 +129,7 @@ func (e *engine) obsolete() error {
 			return errSuperseded
 		}
 	case jobRepair:
-		if e.fenceDue || goal != j.edge.To && !(goal.Writable() && j.edge.To.Writable()) {
+		if e.fenceDue || goal != j.edge.To && (!goal.Writable() || !j.edge.To.Writable()) {
 			return errSuperseded
 		}
 	case jobReenter, jobUpkeep, jobMend:
@@ -215,13 +215,13 @@ func (e *engine) failed(j *job, r jobResult, now time.Duration) {
 	case jobRepair:
 		e.restarts.failed(now)
 		e.notBefore = now + e.restarts.pause()
-		e.log.Error("PostgreSQL did not start", "failures", e.restarts.failures, "error", r.err)
+		e.log.Error("the server did not start", "failures", e.restarts.failures, "error", r.err)
 	case jobUpkeep:
 		e.log.Warn("could not prepare for the other nodes, retrying", "error", r.err)
 		e.notBefore = 0
 		e.peersDone = e.peers // with the next news from the monitor
 	case jobStop:
-		e.log.Error("PostgreSQL did not stop", "error", r.err)
+		e.log.Error("the server did not stop", "error", r.err)
 		e.stop.down, e.stop.downAt = true, now
 	default:
 		level := e.log.Warn

@@ -110,7 +110,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		return err
 	}
 	if _, err := ReadInit(k.cfg.Paths.InitFile); err == nil {
-		k.log.Info("continuing from a previous `pg_autoctl create` failed attempt", "node", state.NodeID)
+		k.log.InfoContext(ctx, "continuing from a previous `pg_autoctl create` failed attempt", "node", state.NodeID)
 	}
 	return k.work(ctx, state, false)
 }
@@ -208,7 +208,7 @@ func (k *Keeper) single(ctx context.Context, state State, do func(s monitorSessi
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	defer s.Close(ctx)
 	var mu sync.Mutex
 	local.ask = func(ctx context.Context, do func(ctx context.Context, s monitorSession) error) error {
 		mu.Lock()

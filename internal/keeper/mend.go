@@ -24,7 +24,7 @@ func (n *node) mend(ctx context.Context) error {
 		return err
 	}
 	if lineage != postgres.LineageFollows {
-		n.log.Warn("this standby has left the primary's line", "lineage", lineage.String())
+		n.log.WarnContext(ctx, "this standby has left the primary's line", "lineage", lineage.String())
 		return n.rejoin(ctx, up)
 	}
 	gone, err := n.walGone(ctx, up)
@@ -32,7 +32,7 @@ func (n *node) mend(ctx context.Context) error {
 		return err
 	}
 	if gone {
-		n.log.Warn("the primary does not hold the WAL that this standby needs any more, copying it")
+		n.log.WarnContext(ctx, "the primary does not hold the WAL that this standby needs any more, copying it")
 		return n.copyAndStart(ctx, up, true)
 	}
 	return n.instance().Follow(ctx, postgres.StandbyOf(up))
@@ -73,8 +73,8 @@ func (n *node) walGone(ctx context.Context, up postgres.UpstreamConfig) (bool, e
 
 // segmentNumber names the segment that holds a position, without its timeline.
 func segmentNumber(at pg.LSN, size int64) string {
-	number := uint64(at) / uint64(size) //nolint:gosec // positive
-	perID := uint64(1<<32) / uint64(size)
+	number := uint64(at) / uint64(size)   //nolint:gosec // positive
+	perID := uint64(1<<32) / uint64(size) //nolint:gosec // positive
 	return fmt.Sprintf("%08X%08X", number/perID, number%perID)
 }
 

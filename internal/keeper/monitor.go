@@ -54,18 +54,19 @@ func dialMonitor(ctx context.Context, uri string, who identity) (monitorSession,
 	}
 	s := &pgSession{db: db, identity: who}
 	if err := db.Listen(ctx, pgautofailover.ChannelState); err != nil {
-		s.Close()
+		s.Close(ctx)
 		return nil, &MonitorError{Op: "listen to the monitor", Err: err}
 	}
 	if err := db.KeepSession(ctx, who.nodeID); err != nil {
-		s.Close()
+		s.Close(ctx)
 		return nil, &MonitorError{Op: "take the session's lock", Err: err}
 	}
 	return s, nil
 }
 
-func (s *pgSession) Close() {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout) //nolint:forbidigo,contextcheck // a farewell outlives what asked for it
+func (s *pgSession) Close(ctx context.Context) {
+	// A farewell outlives what asked for it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	_ = s.db.Close(ctx)
 }

@@ -75,7 +75,7 @@ func createFile(path string, data []byte, mode os.FileMode) error {
 
 // writeSynced writes data to path and has it on disk before it returns.
 func writeSynced(path string, flag int, data []byte, mode os.FileMode) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|flag, mode)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|flag, mode) //nolint:gosec // one of Paths
 	if err != nil {
 		return fmt.Errorf("create file: %w", err)
 	}
@@ -106,7 +106,7 @@ func removeFile(path string) error {
 
 // syncDir makes the names in a directory durable.
 func syncDir(dir string) error {
-	d, err := os.Open(dir)
+	d, err := os.Open(dir) //nolint:gosec // a directory of Paths
 	if err != nil {
 		return fmt.Errorf("open directory: %w", err)
 	}

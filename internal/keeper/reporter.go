@@ -24,7 +24,7 @@ type monitorSession interface {
 	groupView
 	nodeRequests
 	nodeEvidence
-	Close()
+	Close(ctx context.Context)
 }
 
 // groupView is what an edge asks the monitor about the group.
@@ -82,8 +82,8 @@ const (
 	peersEvery   = 10 * time.Second
 	askTimeout   = 4 * time.Second
 	dialTimeout  = 3 * time.Second
-	redialMin    = 50 * time.Millisecond
-	redialMax    = time.Second
+	redialFirst  = 50 * time.Millisecond
+	redialMost   = time.Second
 	settleReport = 2 * time.Second
 )
 
@@ -192,7 +192,7 @@ func (r *reporter) ask(ctx context.Context, do func(ctx context.Context, s monit
 
 // run holds sessions until ctx ends.
 func (r *reporter) run(ctx context.Context) {
-	backoff := redialMin
+	backoff := redialFirst
 	for ctx.Err() == nil {
 		started := r.clock()
 		err := r.session(ctx)
@@ -200,7 +200,7 @@ func (r *reporter) run(ctx context.Context) {
 			return
 		}
 		if r.clock()-started > settleReport {
-			backoff = redialMin
+			backoff = redialFirst
 		}
 		if !r.deliver(ctx, answer{sent: started, err: err}) {
 			return
@@ -208,7 +208,7 @@ func (r *reporter) run(ctx context.Context) {
 		if !r.idle(ctx, backoff) {
 			return
 		}
-		backoff = min(2*backoff, redialMax)
+		backoff = min(2*backoff, redialMost)
 	}
 }
 
@@ -247,7 +247,7 @@ func (r *reporter) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	defer s.Close(ctx)
 	if err := r.introduce(ctx, s); err != nil {
 		return err
 	}
@@ -373,10 +373,10 @@ func notes(ctx, waitCtx context.Context, n notification, err error) ([]notificat
 		return []notification{n}, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case waitCtx.Err() != nil:
-		return nil, nil
+	case waitCtx.Err() == nil:
+		return nil, err
 	}
-	return nil, err
+	return nil, nil
 }
 
 // serve answers one question. What the asker makes of an error is its affair;

@@ -89,7 +89,7 @@ func fileRoles() []fsm.State {
 func roleToFile(s fsm.State) (uint32, error) {
 	for i, role := range fileRoles() {
 		if role == s {
-			return uint32(i), nil //nolint:gosec // a table index
+			return uint32(i), nil
 		}
 	}
 	return 0, fmt.Errorf("encode role %s: not in the table", s)
@@ -193,7 +193,7 @@ func fromEpoch(n uint64) time.Time {
 // ReadState reads a state file. os.ErrNotExist stays visible; a file that
 // cannot be understood is a *StateError.
 func ReadState(path string) (State, error) {
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(path) //nolint:gosec // one of Paths
 	if err != nil {
 		return State{}, fmt.Errorf("read state file: %w", err)
 	}
@@ -233,7 +233,7 @@ const initFileVersion = 1
 
 // ReadInit reads an init file. os.ErrNotExist stays visible.
 func ReadInit(path string) (PreInit, error) {
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(path) //nolint:gosec // one of Paths
 	if err != nil {
 		return PreInitUnknown, fmt.Errorf("read init file: %w", err)
 	}

@@ -179,7 +179,7 @@ func (n *node) publishHistory(ctx context.Context) {
 		err = n.ask(ctx, func(ctx context.Context, s monitorSession) error { return s.PublishHistory(ctx, history) })
 	}
 	if err != nil {
-		n.log.Warn("could not publish the timeline history before the rewind", "error", err)
+		n.log.WarnContext(ctx, "could not publish the timeline history before the rewind", "error", err)
 	}
 }
 
@@ -274,7 +274,7 @@ func (n *node) setList(ctx context.Context, t task) error {
 		}
 		released, err := s.ReleaseSyncWaiters(ctx)
 		if released > 0 {
-			n.log.Warn("released sessions that waited for a standby", "sessions", released)
+			n.log.WarnContext(ctx, "released sessions that waited for a standby", "sessions", released)
 		}
 		return err
 	})
@@ -384,7 +384,7 @@ func (n *node) waitVoters(ctx context.Context) error {
 			return err
 		case <-tick.C:
 			if err := errors.Join(n.peerRules(ctx), n.slots(ctx)); err != nil && ctx.Err() == nil {
-				n.log.Warn("could not prepare for the other nodes", "error", err)
+				n.log.WarnContext(ctx, "could not prepare for the other nodes", "error", err)
 			}
 		}
 	}
@@ -438,7 +438,7 @@ func (n *node) checkpoint(ctx context.Context) {
 	defer cancel()
 	err = n.instance().With(ctx, func(s *postgres.Session) error { return s.Checkpoint(ctx) })
 	if err != nil {
-		n.log.Warn("no checkpoint before the stop", "error", err)
+		n.log.WarnContext(ctx, "no checkpoint before the stop", "error", err)
 	}
 }
 
@@ -480,7 +480,7 @@ func (n *node) stop(ctx context.Context) error {
 			}
 			reason = "the next primary has everything"
 		}
-		n.log.Info("ending PostgreSQL immediately", "reason", reason)
+		n.log.InfoContext(ctx, "ending PostgreSQL immediately", "reason", reason)
 		if err := signal(pm, postgres.StopImmediate); err != nil {
 			return err
 		}

@@ -89,7 +89,7 @@ func (n *node) copyAndStart(ctx context.Context, up postgres.UpstreamConfig, fol
 	if err := n.stop(ctx); err != nil {
 		return err
 	}
-	n.log.Info("copying the data directory", "source", postgres.HostPort(up.Host, up.Port))
+	n.log.InfoContext(ctx, "copying the data directory", "source", postgres.HostPort(up.Host, up.Port))
 	if err := n.instance().BaseBackup(ctx, cfg); err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (n *node) waitSlot(ctx context.Context, up postgres.UpstreamConfig, slot st
 		case found:
 			return nil
 		case round == 30:
-			n.log.Warn("waiting for a replication slot", "slot", slot, "source", postgres.HostPort(up.Host, up.Port))
+			n.log.WarnContext(ctx, "waiting for a replication slot", "slot", slot, "source", postgres.HostPort(up.Host, up.Port))
 		}
 		select {
 		case <-ctx.Done():
@@ -203,7 +203,7 @@ func (n *node) rejoin(ctx context.Context, up postgres.UpstreamConfig) error {
 			return err
 		}
 	case errors.Is(err, postgres.ErrCannotRewind):
-		n.log.Warn("cannot rewind, copying the data directory instead", "error", err)
+		n.log.WarnContext(ctx, "cannot rewind, copying the data directory instead", "error", err)
 		if err := n.copyAndStart(ctx, up, true); err != nil {
 			return err
 		}
@@ -307,7 +307,7 @@ func (n *node) checkTimeline(ctx context.Context) error {
 	if err != nil || lineage == postgres.LineageFollows {
 		return err
 	}
-	n.log.Warn("this standby has left the primary's line", "lineage", lineage.String())
+	n.log.WarnContext(ctx, "this standby has left the primary's line", "lineage", lineage.String())
 	return n.rejoin(ctx, up)
 }
 
@@ -340,7 +340,7 @@ func (n *node) endReceiver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.log.Info("the WAL receiver has ended", "tli", last.TLI, "lsn", last.LSN.String())
+	n.log.InfoContext(ctx, "the WAL receiver has ended", "tli", last.TLI, "lsn", last.LSN.String())
 	return nil
 }
 

@@ -77,7 +77,7 @@ func (e *engine) requestStop(ctx context.Context, mode StopMode) {
 	if mode <= e.stop.mode {
 		return
 	}
-	e.log.Info("stopping", "mode", int(mode), "state", e.state.Current.String())
+	e.log.InfoContext(ctx, "stopping", "mode", int(mode), "state", e.state.Current.String())
 	e.stop.mode = mode
 	switch {
 	case mode == StopDetach:
@@ -96,7 +96,7 @@ func (e *engine) askHandover(ctx context.Context) {
 	next := e.state
 	next.MaintenanceOnStop = true
 	if err := e.save(next); err != nil {
-		e.log.Warn("could not record the stop, stopping without handing over", "error", err)
+		e.log.WarnContext(ctx, "could not record the stop, stopping without handing over", "error", err)
 		return
 	}
 	e.stop.asked, e.stop.handing = true, true
@@ -133,7 +133,7 @@ func (e *engine) undo(ctx context.Context) {
 		next := e.state
 		next.MaintenanceOnStop = false
 		if err := e.save(next); err != nil {
-			e.log.Warn("could not record the state", "error", err)
+			e.log.WarnContext(ctx, "could not record the state", "error", err)
 		}
 		return
 	}
