@@ -254,7 +254,7 @@ func (c *creation) mergeOptions(env *Env, cmd *cobra.Command, file *keeper.File)
 // meetMonitor asks the monitor what a wrong option would make it refuse, and
 // finds the hostname that the way to it shows.
 func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command, file *keeper.File) error {
-	if c.site.complete() {
+	if c.site.complete() && file.Hostname != "" {
 		file.Hostname = orDefault(text(cmd, "hostname"), file.Hostname)
 		return nil
 	}

@@ -269,7 +269,7 @@ func (d *demo) fail(ctx context.Context, s *session) error {
 	if err := d.watchUntil(ctx, s, "all nodes are back", healthy); err != nil {
 		return err
 	}
-	d.say("node %s is primary, and all %d nodes are back", primary, d.cfg.nodes)
+	d.say("%s is primary, and all %d nodes are back", primary, d.cfg.nodes)
 	return nil
 }
 
@@ -312,7 +312,6 @@ func (d *demo) watch(ctx context.Context, s *session, limit time.Duration, done 
 		nodes := demoNodes(states)
 		d.view.show(nodes)
 		if done(nodes) || !time.Now().Before(deadline) {
-			d.view.flush()
 			return nil
 		}
 		if err := sleep(ctx, min(50*time.Millisecond, max(time.Millisecond, time.Until(deadline)))); err != nil {
