@@ -107,17 +107,18 @@ func (w *Writer) Stop() {
 
 // session is one client: connect, write until something fails, connect again.
 func (w *Writer) session(ctx context.Context) {
-	var link client
 	rotate := 0
 	for ctx.Err() == nil {
-		conn, err := w.connect(ctx, &link, rotate)
+		// Not used again: the driver may still want to cancel on an old one.
+		link := &client{connecting: true}
+		conn, err := w.connect(ctx, link, rotate)
 		if err != nil {
 			w.note(err)
 			pause(ctx, 20*time.Millisecond)
 			rotate++
 			continue
 		}
-		if err := w.writeOn(ctx, conn, &link); err != nil {
+		if err := w.writeOn(ctx, conn, link); err != nil {
 			w.note(err)
 		}
 		link.close()
@@ -125,7 +126,7 @@ func (w *Writer) session(ctx context.Context) {
 	}
 }
 
-// client is the TCP connection of a session. It dials only while the session
+// client is one TCP connection of a session. It dials only while the session
 // connects: what the driver dials afterwards would carry a cancel request.
 type client struct {
 	mu         sync.Mutex
@@ -159,11 +160,11 @@ func (c *client) dial(ctx context.Context, from *pgtest.Host, network, address s
 	return conn, err
 }
 
-func (c *client) setConnecting(v bool) {
+// connected ends the time in which the driver may dial.
+func (c *client) connected() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.connecting = v
-	c.warned = false
+	c.connecting = false
 }
 
 func (c *client) close() {
@@ -225,8 +226,7 @@ func (w *Writer) connect(ctx context.Context, link *client, rotate int) (*pgconn
 			link.warn()
 		}
 	}
-	link.setConnecting(true)
-	defer link.setConnecting(false)
+	defer link.connected()
 	return pgconn.ConnectConfig(ctx, cfg)
 }
 

@@ -206,9 +206,10 @@ func TestPrimaryLostAfterAnotherNode(t *testing.T) {
 	g.WaitLost(t, first)
 
 	old.KillBoth(t)
+	// It is alone, and with number_sync_standbys 1 a commit needs a standby.
 	g.NewPrimary(t, old)
-	w.WaitAck(t, time.Now())
 	old.Start(t)
+	w.WaitAck(t, time.Now())
 	first.Start(t)
 	settle(t, g, w, start)
 	finish(t, g, w)
