@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
@@ -65,12 +69,12 @@ func Create(ctx context.Context, cfg CreateConfig) (err error) {
 		{"let the nodes in", c.admit},
 		{"stop the server", c.finish},
 	}
-	defer c.release()
 	for _, step := range steps {
 		if err := step.run(ctx); err != nil {
-			return &CreateError{Step: step.name, Err: err}
+			return &CreateError{Step: step.name, Err: errors.Join(err, c.undo(ctx))}
 		}
 	}
+	c.postmaster.Release()
 	return nil
 }
 
@@ -79,12 +83,30 @@ type creation struct {
 	log        *slog.Logger
 	instance   *postgres.Instance
 	postmaster *postgres.Postmaster
+	// newConfig and newData say that there was no configuration file, or no
+	// data directory, before this call.
+	newConfig, newData bool
 }
 
-func (c *creation) release() {
+// undo leaves things as they were before a creation that failed: what this
+// call made goes. After a kill nobody undoes anything; the next call goes on.
+func (c *creation) undo(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	var errs []error
 	if c.postmaster != nil {
+		if !c.postmaster.Adopted() {
+			errs = append(errs, c.postmaster.Stop(ctx, postgres.StopFast))
+		}
 		c.postmaster.Release()
 	}
+	if c.newData {
+		errs = append(errs, c.instance.Remove())
+		_ = os.Remove(c.cfg.File.PGData) // it may be a mount point
+	}
+	if c.newConfig {
+		errs = append(errs, os.Remove(c.cfg.Paths.ConfigFile))
+	}
+	return errors.Join(errs...)
 }
 
 // settingsFile holds our settings, and shows that a data directory is ours.
@@ -95,8 +117,14 @@ var errNotOurs = errors.New("a server that is not a monitor runs in the data dir
 
 // checkDirectory refuses a data directory whose server runs, unless it is the
 // one that an interrupted creation left behind.
-func (c *creation) checkDirectory(context.Context) error {
+func (c *creation) checkDirectory(ctx context.Context) error {
 	if !c.instance.Exists() {
+		entries, err := os.ReadDir(c.cfg.File.PGData)
+		empty := err == nil && len(entries) == 0 || errors.Is(err, fs.ErrNotExist)
+		if err := c.checkPort(ctx); err != nil {
+			return err
+		}
+		c.newData = empty
 		return nil
 	}
 	status, err := c.instance.Status()
@@ -114,6 +142,32 @@ func (c *creation) checkDirectory(context.Context) error {
 			hint: "choose another directory with --pgdata",
 		}
 	}
+	if status.Running {
+		return nil
+	}
+	return c.checkPort(ctx)
+}
+
+// checkPort finds out whether somebody else has the port, while it is still
+// easy to choose another one.
+func (c *creation) checkPort(ctx context.Context) error {
+	for address := range strings.SplitSeq(c.cfg.File.ListenAddresses, ",") {
+		address = strings.TrimSpace(address)
+		if address == "*" {
+			address = ""
+		}
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(c.cfg.File.Port)))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return &ConfigError{
+				err:  fmt.Errorf("port %d is in use by another process", c.cfg.File.Port),
+				hint: "choose another port with --pgport, or stop that process",
+			}
+		}
+		if err == nil {
+			_ = l.Close()
+		}
+		// Whatever else is wrong with the address, the server says it better.
+	}
 	return nil
 }
 
@@ -121,7 +175,13 @@ func (c *creation) writeConfig(context.Context) error {
 	if c.cfg.Paths.ConfigFile == "" {
 		return nil
 	}
-	return c.cfg.File.Save(c.cfg.Paths.ConfigFile)
+	_, err := os.Stat(c.cfg.Paths.ConfigFile)
+	c.newConfig = errors.Is(err, fs.ErrNotExist)
+	if err := c.cfg.File.Save(c.cfg.Paths.ConfigFile); err != nil {
+		c.newConfig = false
+		return err
+	}
+	return nil
 }
 
 func (c *creation) initDB(ctx context.Context) error {

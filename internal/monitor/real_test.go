@@ -3,10 +3,13 @@ package monitor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +21,7 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/pgtest"
 	"github.com/pgdrover/pgdrover/internal/postgres"
+	"github.com/pgdrover/pgdrover/internal/supervisor"
 )
 
 func TestMain(m *testing.M) {
@@ -307,4 +311,93 @@ func TestKilledCreationIsFinishedByTheNext(t *testing.T) {
 	require.Zero(t, p.Wait(t, patience), p.Log())
 	cfg.Paths = Paths{PIDFile: cfg.File.PGData + ".pid", ConfigFile: cfg.File.PGData + ".cfg"}
 	start(t, cfg)
+}
+
+func TestFailedCreationLeavesNothing(t *testing.T) {
+	t.Parallel()
+	cfg := realConfig(t)
+	busy, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort("localhost", strconv.Itoa(cfg.File.Port)))
+	require.NoError(t, err)
+	err = Create(t.Context(), CreateConfig{Config: cfg})
+	e, ok := errors.AsType[*ConfigError](err)
+	require.True(t, ok, "%v", err)
+	require.Contains(t, e.Hint(), "--pgport")
+	require.NoDirExists(t, cfg.File.PGData)
+	require.NoFileExists(t, cfg.Paths.ConfigFile)
+	require.NoError(t, busy.Close())
+
+	// A setting that the server refuses is found only once everything is there.
+	wrong := cfg
+	wrong.File.ListenAddresses = "999.999.999.999"
+	err = Create(t.Context(), CreateConfig{Config: wrong})
+	require.Error(t, err)
+	require.NoDirExists(t, cfg.File.PGData)
+	require.NoFileExists(t, cfg.Paths.ConfigFile)
+
+	// Somebody's own server is none of our business.
+	require.NoError(t, cfg.instance().InitDB(t.Context(), postgres.InitDBConfig{}))
+	p, err := cfg.instance().Start(t.Context(), postgres.StartConfig{})
+	require.NoError(t, err)
+	_, err = p.WaitReady(t.Context())
+	require.NoError(t, err)
+	require.ErrorIs(t, Create(t.Context(), CreateConfig{Config: cfg}), errNotOurs)
+	status, err := cfg.instance().Status()
+	require.NoError(t, err)
+	require.True(t, status.Running)
+	require.NoError(t, p.Stop(t.Context(), postgres.StopFast))
+	p.Release()
+}
+
+func TestSecondRunIsRefused(t *testing.T) {
+	t.Parallel()
+	cfg := realConfig(t)
+	require.NoError(t, Create(t.Context(), CreateConfig{Config: cfg}))
+	start(t, cfg)
+	m, err := New(cfg)
+	require.NoError(t, err)
+	_, ok := errors.AsType[*supervisor.AlreadyRunningError](m.Run(t.Context()))
+	require.True(t, ok)
+	_, ok = errors.AsType[*supervisor.AlreadyRunningError](Create(t.Context(), CreateConfig{Config: cfg}))
+	require.True(t, ok)
+}
+
+func TestRemovedPidFileEndsTheMonitor(t *testing.T) {
+	t.Parallel()
+	cfg := realConfig(t)
+	require.NoError(t, Create(t.Context(), CreateConfig{Config: cfg}))
+	r := start(t, cfg)
+	require.NoError(t, os.Remove(cfg.Paths.PIDFile))
+	select {
+	case err := <-r.done:
+		r.done <- err
+	case <-time.After(patience):
+		require.Fail(t, "it goes on")
+	}
+	status, err := cfg.instance().Status()
+	require.NoError(t, err)
+	require.False(t, status.Running)
+}
+
+func TestReload(t *testing.T) {
+	t.Parallel()
+	cfg := realConfig(t)
+	reload := make(chan struct{}, 1)
+	cfg.Reload = reload
+	require.NoError(t, Create(t.Context(), CreateConfig{Config: cfg}))
+	r := start(t, cfg)
+	changed := cfg.File
+	changed.AuthMethod = "md5"
+	require.NoError(t, changed.Save(cfg.Paths.ConfigFile))
+	reload <- struct{}{}
+	pgtest.Eventually(t, patience, func() error {
+		db := pgtest.Connect(t, r.connInfo(t).DSN())
+		var method string
+		if err := db.QueryRow(t.Context(), "SHOW password_encryption").Scan(&method); err != nil {
+			return err
+		}
+		if method != "md5" {
+			return fmt.Errorf("password_encryption is %s", method)
+		}
+		return nil
+	})
 }

@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// steadyAfter is how long the server must run before another start of it is
-	// tried at once; until then attempts are this far apart at most.
+	// steadyAfter is how long the server must have run to be started again at
+	// once when it ends; otherwise attempts are further and further apart, up to this.
 	steadyAfter = 10 * time.Second
-	// firstPause is the pause after the first failed start; it doubles.
+	// firstPause is the pause after the first short life; it doubles.
 	firstPause = 250 * time.Millisecond
 	// startTimeout bounds one start, crash recovery included.
 	startTimeout = 10 * time.Minute
@@ -33,7 +33,7 @@ const (
 
 // Monitor is the monitor program.
 type Monitor struct {
-	cfg      Config
+	cfg      Config // its file is changed by reloads, in the goroutine of serve alone
 	log      *slog.Logger
 	instance *postgres.Instance
 }
@@ -63,6 +63,11 @@ func (m *Monitor) Run(ctx context.Context) (err error) {
 	ctx, lost := context.WithCancel(ctx)
 	defer lost()
 	m.log.InfoContext(ctx, "the monitor starts", "uri", m.cfg.File.URI())
+	host, err := os.Hostname()
+	if err != nil {
+		host = m.cfg.File.Hostname
+	}
+	holder := fmt.Sprintf("%s pid %d", host, os.Getpid())
 
 	// The server outlives the decisions by as long as they need to end.
 	serving, stopServer := context.WithCancel(context.WithoutCancel(ctx))
@@ -75,7 +80,7 @@ func (m *Monitor) Run(ctx context.Context) (err error) {
 	})
 	running.Go(func() error {
 		defer stopServer()
-		return m.decideWhenUp(ctx, up)
+		return m.decideWhenUp(ctx, up, holder)
 	})
 	running.Go(func() error {
 		m.guard(ctx, pidFile, lost)
@@ -101,8 +106,9 @@ func (m *Monitor) guard(ctx context.Context, p *supervisor.PidFile, lost context
 	}
 }
 
-// decideWhenUp runs the decisions once the server has answered for the first time.
-func (m *Monitor) decideWhenUp(ctx context.Context, up <-chan struct{}) error {
+// decideWhenUp runs the decisions, in the name of holder, once the server has
+// answered for the first time.
+func (m *Monitor) decideWhenUp(ctx context.Context, up <-chan struct{}, holder string) error {
 	select {
 	case <-ctx.Done():
 		return nil
@@ -114,11 +120,7 @@ func (m *Monitor) decideWhenUp(ctx context.Context, up <-chan struct{}) error {
 		}
 		return err
 	}
-	holder, err := os.Hostname()
-	if err != nil {
-		holder = m.cfg.File.Hostname
-	}
-	backend := &database{info: m.ownConnInfo, holder: fmt.Sprintf("%s pid %d", holder, os.Getpid())}
+	backend := &database{info: m.ownConnInfo, holder: holder}
 	d := newDecider(backend, newPostgresDialer(), m.log, m.cfg.Ready)
 	return d.Run(ctx)
 }
@@ -176,7 +178,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 // serve keeps the server running until serving ends, then stops it the way
 // that the cause of asked says. The first time that it is ready it says so on up.
 func (m *Monitor) serve(serving, asked context.Context, up chan<- struct{}) error {
-	wait := firstPause
+	var wait time.Duration
 	for serving.Err() == nil {
 		began := time.Now()
 		err := m.serveOnce(serving, asked, up)
@@ -186,12 +188,13 @@ func (m *Monitor) serve(serving, asked context.Context, up chan<- struct{}) erro
 		if errors.Is(err, postgres.ErrForeignServer) {
 			return err
 		}
-		if time.Since(began) >= steadyAfter {
-			wait = firstPause
-		}
 		m.log.ErrorContext(serving, "the monitor's server is not running, starting it again", "error", err)
+		if time.Since(began) >= steadyAfter {
+			wait = 0
+			continue
+		}
+		wait = min(max(2*wait, firstPause), steadyAfter)
 		pause(serving, wait)
-		wait = min(2*wait, steadyAfter)
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ const clusterName = "pg_auto_failover monitor"
 func ownSettings() pg.Settings {
 	return pg.Settings{
 		{Name: "max_connections", Value: "1000"},
+		// However many clients there are, the decisions find their own sessions.
+		{Name: "superuser_reserved_connections", Value: "12"},
 		{Name: "shared_buffers", Value: "64 MB"},
 		{Name: "work_mem", Value: "4 MB"},
 		{Name: "maintenance_work_mem", Value: "64 MB"},
