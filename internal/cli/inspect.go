@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -87,7 +88,7 @@ func newFSMStateCmd(env *Env) *cobra.Command {
 		}
 		st, err := n.keeperState()
 		if err != nil {
-			if e, ok := err.(*exitError); ok { //nolint:errorlint // ours, unwrapped
+			if e, ok := errors.AsType[*exitError](err); ok {
 				e.code = exitBadConfig
 			}
 			return err

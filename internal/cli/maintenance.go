@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -17,7 +16,7 @@ import (
 
 func newEnableCmd(env *Env) *cobra.Command {
 	return newSet("enable", "Enable a feature on a formation",
-		newSecondaryCmd(env, "Enable secondary nodes on a formation", (*pgautofailover.DB).EnableSecondary),
+		newSecondaryCmd(env, true),
 		newEnableMaintenanceCmd(env),
 		newSSLCmd(env),
 	)
@@ -25,14 +24,17 @@ func newEnableCmd(env *Env) *cobra.Command {
 
 func newDisableCmd(env *Env) *cobra.Command {
 	return newSet("disable", "Disable a feature on a formation",
-		newSecondaryCmd(env, "Disable secondary nodes on a formation", (*pgautofailover.DB).DisableSecondary),
+		newSecondaryCmd(env, false),
 		newDisableMaintenanceCmd(env),
 		newDisableSSLCmd(env),
 	)
 }
 
-func newSecondaryCmd(env *Env, short string, call func(*pgautofailover.DB, context.Context, string) error) *cobra.Command {
-	enable := strings.HasPrefix(short, "Enable")
+func newSecondaryCmd(env *Env, enable bool) *cobra.Command {
+	short, call := "Disable secondary nodes on a formation", (*pgautofailover.DB).DisableSecondary
+	if enable {
+		short, call = "Enable secondary nodes on a formation", (*pgautofailover.DB).EnableSecondary
+	}
 	cmd := newLeaf("secondary", short, func(cmd *cobra.Command, words []string) error {
 		formation := text(cmd, "formation")
 		if formation == "" {

@@ -121,6 +121,7 @@ func commandPages(root *cobra.Command) map[string]string {
 		page(&b, nameDrover+" "+cmd.Name(), cmd)
 		pages[file] = b.String()
 	}
+	index.WriteString(environmentPage)
 	pages["README.md"] = index.String()
 	return pages
 }
@@ -170,3 +171,40 @@ func section(b *strings.Builder, path string, cmd *cobra.Command) {
 		fmt.Fprintf(b, "\n| Option | Meaning |\n|---|---|\n%s", rows.String())
 	}
 }
+
+// environmentPage is what all commands have in common.
+const environmentPage = `
+## Which node, which monitor
+
+A command that is about a local node takes its data directory from ` + "`--pgdata`, else from `PGDATA`" + `. A command that only needs the
+monitor takes its URI from ` + "`--monitor`, else from `PG_AUTOCTL_MONITOR`" + `, else from the configuration of the data directory.
+
+## Environment
+
+| Variable | Meaning |
+|---|---|
+| ` + "`PGDATA`" + ` | default of ` + "`--pgdata`" + ` |
+| ` + "`PG_AUTOCTL_MONITOR`" + ` | default of ` + "`--monitor`" + ` |
+| ` + "`PG_AUTOCTL_NODE_NAME`, `PG_AUTOCTL_CANDIDATE_PRIORITY`, `PG_AUTOCTL_REPLICATION_QUORUM`" + ` | defaults of the options of these names of ` + "`create postgres`" + ` |
+| ` + "`PG_AUTOCTL_AUTH_METHOD`, `PG_AUTOCTL_SSL_SELF_SIGNED`, `PG_AUTOCTL_PG_HBA_LAN`" + ` | defaults of ` + "`--auth`, `--ssl-self-signed` and `--pg-hba-lan`" + ` |
+| ` + "`PG_CONFIG`, `PATH`" + ` | where the PostgreSQL programs are looked for |
+| ` + "`PGPORT`, `PGHOST`, `PGUSER`, `PGDATABASE`" + ` | defaults of ` + "`--pgport`, `--pghost`, `--username` and `--dbname`" + ` when something is created |
+| ` + "`PGCONNECT_TIMEOUT`" + ` | for how many seconds a command tries to reach the monitor (default 2; creations 30) |
+| ` + "`XDG_CONFIG_HOME`, `XDG_DATA_HOME`, `XDG_RUNTIME_DIR`" + ` | where configuration, state and pid files live (defaults: ` + "`~/.config`, `~/.local/share`, `/tmp`" + `) |
+| ` + "`PG_REGRESS_SOCK_DIR`" + ` | directory for the servers' sockets |
+| ` + "`PGDROVER_LOG_FORMAT=json`" + ` | log lines as JSON objects |
+
+## Exit codes
+
+| Code | When |
+|---|---|
+| 0 | success, help, asked to stop |
+| 1 | wrong usage or a wrong value |
+| 2 | configuration that cannot be read, or that is of another role |
+| 3 | creation failed, state file unusable, already running; ` + "`status`: not running" + ` |
+| 4 | the local server does not answer |
+| 5 | PostgreSQL's programs are missing or fail; ` + "`status`: the server does not run" + ` |
+| 6 | the monitor cannot be reached, or refuses |
+| 8 | the local node has no usable state |
+| 12 | anything else; a wait was in vain; an acknowledged row was lost in a demonstration |
+`

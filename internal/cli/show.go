@@ -25,7 +25,7 @@ func newShowCmd(env *Env) *cobra.Command {
 	)
 }
 
-// watchFlags adds the options that belong to the terminal dashboard.
+// refuseWatch ends a command that was asked for the dashboard.
 func refuseWatch(env *Env, cmd *cobra.Command) error {
 	if !on(cmd, "watch") {
 		return nil
@@ -181,8 +181,7 @@ func stateJSON(nodes []pgautofailover.NodeState) array {
 }
 
 func newShowEventsCmd(env *Env) *cobra.Command {
-	cmd := newLeaf("events", "Prints monitor's state of nodes in a given formation and group", withWatch(env, withMonitor(env, showEvents)))
-	cmd.Short = "Prints the last events of a given formation and group"
+	cmd := newLeaf("events", "Prints the last events of a given formation and group", withWatch(env, withMonitor(env, showEvents)))
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
 	formationFlag(cmd)
