@@ -360,3 +360,15 @@ func (g *group) failover(t *testing.T) {
 	defer g.mu.Unlock()
 	require.NoError(t, g.db.PerformFailover(t.Context(), "default", 0, false))
 }
+
+const (
+	stopSignal     = syscall.SIGSTOP
+	continueSignal = syscall.SIGCONT
+)
+
+func signalAll(t *testing.T, pids []int, s syscall.Signal) {
+	t.Helper()
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, s)
+	}
+}

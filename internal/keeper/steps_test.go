@@ -1,0 +1,256 @@
+package keeper
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// scripted is a monitor that answers a step's questions as a test says.
+type scripted struct {
+	fakeSession
+	mu       sync.Mutex
+	primary  peer
+	others   []peer
+	list     pg.StandbyNames
+	stale    bool
+	advanced *peer
+	told     []pg.History
+}
+
+func (s *scripted) Primary(context.Context) (peer, error)      { return s.primary, nil }
+func (s *scripted) OtherNodes(context.Context) ([]peer, error) { return s.others, nil }
+func (s *scripted) Candidate(context.Context) (peer, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.others {
+		if p.Goal == fsm.PreparePromotion {
+			return p, true, nil
+		}
+	}
+	return peer{}, false, nil
+}
+
+func (s *scripted) MostAdvancedStandby(context.Context) (peer, bool, error) {
+	if s.advanced == nil {
+		return peer{}, false, nil
+	}
+	return *s.advanced, true, nil
+}
+
+func (s *scripted) List(context.Context, int64) (pg.StandbyNames, bool, error) {
+	return s.list, !s.stale, nil
+}
+
+func (s *scripted) PublishHistory(_ context.Context, h pg.History) error {
+	s.told = append(s.told, h)
+	return nil
+}
+
+// pair is a primary and a standby made by steps alone.
+type pair struct {
+	t      *testing.T
+	p1, p2 place
+	n1, n2 *node
+	m1, m2 *scripted
+}
+
+func (p place) node(t *testing.T, id int64, m *scripted) *node {
+	t.Helper()
+	k := &Keeper{cfg: p.config(), log: slog.New(slog.DiscardHandler), clock: boottime}
+	n := k.newNode(identity{formation: "default", nodeID: id}, k.log)
+	var mu sync.Mutex
+	n.ask = func(ctx context.Context, do func(context.Context, monitorSession) error) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return do(ctx, m)
+	}
+	t.Cleanup(func() {
+		n.closeSession(context.Background())
+		n.release()
+	})
+	return n
+}
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	g := &group{uri: "postgres://autoctl_node@127.0.0.1:1/none"}
+	r := &pair{t: t, p1: g.place(t, "n1"), p2: g.place(t, "n2")}
+	r.m1 = &scripted{others: []peer{{ID: 2, Host: "127.0.0.1", Port: r.p2.Port}}}
+	r.m2 = &scripted{
+		others:  []peer{{ID: 1, Host: "127.0.0.1", Port: r.p1.Port}},
+		primary: peer{ID: 1, Host: "127.0.0.1", Port: r.p1.Port},
+	}
+	r.m1.primary = peer{ID: 2, Host: "127.0.0.1", Port: r.p2.Port}
+	r.n1, r.n2 = r.p1.node(t, 1, r.m1), r.p2.node(t, 2, r.m2)
+	r.walk(r.n1, fsm.Init, fsm.Single)
+	r.walk(r.n1, fsm.Single, fsm.WaitPrimary)
+	r.walk(r.n2, fsm.WaitStandby, fsm.CatchingUp)
+	r.walk(r.n2, fsm.CatchingUp, fsm.Secondary)
+	return r
+}
+
+// walk performs an edge, twice over: every step may be repeated.
+func (r *pair) walk(n *node, from, to fsm.State) {
+	r.t.Helper()
+	edge, ok := fsm.Next(fsm.Standalone, from, to)
+	require.True(r.t, ok, "%s to %s", from, to)
+	for _, s := range edge.Steps {
+		for range 2 {
+			require.NoError(r.t, n.perform(r.t.Context(), s, task{From: from, To: to}), "%s to %s: %s", from, to, s)
+		}
+	}
+}
+
+// look is what the observer sees.
+func (r *pair) look(n *node) view {
+	r.t.Helper()
+	v := n.look(r.t.Context())
+	require.NoError(r.t, v.Err)
+	return v
+}
+
+func TestEdgesOnRealServers(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	require.Equal(t, guardList(), r.look(r.n2).SyncNames, "a standby is guarded")
+	require.True(t, r.n2.isArmed())
+	r.m1.list = list(1, 2)
+	r.walk(r.n1, fsm.WaitPrimary, fsm.Primary)
+	require.Equal(t, list(1, 2), r.look(r.n1).SyncNames)
+	require.Equal(t, "quorum", r.look(r.n1).SyncState)
+	require.Equal(t, "1", r.p1.query(t, "CREATE TABLE t (id int)", "INSERT INTO t VALUES (1)", "SELECT count(*)::text FROM t"))
+	require.Equal(t, fsm.StreamingYes, r.look(r.n2).Streaming)
+
+	// A planned hand-over: the old primary's last word is its shutdown checkpoint.
+	r.walk(r.n1, fsm.Primary, fsm.Draining)
+	last := r.look(r.n1)
+	require.True(t, last.CleanStop)
+	require.Greater(t, r.look(r.n2).LSN, last.LSN)
+	r.m2.list = pg.StandbyNames{}
+	r.walk(r.n2, fsm.PreparePromotion, fsm.WaitPrimary)
+	require.False(t, r.look(r.n2).InRecovery)
+	require.Equal(t, pg.Timeline(2), r.m2.told[len(r.m2.told)-1].TLI(), "the line is told before the state")
+	require.Equal(t, "2", r.p2.query(t, "INSERT INTO t VALUES (2)", "SELECT count(*)::text FROM t"))
+
+	// The old one comes back.
+	r.walk(r.n1, fsm.Draining, fsm.CatchingUp)
+	r.walk(r.n1, fsm.CatchingUp, fsm.Secondary)
+	require.Equal(t, guardList(), r.look(r.n1).SyncNames)
+}
+
+func TestElectionOnRealServers(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	r.walk(r.n2, fsm.Secondary, fsm.ReportLSN)
+	v := r.look(r.n2)
+	require.True(t, v.InRecovery)
+	require.Equal(t, fsm.StreamingNo, v.Streaming)
+	require.Equal(t, "1", r.p1.query(t, "CREATE TABLE t (id int)", "INSERT INTO t VALUES (1)", "SELECT count(*)::text FROM t"))
+	require.Equal(t, v.LSN, r.look(r.n2).LSN, "the position is final")
+	r.walk(r.n2, fsm.ReportLSN, fsm.Secondary)
+	require.Equal(t, fsm.StreamingYes, r.look(r.n2).Streaming)
+
+	// Promoted behind the gate, and then the order changes.
+	require.NoError(t, r.n1.stopNow(t.Context()))
+	r.walk(r.n2, fsm.PreparePromotion, fsm.StopReplication)
+	closed, err := r.n2.instance().GateClosed()
+	require.NoError(t, err)
+	require.True(t, closed)
+	require.False(t, r.look(r.n2).InRecovery)
+	r.walk(r.n2, fsm.PreparePromotion, fsm.ReportLSN)
+	v = r.look(r.n2)
+	require.True(t, v.InRecovery, "a server that takes writes must not vote")
+	require.Equal(t, guardList(), v.SyncNames)
+
+	// The old primary is the primary again: the fork is rewound or copied over.
+	require.NoError(t, r.n1.start(t.Context()))
+	require.Equal(t, "1", r.p1.query(t, "INSERT INTO t VALUES (2)", "SELECT (count(*) - 1)::text FROM t"))
+	r.walk(r.n2, fsm.ReportLSN, fsm.Secondary)
+	require.Equal(t, pg.Timeline(1), r.look(r.n2).TLI)
+	require.Equal(t, fsm.StreamingYes, r.look(r.n2).Streaming)
+}
+
+func TestFormerPrimaryIsRewound(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	r.walk(r.n2, fsm.PreparePromotion, fsm.WaitPrimary)
+	// Both write now, as only a test can make them.
+	require.Equal(t, "1", r.p1.query(t, "CREATE TABLE lost (id int)", "INSERT INTO lost VALUES (1)", "SELECT count(*)::text FROM lost"))
+	require.Equal(t, "1", r.p2.query(t, "CREATE TABLE t (id int)", "INSERT INTO t VALUES (1)", "SELECT count(*)::text FROM t"))
+	require.NoError(t, r.n1.stopNow(t.Context()))
+	r.walk(r.n1, fsm.Demoted, fsm.CatchingUp)
+	r.walk(r.n1, fsm.CatchingUp, fsm.Secondary)
+	pgtest.Eventually(t, patience, func() error {
+		return r.n1.instance().With(t.Context(), func(s *postgres.Session) error {
+			var n int
+			return s.Conn().QueryRow(t.Context(), "SELECT count(*) FROM public.t").Scan(&n)
+		})
+	})
+	require.Equal(t, "0", r.p1.query(t, "SELECT count(*)::text FROM pg_class WHERE relname = 'lost'"))
+}
+
+func TestServerThatStartsAsAPrimaryByMistakeIsNotStarted(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	require.NoError(t, r.n2.stop(t.Context()))
+	require.NoError(t, os.Remove(filepath.Join(r.p2.config().File.PGData, "standby.signal")))
+	require.NoError(t, r.n2.perform(t.Context(), fsm.StepStart, task{From: fsm.Secondary, To: fsm.Secondary}))
+	require.True(t, r.look(r.n2).InRecovery)
+	require.NoError(t, r.n2.stop(t.Context()))
+	require.NoError(t, os.Remove(filepath.Join(r.p2.config().File.PGData, "standby.signal")))
+	require.NoError(t, r.n2.perform(t.Context(), fsm.StepStart, task{From: fsm.ReportLSN, To: fsm.ReportLSN}))
+	v := r.look(r.n2)
+	require.True(t, v.InRecovery)
+	require.Equal(t, fsm.StreamingNo, v.Streaming)
+}
+
+func TestListOfAnotherGoalIsNotApplied(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	r.m1.list, r.m1.stale = list(1, 2), true
+	err := r.n1.perform(t.Context(), fsm.StepSetList, task{From: fsm.WaitPrimary, To: fsm.Primary, Number: 3})
+	require.ErrorIs(t, err, errStaleGoal)
+	require.True(t, r.look(r.n1).SyncNames.Empty())
+}
+
+func TestHalfRewoundDirectoryIsCopied(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	require.NoError(t, r.n2.stop(t.Context()))
+	mark := r.p2.config().File.PGData + ".rewind"
+	require.NoError(t, os.WriteFile(mark, nil, 0o600))
+	require.Error(t, r.n2.start(t.Context()))
+	require.Error(t, r.n2.standbyAlone(t.Context()), "it must not vote")
+	require.NoError(t, r.n2.perform(t.Context(), fsm.StepStart, task{From: fsm.Secondary, To: fsm.Secondary}))
+	require.NoFileExists(t, mark)
+	require.True(t, r.look(r.n2).InRecovery)
+}
+
+func TestSilentStandbyDoesNotHoldUpTheStop(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	pm, err := r.n2.server()
+	require.NoError(t, err)
+	pids := append(pgtest.ChildrenOf(pm.PID()), pm.PID())
+	signalAll(t, pids, stopSignal)
+	defer signalAll(t, pids, continueSignal)
+	// The standby cannot confirm anything, but the monitor says that the next primary has it all.
+	r.m1.mu.Lock()
+	r.m1.others = []peer{{ID: 2, Host: "127.0.0.1", Port: r.p2.Port, Goal: fsm.PreparePromotion, LSN: 1 << 60}}
+	r.m1.mu.Unlock()
+	begin := boottime()
+	require.NoError(t, r.n1.stop(t.Context()))
+	t.Logf("stopped within %s", boottime()-begin)
+	require.True(t, r.look(r.n1).CleanStop)
+}
