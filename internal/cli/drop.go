@@ -67,7 +67,7 @@ func dropNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
 			return withCode(exitBadConfig, fatal(exitBadConfig, "Expected configuration file does not exist: %q", s.config).
 				withHint("use --monitor to drop a node of another host"))
 		}
-		n, err := readNode(s)
+		n, err := readNode(env, s)
 		if err != nil {
 			return err
 		}

@@ -31,7 +31,7 @@ func newDoCmd(env *Env) *cobra.Command {
 		newSet("pgsetup", "Manage a local Postgres setup", pgsetupCmds(env)...),
 		newSet("fsm", "Manually manage the keeper's state", newFSMStateCmd(env), newFSMListCmd(env), newFSMAssignCmd(env)),
 	)
-	set.Hidden = true
+	set.Hidden = env.getenv("PG_AUTOCTL_DEBUG") == ""
 	return set
 }
 

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -156,16 +159,19 @@ func localNode(env *Env, cmd *cobra.Command) (node, error) {
 	if err != nil {
 		return node{}, err
 	}
-	return readNode(s)
+	return readNode(env, s)
 }
 
 // readNode reads the configuration of a data directory.
-func readNode(s site) (node, error) {
+func readNode(env *Env, s site) (node, error) {
 	n := node{site: s}
 	if _, err := os.Stat(s.config); err != nil {
 		missing := fatal(exitBadArgs, "Expected configuration file does not exist: %q", s.config)
 		if !isDir(s.pgdata) {
 			return n, missing.withHint("check the PGDATA environment variable and --pgdata: directory %q does not exist", s.pgdata)
+		}
+		if owner := ownerOf(s.pgdata); owner != nil && owner.Uid != strconv.Itoa(env.EUID) {
+			return n, missing.withHint("%q belongs to user %s, whose configuration it is: run the command as that user", s.pgdata, owner.Username)
 		}
 		return n, missing.withHint("%q is not a data directory of this program: create it with the create command", s.pgdata)
 	}
@@ -183,6 +189,23 @@ func readNode(s site) (node, error) {
 		return n, fail(exitBadConfig, "unknown role %q in configuration file %q", role, s.config)
 	}
 	return n, withCode(exitBadConfig, err)
+}
+
+// ownerOf is the user whom a file belongs to, nil when that cannot be told.
+func ownerOf(path string) *user.User {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	owner, err := user.LookupId(strconv.FormatUint(uint64(stat.Uid), 10))
+	if err != nil {
+		return nil
+	}
+	return owner
 }
 
 // readRole reads which program a configuration file is for.

@@ -2,10 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"os"
-	"os/user"
-	"strconv"
-	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -25,17 +21,9 @@ func showSystemd(env *Env, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(s.pgdata)
-	if err != nil {
-		return fail(exitInternal, "find the owner of %q: %w", s.pgdata, err)
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fail(exitInternal, "find the owner of %q", s.pgdata)
-	}
-	owner, err := user.LookupId(strconv.FormatUint(uint64(stat.Uid), 10))
-	if err != nil {
-		return fail(exitInternal, "find the owner of %q: %w", s.pgdata, err)
+	owner := ownerOf(s.pgdata)
+	if owner == nil {
+		return fail(exitInternal, "find the owner of %q: it does not exist, or its owner has no name", s.pgdata)
 	}
 	env.infof("HINT: to complete a systemd integration, run the following commands (as root):")
 	env.infof("%s -q show systemd --pgdata %q | tee /etc/systemd/system/pgautofailover.service", env.program(), s.pgdata)
