@@ -107,7 +107,7 @@ func (t *turn) finish() Decision {
 func (r Record) equal(o Record) bool {
 	same := r.Epoch == o.Epoch && r.Owner == o.Owner && r.Primary == o.Primary && r.Fenced == o.Fenced &&
 		r.FinalTLI == o.FinalTLI && r.FinalLSN == o.FinalLSN && r.Timeline == o.Timeline &&
-		slices.Equal(r.Removed, o.Removed) && slices.EqualFunc(r.Lists, o.Lists, func(a, b List) bool {
+		slices.Equal(r.Removed, o.Removed) && slices.Equal(r.Strays, o.Strays) && slices.EqualFunc(r.Lists, o.Lists, func(a, b List) bool {
 		return a.Number == b.Number && a.Primary == b.Primary && a.K == b.K && slices.Equal(a.Voters, b.Voters)
 	})
 	if !same || (r.Election == nil) != (o.Election == nil) {

@@ -99,6 +99,7 @@ func (t *turn) callOld() bool {
 	changed := false
 	for _, n := range t.members() {
 		primary := n.ID == t.rec.Primary || slices.ContainsFunc(t.rec.Lists, func(l List) bool { return l.Primary == n.ID })
+		primary = primary && !t.stray(n.ID)
 		if !t.alive(n) || !n.Settled() || !n.Goal.In(Draining, DemoteTimeout, Demoted, PrepareMaintenance) ||
 			!primary && (!t.rec.Election.AllowDataLoss || t.anyCandidate()) {
 			continue
@@ -219,12 +220,13 @@ func (t *turn) openFor(s *Node, why string) {
 		t.order(s, goal, "%s to %s after %s.", s, goal, why)
 	}
 	for _, n := range t.others(s) {
-		if n.Goal.In(ReportLSN, JoinSecondary) && t.rec.Timeline != 0 && n.TLI > t.rec.Timeline {
-			// It was promoted and never opened. The new primary may take the same
-			// timeline number for another timeline: only a rewind tells them apart.
+		if n.Goal.In(ReportLSN, JoinSecondary) && slices.Contains(t.rec.Strays, n.ID) {
+			// The new primary may take the same timeline number for another
+			// timeline: only a rewind tells them apart.
 			t.goal(n, Demoted, "%s to demoted after %s got selected as the failover candidate.", n, s)
 		}
 	}
+	t.rec.Strays = slices.DeleteFunc(t.rec.Strays, func(id int64) bool { return id == s.ID })
 	t.rec.Primary, t.rec.Owner = s.ID, s.ID
 	t.rec.Fenced, t.rec.FinalTLI, t.rec.FinalLSN = false, 0, 0
 	t.push(s, list)

@@ -225,6 +225,11 @@ type Record struct {
 	FinalLSN pg.LSN      `json:"final_lsn,omitempty"`
 	// Timeline is the timeline that the last open primary reported: the reference lineage.
 	Timeline pg.Timeline `json:"timeline,omitempty"`
+	// Strays are nodes that were replaced after they had been ordered to promote
+	// and before they said that they opened: they may have begun a timeline of
+	// their own under a number that another node's timeline has too. Until they are
+	// rewound nothing that they report says anything about anybody's WAL.
+	Strays []int64 `json:"strays,omitempty"`
 	// Removed are nodes that were removed by force and may still be running.
 	Removed []Ghost `json:"removed,omitempty"`
 }

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"cmp"
+	"slices"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
@@ -18,8 +19,10 @@ type position struct {
 // different lineages are never compared by their numbers: a node that was
 // promoted without ever opening counts up to the point where it left.
 func (t *turn) where(n *Node, tli pg.Timeline, lsn pg.LSN) position {
-	ref := t.rec.Timeline
+	ref := t.reference()
 	switch {
+	case n != nil && t.stray(n.ID):
+		return position{forked: true, told: true}
 	case ref == 0 || tli == 0 || tli == ref:
 		return position{lsn: lsn}
 	case tli > ref && n == nil:
@@ -39,13 +42,46 @@ func (t *turn) where(n *Node, tli pg.Timeline, lsn pg.LSN) position {
 	return position{lsn: lsn}
 }
 
+// reference is the timeline that positions are measured on: the one that the
+// last open primary reported, or the higher one of a voter. Who is no stray can
+// have a higher one only from the node that was last ordered to open.
+func (t *turn) reference() pg.Timeline {
+	ref := t.rec.Timeline
+	if e := t.rec.Election; e != nil && ref != 0 {
+		for _, v := range e.Votes {
+			if !t.stray(v.Node) {
+				ref = max(ref, v.TLI)
+			}
+		}
+	}
+	return ref
+}
+
+// stray: id may have a timeline of its own. Not so the node that was last
+// ordered to open: its timeline is the group's.
+func (t *turn) stray(id int64) bool {
+	return id != t.rec.Primary && slices.Contains(t.rec.Strays, id)
+}
+
+// strays notes that n is replaced although it may have promoted.
+func (t *turn) strays(n *Node) {
+	if n != nil && !slices.Contains(t.rec.Strays, n.ID) {
+		t.rec.Strays = append(t.rec.Strays, n.ID)
+		slices.Sort(t.rec.Strays)
+	}
+}
+
 // referenceHistory is the history of the reference timeline as some node told it.
 func (t *turn) referenceHistory() pg.History {
+	ref := t.reference()
 	for i := range t.g.Nodes {
+		if t.stray(t.g.Nodes[i].ID) {
+			continue
+		}
 		h := t.g.Nodes[i].History
-		if len(h) > 0 && h[len(h)-1].TLI >= t.rec.Timeline {
+		if len(h) > 0 && h[len(h)-1].TLI >= ref {
 			for _, entry := range h {
-				if entry.TLI == t.rec.Timeline {
+				if entry.TLI == ref {
 					return h
 				}
 			}
@@ -68,7 +104,7 @@ func (t *turn) position(n *Node) position {
 
 // beyond: n has received past the record with which the old primary's clean stop ended its WAL.
 func (t *turn) beyond(n *Node) bool {
-	return t.rec.Fenced && t.rec.FinalLSN != 0 && n.TLI == t.rec.FinalTLI && n.LSN > t.rec.FinalLSN
+	return t.rec.Fenced && t.rec.FinalLSN != 0 && !t.stray(n.ID) && n.TLI == t.rec.FinalTLI && n.LSN > t.rec.FinalLSN
 }
 
 func (a position) compare(b position) int { return cmp.Compare(a.lsn, b.lsn) }

@@ -79,6 +79,13 @@ func (t *turn) absorb() {
 			t.rec.FinalTLI, t.rec.FinalLSN = p.TLI, p.LSN
 		}
 	}
+	t.rec.Strays = slices.DeleteFunc(t.rec.Strays, func(id int64) bool {
+		n := t.node(id)
+		return n == nil || n.Settled() && n.Goal.In(CatchingUp, Secondary)
+	})
+	if len(t.rec.Strays) == 0 {
+		t.rec.Strays = nil
+	}
 	if t.rec.Election == nil {
 		return
 	}
@@ -136,6 +143,9 @@ func (t *turn) vote(n Node) {
 // voted: n's receiver has ended for good in this election, by its own word.
 func (t *turn) voted(id int64) bool {
 	if t.rec.Election == nil {
+		return false
+	}
+	if t.stray(id) {
 		return false
 	}
 	if slices.ContainsFunc(t.rec.Election.Votes, func(v Vote) bool { return v.Node == id }) {

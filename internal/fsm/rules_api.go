@@ -105,9 +105,10 @@ func (t *turn) takeFailover(i Intent, prefer int64) bool {
 		if p != nil && p.Goal.Writable() {
 			t.drain(p, "%s to %s after a user-initiated failover.", p, t.drainGoal(p))
 		}
-		if t.rec.Owner != 0 {
-			t.rec.Owner = 0
+		if s := t.owner(); s != nil && s.Goal.In(StopReplication, WaitPrimary, Single) {
+			t.strays(s)
 		}
+		t.rec.Owner = 0
 		t.fanOut()
 		return t.close(i, "")
 	}
@@ -127,7 +128,7 @@ func (t *turn) allowDataLoss() {
 
 func (t *turn) takeStartMaintenance(i Intent) bool {
 	n := t.node(i.Node)
-	if n == nil || n.Goal == Maintenance || n.Reported == Maintenance {
+	if n == nil || n.Goal.In(Maintenance, Dropped) || n.Reported == Maintenance {
 		return t.close(i, "")
 	}
 	p := t.writable()

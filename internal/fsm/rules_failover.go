@@ -42,7 +42,8 @@ func (t *turn) replaceable(p *Node) bool {
 			return has(n.ID) && t.healthy(n) && t.electable(n) && n.TLI == t.rec.Timeline && within(n, p, t.g.Settings.PromoteThreshold)
 		})
 	}
-	return t.allSatisfied(has) && slices.ContainsFunc(t.others(p), func(n *Node) bool {
+	loss := t.rec.Election != nil && t.rec.Election.AllowDataLoss
+	return (loss || t.allSatisfied(has)) && slices.ContainsFunc(t.others(p), func(n *Node) bool {
 		return has(n.ID) && t.healthy(n) && t.electable(n)
 	})
 }
@@ -58,6 +59,9 @@ func primaryFailed2(t *turn) bool {
 	if !s.Stable(Secondary) || !t.healthy(s) || !t.electable(s) || !t.replaceable(p) {
 		return false
 	}
+	if t.rec.Owner == p.ID {
+		t.strays(p)
+	}
 	t.open(Election{})
 	t.own(s)
 	t.drain(p, "%s to %s and %s to prepare_promotion after %s became unhealthy.", p, t.drainGoal(p), s, p)
@@ -71,8 +75,9 @@ func primaryFailed(t *turn) bool {
 	if p == nil || !t.replaceable(p) {
 		return false
 	}
-	if t.rec.Owner == p.ID {
+	if t.rec.Owner == p.ID { // it was ordered to open and never said that it did
 		t.rec.Owner = 0
+		t.strays(p)
 	}
 	e := Election{Async: t.fencesAsync(p)}
 	for _, n := range t.others(p) {
@@ -260,6 +265,7 @@ func candidateLost(t *turn) bool {
 	t.rec.Owner, t.rec.Election.Planned = 0, false
 	t.dropVote(s)
 	if s.Goal == StopReplication {
+		t.strays(s)
 		t.goal(s, Demoted, "%s to demoted after it became unhealthy.", s)
 	} else {
 		t.goal(s, ReportLSN, "%s to report_lsn after it became unhealthy.", s)

@@ -5,10 +5,12 @@ import (
 )
 
 // atWork is the writable primary when it can be given work: it is healthy and
-// no election or promotion is under way.
+// no election or promotion is under way. One that fenced itself is at work
+// again once its server runs: it may be waiting for a voter that is gone.
 func (t *turn) atWork() *Node {
 	p := t.writable()
-	if p == nil || t.rec.Election != nil || t.rec.Owner != 0 || t.unhealthy(p) || p.Reported.In(downStates...) {
+	if p == nil || t.rec.Election != nil || t.rec.Owner != 0 || t.unhealthy(p) ||
+		p.Reported.In(downStates...) && !p.PgIsRunning {
 		return nil
 	}
 	return p

@@ -155,7 +155,7 @@ func voterReturns(t *turn) bool {
 			}
 			return t.goal(n, CatchingUp, "%s to catchingup after %s converged to %s.", n, p, p.Reported)
 		}
-		if at := t.position(n); n.TLI > p.TLI || at.forked && at.told {
+		if at := t.position(n); n.TLI > p.TLI || at.forked && at.told || t.stray(n.ID) {
 			return t.goal(n, Demoted, "%s to demoted after its timeline diverged from that of %s.", n, p)
 		}
 		if !within(n, p, t.g.Settings.SyncThreshold) || !t.healthy(n) {

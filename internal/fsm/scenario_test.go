@@ -383,6 +383,9 @@ func (w *world) set(d *datadriven.TestData) {
 	if d.HasArg("async") {
 		n.Quorum = false
 	}
+	if d.HasArg("running") {
+		n.PgIsRunning = true
+	}
 	if d.HasArg("quorum") {
 		n.Quorum = true
 	}

@@ -20,6 +20,7 @@ func newTurn(g Group, now time.Time) *turn {
 	rec := g.Record
 	rec.Lists = slices.Clone(rec.Lists)
 	rec.Removed = slices.Clone(rec.Removed)
+	rec.Strays = slices.Clone(rec.Strays)
 	if rec.Election != nil {
 		e := *rec.Election
 		e.Votes = slices.Clone(e.Votes)

@@ -54,6 +54,10 @@ func (t *turn) waitingForVotes() string {
 
 func (t *turn) waitingForOwner() string {
 	s := t.owner()
+	if s != nil && s.Goal.Writable() && t.unhealthy(s) {
+		return fmt.Sprintf("%s was ordered to open and is not healthy, and too few of the others are there to replace it: "+
+			"bring it or %s back, or %s", s, t.missing(t.potential(s)), overrideHint)
+	}
 	if s == nil || !s.Settled() || !s.Goal.In(PreparePromotion, StopReplication) {
 		return ""
 	}
