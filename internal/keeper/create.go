@@ -62,6 +62,12 @@ func Create(ctx context.Context, cfg CreateConfig) error {
 		return err
 	}
 	if err := k.work(ctx, state, true); err != nil {
+		if ctx.Err() == nil && c.restore != nil && permanent(err) {
+			// Trying again would not help, and this call began from nothing: take it all back.
+			if undoErr := c.takeBack(context.WithoutCancel(ctx), state); undoErr != nil {
+				return errors.Join(err, undoErr)
+			}
+		}
 		return err
 	}
 	if cfg.Run {
@@ -76,6 +82,9 @@ func Create(ctx context.Context, cfg CreateConfig) error {
 type creation struct {
 	*Keeper
 	cfg CreateConfig
+	// restore puts the files back as they were; nil unless this call registered the node.
+	restore func() error
+	pre     PreInit
 }
 
 // register returns the state of a registered node whose initialisation is not
@@ -349,6 +358,7 @@ func (c *creation) registerOnce(ctx context.Context, pre PreInit, desired int64)
 		}
 		return State{}, errors.Join(refusal(err), undo())
 	}
+	c.restore, c.pre = undo, pre
 	c.log.InfoContext(ctx, "registered", "formation", file.Formation, "group", state.Group, "node", state.NodeID,
 		"goal_state", state.Assigned.String())
 	return state, nil
@@ -404,4 +414,42 @@ func (c *creation) keepFiles() func() error {
 		return errors.Join(removeFile(paths.InitFile), restore(paths.ConfigFile, config, configErr, 0o644),
 			restore(paths.StateFile, state, stateErr, 0o600))
 	}
+}
+
+// takeBack undoes a registration whose initialisation cannot succeed: the
+// node leaves the monitor, its files and the data directory are as they were.
+func (c *creation) takeBack(ctx context.Context, state State) error {
+	now, err := ReadState(c.cfg.Paths.StateFile)
+	if err != nil || !now.Current.In(fsm.Init, fsm.WaitStandby) {
+		return err
+	}
+	db, err := c.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close(ctx) }()
+	if _, err := db.RemoveNode(ctx, int64(state.NodeID), true); err != nil && !unknownNode(err) {
+		return fmt.Errorf("take the registration back: %w", err)
+	}
+	local := c.newNode(identity{}, c.log)
+	defer local.release()
+	if c.pre == PGDataAbsent && exists(c.cfg.File.PGData) {
+		if err := local.stopNow(ctx); err != nil {
+			return err
+		}
+		if err := local.instance().Remove(); err != nil {
+			return err
+		}
+	}
+	backup := c.Keeper.cfg.File.BackupDirectory
+	if err := errors.Join(c.restore(), removeFile(c.cfg.File.PGData+".initdb")); err != nil {
+		return err
+	}
+	if backup == defaultBackupDir(c.cfg.File.PGData, int64(state.NodeID)) {
+		// Both are ours when they are empty, and somebody else's when not.
+		_ = os.Remove(backup)
+		_ = os.Remove(filepath.Dir(backup))
+	}
+	c.log.InfoContext(ctx, "took the registration back", "node", state.NodeID)
+	return nil
 }

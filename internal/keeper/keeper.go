@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/postgres"
 )
 
@@ -33,6 +34,10 @@ type Config struct {
 	Version string // of the program, for the pid file
 	// Ready is called once, at the first report that the monitor answered.
 	Ready func()
+	// VersionMismatch is called at each connection to a monitor whose schema is
+	// not of this program's version. A caller that finds a fitting program on
+	// disk cancels Run with ErrDetach and executes it.
+	VersionMismatch func(monitor, own int)
 	// AfterStep sees each step that was performed; for tests.
 	AfterStep func(fsm.Step)
 }
@@ -122,7 +127,12 @@ func (k *Keeper) work(ctx context.Context, state State, creating bool) error {
 	local := k.newNode(who, log)
 	defer local.release()
 	reporter := newReporter(who.nodeID, k.clock, log, func(ctx context.Context) (monitorSession, error) {
-		return dialMonitor(ctx, local.config().Monitor, who)
+		s, err := dialMonitor(ctx, local.config().Monitor, who)
+		if err != nil {
+			return nil, err
+		}
+		k.compareVersions(ctx, s.db)
+		return s, nil
 	})
 	local.ask = reporter.ask
 	e := newEngine(engineConfig{
@@ -142,6 +152,20 @@ func (k *Keeper) work(ctx context.Context, state State, creating bool) error {
 		return saveErr
 	}
 	return err
+}
+
+// compareVersions tells whoever wants to know that monitor and keeper are of
+// different versions. The server is kept all the same: a difference of
+// versions is no reason to stop it.
+func (k *Keeper) compareVersions(ctx context.Context, db *pgautofailover.DB) {
+	version, err := pgautofailover.SchemaVersion(ctx, db)
+	if err != nil || version == pgautofailover.SchemaNumber {
+		return
+	}
+	k.log.WarnContext(ctx, "the monitor is of another version", "monitor", version, "own", pgautofailover.SchemaNumber)
+	if k.cfg.VersionMismatch != nil {
+		k.cfg.VersionMismatch(version, pgautofailover.SchemaNumber)
+	}
 }
 
 // saveState writes the state file with what is known of the data directory.

@@ -47,7 +47,7 @@ type pgSession struct {
 
 // dialMonitor opens the session of a registered node: it is locked to the
 // node, so that the monitor notices its end, and it listens.
-func dialMonitor(ctx context.Context, uri string, who identity) (monitorSession, error) {
+func dialMonitor(ctx context.Context, uri string, who identity) (*pgSession, error) {
 	db, err := connectMonitor(ctx, uri, fmt.Sprintf("pg_autoctl node %d", who.nodeID))
 	if err != nil {
 		return nil, err
