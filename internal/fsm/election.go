@@ -91,17 +91,19 @@ func (t *turn) fanOut() bool {
 
 // callOld lets nodes that stopped take part when the votes do not suffice
 // without them: the primaries of the lists in force, who know best what they
-// acknowledged, and with an operator's leave anybody.
+// acknowledged, and with an operator's leave anybody, even on the way back
+// to being a standby of a primary that is gone.
 func (t *turn) callOld() bool {
 	if t.allSatisfied(t.voted) && t.anyCandidate() {
 		return false
 	}
+	anybody := t.rec.Election.AllowDataLoss && !t.anyCandidate()
 	changed := false
 	for _, n := range t.members() {
 		primary := n.ID == t.rec.Primary || slices.ContainsFunc(t.rec.Lists, func(l List) bool { return l.Primary == n.ID })
-		primary = primary && !t.stray(n.ID)
-		if !t.alive(n) || !n.Settled() || !n.Goal.In(Draining, DemoteTimeout, Demoted, PrepareMaintenance) ||
-			!primary && (!t.rec.Election.AllowDataLoss || t.anyCandidate()) {
+		stopped := n.Settled() && n.Goal.In(Draining, DemoteTimeout, Demoted, PrepareMaintenance)
+		returning := !n.Settled() && n.Goal == CatchingUp && n.Reported != WaitStandby
+		if !t.alive(n) || !(stopped && (primary && !t.stray(n.ID) || anybody) || returning && anybody) {
 			continue
 		}
 		changed = t.goal(n, ReportLSN, "%s to report_lsn to find the failover candidate", n) || changed
