@@ -115,11 +115,21 @@ func Start(t testing.TB, c Command) *Process {
 // the whole among the test's artifacts.
 func (p *Process) keepLog(t testing.TB) {
 	t.Helper()
-	if t.Failed() {
+	if WantLogs(t) {
 		Keep(t, fmt.Sprintf("%s-%d.log", p.Name, p.Pid), p.log)
 		t.Logf("end of the output of %s (%d):\n%s", p.Name, p.Pid, p.Tail(20))
 	}
 	_ = os.Remove(p.log)
+}
+
+// keepVar asks for the logs of tests that pass, too.
+const keepVar = "PGDROVER_KEEP_LOGS"
+
+// WantLogs says whether the logs of what a test started are worth keeping: when
+// it failed, or when the environment asks for all of them.
+func WantLogs(t testing.TB) bool {
+	t.Helper()
+	return t.Failed() || os.Getenv(keepVar) != ""
 }
 
 // Keep leaves a copy of a file among the artifacts of a test, if those are kept

@@ -263,7 +263,7 @@ func (g *Group) disconnect() {
 func (g *Group) endServers(t testing.TB) {
 	t.Helper()
 	for _, m := range append([]*Member{g.Monitor}, g.Nodes...) {
-		if t.Failed() {
+		if pgtest.WantLogs(t) {
 			m.keepServerLogs(t)
 		}
 		m.killServer()

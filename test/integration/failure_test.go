@@ -15,7 +15,9 @@ import (
 // written starts a whole group with a writer.
 func written(t *testing.T, nodes int) (*group.Group, *group.Writer) {
 	t.Helper()
-	g := group.Start(t, group.Config{Nodes: nodes})
+	// The monitor replaces nobody for 10 s after its own start; here that would
+	// only be a part of every time that is logged.
+	g := group.Start(t, group.Config{Nodes: nodes, MonitorSettings: map[string]string{"startup_grace_period": "1s"}})
 	g.CreateLedger(t)
 	w := g.Write(t, group.WriterConfig{})
 	w.WaitAck(t, time.Now())

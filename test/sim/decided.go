@@ -23,9 +23,12 @@ func (j *judge) decided(p *process, g fsm.Group, d fsm.Decision, before fsm.Reco
 		j.word[epoch] = j.word[epoch] || e.AllowDataLoss
 		j.off[epoch] = j.off[epoch] || e.Off
 	}
+	if rec.Election != nil && (before.Election == nil || before.Owner != 0 && rec.Owner == 0) {
+		j.openAsync = j.asyncByChoice(g, before)
+	}
 	for _, a := range d.Assign {
 		if a.Node == rec.Owner && a.Goal.Writable() {
-			j.async[rec.Epoch] = j.asyncByChoice(g, before)
+			j.async[rec.Epoch] = j.openAsync
 		}
 	}
 	for _, c := range d.Close {

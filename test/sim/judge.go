@@ -18,8 +18,8 @@ type judge struct {
 	// force; the group had no quorum standby and only empty lists.
 	word, off, async map[int64]bool
 	votes            map[int64][]fsm.Vote // as known when the candidate was chosen
-	// The same of the epoch in which the head opened.
-	headWord, headForced, headAsync bool
+	// The same of the epoch in which the head opened, and of the open election.
+	headWord, headForced, headAsync, openAsync bool
 
 	dropped                             bool // some node was removed on request
 	acks, lone, lost, promotions, goals int  // for statistics
@@ -127,6 +127,12 @@ func (j *judge) opened(s *server) {
 	b.opened = true
 	w := j.w
 	j.promotions++
+	if id := s.h.k.id; w.mon.record.Primary != id || w.mon.node(id) == nil {
+		// It was told to open, stood still, and the group has moved on: it may
+		// be open for clients, but must not be able to acknowledge anything.
+		j.checkFence(s)
+		return
+	}
 	epoch := w.mon.record.Epoch
 	j.headWord, j.headAsync, j.headForced = j.word[epoch], j.async[epoch], j.off[epoch]
 	j.checkI7(s)
@@ -162,10 +168,14 @@ func (j *judge) lostWrites(s *server, other *branch, id int64) {
 }
 
 // tolerable: a group that is asynchronous by choice may lose the last writes
-// of the primary that it replaces, as far as the promote threshold allows.
+// of the primary that it replaces. What that one acknowledged to nobody but
+// its client since it was cut off has no bound; what it once promised has.
 func (j *judge) tolerable(s *server, b *branch, at pg.LSN) bool {
 	limit := pg.LSN(j.w.cfg.settings().PromoteThreshold) + 64*recordSize
-	return j.headAsync && (b == j.w.head || b.promised < at) && at-min(at, fork(s.end, position{b, at}).at) <= limit
+	if !j.headAsync || b != j.w.head && b.promised >= at {
+		return false
+	}
+	return b.promised < at || at-min(at, fork(s.end, position{b, at}).at) <= limit
 }
 
 // checkI7: nothing that was reported in the election lies beyond the winner.
@@ -198,8 +208,8 @@ func (j *judge) always() {
 		if !s.rw || !h.up || s.end.b == j.w.head {
 			continue
 		}
-		if _, ok := s.end.line(j.w.head); ok || s.end.root() != (position{b: j.w.head}).root() {
-			continue // opened later than the head, or another cluster
+		if s.end.root() != (position{b: j.w.head}).root() {
+			continue // another cluster
 		}
 		j.checkFence(s)
 	}
@@ -207,7 +217,7 @@ func (j *judge) always() {
 
 // checkFence: another server has opened; this one must not be able to acknowledge.
 func (j *judge) checkFence(s *server) {
-	if j.headWord || j.forced[s.h.k.id] {
+	if j.w.head == nil || j.headWord || j.forced[s.h.k.id] {
 		return // an operator said that this server is off, or does not count
 	}
 	for _, l := range [4]fsm.List{s.old, s.force, s.shown, s.listDisk} {

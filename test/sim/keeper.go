@@ -154,23 +154,20 @@ func (k *keeper) tick() {
 func (k *keeper) call(query func() func(), failed func()) {
 	w, done := k.w, false
 	sent := w.now
-	k.alarm(patience, func() {
-		if !done {
-			done = true
-			failed()
-		}
-	})
-	gone := func() {
-		w.net.send(monitorHost, k.h.n, patience, func() {
-			k.after(0, func() {
-				if !done {
-					done = true
-					failed()
-				}
-			})
-		}, nil)
-	}
 	gen := k.gen
+	finish := func(how func()) {
+		if k.gen != gen {
+			return // an answer for a process that is gone
+		}
+		k.after(0, func() {
+			if !done {
+				done = true
+				how()
+			}
+		})
+	}
+	k.alarm(patience, func() { finish(failed) })
+	gone := func() { w.net.send(monitorHost, k.h.n, patience, func() { finish(failed) }, nil) }
 	w.net.send(k.h.n, monitorHost, statementTimeout, func() {
 		if k.gen != gen && !k.h.rng.chance(50) {
 			return // the connection was reset before the statement arrived
@@ -186,14 +183,7 @@ func (k *keeper) call(query func() func(), failed func()) {
 		if w.rng.chance(w.cfg.LostReplies) {
 			return // committed, but nobody hears of it
 		}
-		w.net.send(monitorHost, k.h.n, patience, func() {
-			k.after(0, func() {
-				if !done {
-					done = true
-					answer()
-				}
-			})
-		}, nil)
+		w.net.send(monitorHost, k.h.n, patience, func() { finish(answer) }, nil)
 	}, nil)
 }
 

@@ -127,9 +127,15 @@ func (m *monitor) primaryHost() int {
 	return host
 }
 
-// mostAdvanced is get_most_advanced_standby.
+// mostAdvanced is get_most_advanced_standby: for a candidate, the source that
+// was chosen with it.
 func (m *monitor) mostAdvanced(caller int64) int {
 	var best *row
+	if e := m.record.Election; e != nil && e.Source != 0 && m.record.Owner == caller {
+		if r := m.node(e.Source); r != nil {
+			return r.host
+		}
+	}
 	for _, r := range m.rows {
 		if r.ID != caller && r.Reported == fsm.ReportLSN && r.Goal != fsm.Dropped &&
 			(best == nil || r.TLI > best.TLI || r.TLI == best.TLI && r.LSN > best.LSN) {

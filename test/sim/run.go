@@ -125,10 +125,10 @@ func (w *World) helpOut(waited time.Duration) {
 		if r.Stable(fsm.Maintenance) || r.Stable(fsm.PrepareMaintenance) {
 			m.ask(fsm.Intent{Kind: fsm.IntentStopMaintenance, Node: r.ID})
 		}
-		electable = electable || r.Priority > 0 && w.hosts[r.host].s.exists
+		electable = electable || r.Priority > 0 && w.hosts[r.host].s.exists && (waited < time.Minute || r.Reported == fsm.ReportLSN)
 	}
 	for _, r := range m.rows {
-		if !electable && w.hosts[r.host].s.exists && r.Priority == 0 {
+		if !electable && w.hosts[r.host].s.exists && r.Priority == 0 && (waited < time.Minute || r.Reported == fsm.ReportLSN) {
 			w.set(r, Op{Do: doPriority, N: 50})
 			break
 		}
@@ -184,7 +184,7 @@ func (w *World) settledNow() bool {
 // data was removed on request has nothing to settle.
 func (w *World) anyData() bool {
 	for _, r := range w.mon.rows {
-		if s := w.hosts[r.host].s; s.exists && !s.broken {
+		if s := w.hosts[r.host].s; s.exists && !s.broken && s.consistent() {
 			return true
 		}
 	}

@@ -290,7 +290,7 @@ func (k *keeper) rewind(wk *walk) outcome {
 			s.broken, wk.scratch = true, true
 			return outcome{next, k.h.rng.between(time.Second, 5*time.Second)}
 		}
-		if up.end.holds(s.end) {
+		if up.end.holds(s.end) && (s.needs.b == nil || s.consistent() || up.end.holds(s.needs)) {
 			return outcome{next, time.Millisecond}
 		}
 		s.broken = true
@@ -362,7 +362,7 @@ func (k *keeper) stepCheckTimeline(wk *walk) outcome {
 		if !k.reachable(up) || up.recovery || s.state != down && s.state != running {
 			return outcome{kind: failed}
 		}
-		if up.end.holds(s.end) && !s.broken {
+		if up.end.holds(s.end) && !s.broken && (s.needs.b == nil || s.consistent() || up.end.holds(s.needs)) {
 			return outcome{done, time.Millisecond}
 		}
 		if s.state == running {

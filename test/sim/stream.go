@@ -63,7 +63,7 @@ func (s *server) tryConnect() bool {
 		}
 	}
 	if !up.end.holds(s.end) {
-		if up.end.b.tli == s.end.b.tli && up.end.at >= s.end.at {
+		if up.end.b.tli == s.end.b.tli && up.end.at >= s.end.at && s.h.k.current != fsm.Maintenance {
 			s.w.fail("I21", "%s (branch %d at %s) streams from %s (branch %d), which has the same timeline number %d",
 				s.h, s.end.b.id, s.end.at, up.h, up.end.b.id, up.end.b.tli)
 		}
