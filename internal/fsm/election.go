@@ -265,7 +265,8 @@ func (t *turn) elect() bool {
 	}
 	slices.SortFunc(candidates, t.byMerit)
 	for _, s := range candidates {
-		complete := t.position(s).compare(best) >= 0
+		// A forked node, which only an operator's leave brings here, can fetch nothing.
+		complete := t.position(s).forked || t.position(s).compare(best) >= 0
 		if !complete && t.wantsAsyncThreshold(s) {
 			continue
 		}

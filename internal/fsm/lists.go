@@ -99,8 +99,8 @@ func (t *turn) absorb() {
 // forget ends the record of a group whose nodes are all gone: a node that
 // registers first in the group begins a new one.
 func (t *turn) forget() {
-	nodes := t.g.Nodes
-	gone := len(nodes) == 0 ||
+	nodes := t.members()
+	gone := len(t.g.Nodes) == 0 ||
 		len(nodes) == 1 && nodes[0].Goal == Single && nodes[0].Reported == Init && t.rec.Primary != nodes[0].ID
 	if !gone || t.rec.Primary == 0 && t.rec.Election == nil && t.rec.Owner == 0 {
 		return

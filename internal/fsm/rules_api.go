@@ -96,6 +96,9 @@ func (t *turn) takeFailover(i Intent, prefer int64) bool {
 		return t.close(i, "")
 	}
 	p := t.node(t.rec.Primary)
+	if len(t.members()) == 1 && t.members()[0].Goal == Single {
+		return t.close(i, "the only node of the group is its primary")
+	}
 	if p == nil || !p.Goal.Writable() || t.unhealthy(p) {
 		if !i.AllowDataLoss {
 			return t.close(i, "the primary is not healthy, and the group fails over by itself when it can")

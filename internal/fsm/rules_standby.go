@@ -146,7 +146,8 @@ func voterReturns(t *turn) bool {
 			continue
 		}
 		if !n.Settled() {
-			answering := t.alive(n) && n.Reported.In(Secondary, CatchingUp, ReportLSN, JoinSecondary)
+			answering := t.alive(n) && n.Reported.In(Secondary, CatchingUp, ReportLSN, JoinSecondary) &&
+				t.now.Sub(later(n.GoalAt, t.g.MonitorStart)) <= t.g.Settings.StallTimeout
 			if t.rec.Election != nil || answering {
 				continue
 			}
