@@ -93,6 +93,26 @@ func TestCreateRefusesAndChangesNothing(t *testing.T) {
 	})
 }
 
+func TestHopelessCreationIsTakenBack(t *testing.T) {
+	t.Parallel()
+	if info, err := os.Stat("/dev/shm"); err != nil || !info.IsDir() {
+		t.Skip("no second file system")
+	}
+	g := newGroup(t)
+	first, second := g.place(t, "n1"), g.place(t, "n2")
+	first.run(t, true)
+	g.wait(t, map[string]fsm.State{"n1": fsm.Single})
+	cfg := second.config()
+	cfg.File.BackupDirectory = filepath.Join("/dev/shm", filepath.Base(second.Root)+"-backup")
+	defer os.RemoveAll(cfg.File.BackupDirectory)
+	before := tree(t, second.Root)
+	err := Create(t.Context(), CreateConfig{Config: cfg, CandidatePriority: 50, ReplicationQuorum: true})
+	require.Error(t, err)
+	require.NotEmpty(t, hintOf(err))
+	require.Equal(t, before, tree(t, second.Root))
+	g.wait(t, map[string]fsm.State{"n1": fsm.Single})
+}
+
 func TestWrongMonitorIsSaidAtOnce(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t)

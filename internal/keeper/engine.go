@@ -85,6 +85,8 @@ type engine struct {
 	results   chan jobResult
 	notBefore time.Duration
 	failures  int
+	// upkeepAfter holds back what can wait after it has failed.
+	upkeepAfter time.Duration
 
 	said       report
 	saidAny    bool
@@ -499,7 +501,7 @@ func (e *engine) repair() *job {
 // upkeep returns what a node at rest has to do for the others.
 func (e *engine) upkeep() *job {
 	role := e.state.Current
-	if !e.peersKnown || !e.view.Ready {
+	if !e.peersKnown || !e.view.Ready || e.cfg.Clock() < e.upkeepAfter {
 		return nil
 	}
 	duty := fsm.DutyOf(role)

@@ -218,8 +218,7 @@ func (e *engine) failed(j *job, r jobResult, now time.Duration) {
 		e.log.Error("the server did not start", "failures", e.restarts.failures, "error", r.err)
 	case jobUpkeep:
 		e.log.Warn("could not prepare for the other nodes, retrying", "error", r.err)
-		e.notBefore = 0
-		e.peersDone = e.peers // with the next news from the monitor
+		e.notBefore, e.upkeepAfter = 0, now+time.Second
 	case jobStop:
 		e.log.Error("the server did not stop", "error", r.err)
 		e.stop.down, e.stop.downAt = true, now

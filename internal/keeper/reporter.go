@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
 // monitorSession is the one connection to the monitor: reports go out on it
@@ -85,6 +86,7 @@ const (
 	redialFirst  = 50 * time.Millisecond
 	redialMost   = time.Second
 	settleReport = 2 * time.Second
+	refusedPause = 100 * time.Millisecond
 )
 
 // errNoMonitor is the answer to a question while there is no session.
@@ -262,8 +264,15 @@ func (r *reporter) session(ctx context.Context) error {
 		if ok && (first || hurry || now-lastSent >= reportEvery) {
 			wantPeers = wantPeers || now-lastPeers >= peersEvery
 			a, err := r.exchange(ctx, s, next, wantPeers)
-			if err != nil {
+			if err != nil && !stays(err) {
 				return err
+			}
+			if err != nil {
+				// The session is good, and the monitor should not take it for lost.
+				if a.err = err; !r.deliver(ctx, a) || !r.idle(ctx, refusedPause) {
+					return ctx.Err()
+				}
+				continue
 			}
 			if lastSent = a.sent; wantPeers {
 				lastPeers = a.sent
@@ -307,6 +316,12 @@ func (r *reporter) introduce(ctx context.Context, s monitorSession) error {
 		return ctx.Err()
 	}
 	return nil
+}
+
+// stays reports a refusal after which the session goes on: a lock that was not
+// had in time, say.
+func stays(err error) bool {
+	return pgautofailover.SQLState(err) != "" && !unknownNode(err)
 }
 
 // exchange sends one report.
