@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -62,6 +63,7 @@ type database struct {
 	info func() (pg.ConnInfo, error)
 	// holder names this process in the database.
 	holder string
+	log    *slog.Logger
 }
 
 func (b *database) connect(ctx context.Context, purpose string) (*pgautofailover.DB, error) {
@@ -98,10 +100,13 @@ func (b *database) acquire(ctx context.Context, db *pgautofailover.DB) (*pgautof
 	}
 	ticker := time.NewTicker(acquireInterval)
 	defer ticker.Stop()
-	for {
+	for first := true; ; first = false {
 		d, err := pgautofailover.Acquire(ctx, db, b.holder)
 		if !errors.Is(err, pgautofailover.ErrDeciderExists) {
 			return d, err
+		}
+		if first {
+			b.log.InfoContext(ctx, "another monitor process decides, waiting until it is gone")
 		}
 		select {
 		case <-ctx.Done():

@@ -36,6 +36,8 @@ const (
 	workers = 4
 	// reconnectDelay is the pause between attempts to get the database back.
 	reconnectDelay = 200 * time.Millisecond
+	// complainInterval is how often the log says that it is still not back.
+	complainInterval = 30 * time.Second
 	// maxSteps bounds the decisions about one group in one transaction.
 	maxSteps = 64
 )
@@ -85,19 +87,18 @@ func newDecider(b backend, dial dialer, log *slog.Logger, ready func()) *decider
 // comes back: with a new number, and with its clocks started again.
 func (d *decider) Run(ctx context.Context) error {
 	d.observed = newObserver(time.Now())
+	var complained time.Time
 	for {
+		began := time.Now()
 		err := d.session(ctx)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // asked to end
 		}
-		d.log.WarnContext(ctx, "decisions are suspended until the monitor's database is back", "error", err)
-		timer := time.NewTimer(reconnectDelay)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
+		if now := time.Now(); now.Sub(began) > complainInterval || now.Sub(complained) > complainInterval {
+			complained = now
+			d.log.WarnContext(ctx, "decisions are suspended until the monitor's database is back", "error", err)
 		}
+		pause(ctx, reconnectDelay)
 	}
 }
 

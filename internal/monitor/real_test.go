@@ -191,7 +191,7 @@ func TestSecondDeciderWaitsForTheFirst(t *testing.T) {
 	m, err := New(cfg)
 	require.NoError(t, err)
 	ready := make(chan struct{}, 1)
-	second := newDecider(&database{info: m.ownConnInfo, holder: "second"}, newPostgresDialer(), cfg.Logger, func() { poke(ready) })
+	second := newDecider(&database{info: m.ownConnInfo, holder: "second", log: cfg.Logger}, newPostgresDialer(), cfg.Logger, func() { poke(ready) })
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -233,7 +233,7 @@ func TestSettingsAreNoticedByThemselves(t *testing.T) {
 	require.NoError(t, Create(t.Context(), CreateConfig{Config: cfg, Run: true}))
 	m, err := New(cfg)
 	require.NoError(t, err)
-	d := newDecider(&database{info: m.ownConnInfo, holder: "test"}, newPostgresDialer(), cfg.Logger, nil)
+	d := newDecider(&database{info: m.ownConnInfo, holder: "test", log: cfg.Logger}, newPostgresDialer(), cfg.Logger, nil)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

@@ -120,7 +120,7 @@ func (m *Monitor) decideWhenUp(ctx context.Context, up <-chan struct{}, holder s
 		}
 		return err
 	}
-	backend := &database{info: m.ownConnInfo, holder: holder}
+	backend := &database{info: m.ownConnInfo, holder: holder, log: m.log}
 	d := newDecider(backend, newPostgresDialer(), m.log, m.cfg.Ready)
 	return d.Run(ctx)
 }
