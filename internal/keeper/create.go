@@ -70,6 +70,9 @@ func Create(ctx context.Context, cfg CreateConfig) error {
 		}
 		return err
 	}
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("create this node: %w", err)
+	}
 	if cfg.Run {
 		return nil
 	}

@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 )
 
 // ErrDropped ends Run and Create when the monitor has removed this node and
@@ -28,10 +29,21 @@ type StateError struct {
 }
 
 func (e *StateError) Error() string {
+	if errors.Is(e.Err, fs.ErrNotExist) {
+		return fmt.Sprintf("state file %q does not exist", e.Path)
+	}
 	return fmt.Sprintf("state file %q exists but is broken or wrong version: %v", e.Path, e.Err)
 }
 
 func (e *StateError) Unwrap() error { return e.Err }
+
+// Hint says how a node gets its state file.
+func (e *StateError) Hint() string {
+	if errors.Is(e.Err, fs.ErrNotExist) {
+		return "create the node first with `pg_autoctl create postgres`"
+	}
+	return "restore the file, or drop the node and create it again"
+}
 
 // ConfigError tells what is wrong with a configuration key.
 type ConfigError struct {
