@@ -28,15 +28,25 @@ func tree(t *testing.T, root string) []string {
 	return all
 }
 
+// members lists who is in the group, in which state.
+func (g *group) members(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, n := range g.nodes(t) {
+		all = append(all, fmt.Sprintf("%d %s %s/%s", n.ID, n.Name, n.Reported, n.Goal))
+	}
+	return all
+}
+
 // refused requires that a creation fails with a hint and leaves everything as it was.
 func (g *group) refused(t *testing.T, cfg Config) error {
 	t.Helper()
-	before, nodes := tree(t, filepath.Dir(cfg.File.PGData)), g.nodes(t)
+	before, nodes := tree(t, filepath.Dir(cfg.File.PGData)), g.members(t)
 	err := Create(t.Context(), CreateConfig{Config: cfg, CandidatePriority: 50, ReplicationQuorum: true})
 	require.Error(t, err)
 	require.NotEmpty(t, hintOf(err), err)
 	require.Equal(t, before, tree(t, filepath.Dir(cfg.File.PGData)))
-	require.Equal(t, nodes, g.nodes(t))
+	require.Equal(t, nodes, g.members(t))
 	return err
 }
 

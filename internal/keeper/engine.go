@@ -219,7 +219,8 @@ func (e *engine) hear(a answer) {
 		e.peers, e.peersKnown = a.peers, true
 		e.fence.group(a.peers)
 	}
-	if !e.haveGoal || a.assigned != e.goal {
+	// Numbers only grow: an answer that took its time must not lead back.
+	if !e.haveGoal || a.assigned != e.goal && a.assigned.Number >= e.goal.Number {
 		if a.assigned.Goal != e.goal.Goal && a.assigned.Goal != e.state.Current {
 			e.log.Info("new goal", "state", e.state.Current.String(), "goal_state", a.assigned.Goal.String(),
 				"goal_number", a.assigned.Number)

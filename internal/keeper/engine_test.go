@@ -137,6 +137,20 @@ func TestRestartEstablishesTheStateBeforeItIsConfirmed(t *testing.T) {
 	})
 }
 
+func TestOlderGoalIsNotTakenBack(t *testing.T) {
+	inWorld(t, fsm.Secondary, nil, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		w.monitor.assign(fsm.PreparePromotion)
+		w.pass(time.Second)
+		w.reached(fsm.PreparePromotion)
+		w.monitor.mu.Lock()
+		w.monitor.goal = assignment{Goal: fsm.ReportLSN, Number: 3}
+		w.monitor.mu.Unlock()
+		w.pass(3 * time.Second)
+		w.reached(fsm.PreparePromotion)
+	})
+}
+
 func TestRestartTakesUpWhatTheMonitorKnows(t *testing.T) {
 	inWorld(t, fsm.Secondary, func(w *world) {
 		w.monitor.known = known{State: fsm.Secondary, Reached: 7}

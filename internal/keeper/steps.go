@@ -20,6 +20,7 @@ const (
 	stopPoll           = 20 * time.Millisecond
 	slotPoll           = 100 * time.Millisecond
 	streamPatience     = 10 * time.Second
+	readyPatience      = 10 * time.Second
 	peersWhileWaiting  = 2 * time.Second
 )
 

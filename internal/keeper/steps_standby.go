@@ -259,17 +259,12 @@ func (n *node) asStandby(ctx context.Context, up postgres.UpstreamConfig) (done 
 	if !inst.IsStandby() {
 		return true, n.rejoin(ctx, up)
 	}
-	pm, err := n.server()
+	fits, err := n.startFitting(ctx, up)
 	if err != nil {
 		return false, err
 	}
-	if pm == nil {
-		if err := n.writeAlone(ctx); err != nil {
-			return false, err
-		}
-	}
-	if err := n.start(ctx); err != nil {
-		return false, err
+	if !fits {
+		return true, n.rejoin(ctx, up)
 	}
 	recovery, err := n.inRecovery(ctx)
 	if err != nil {
@@ -279,6 +274,53 @@ func (n *node) asStandby(ctx context.Context, up postgres.UpstreamConfig) (done 
 		return true, n.rejoin(ctx, up)
 	}
 	return false, n.guard(ctx)
+}
+
+// startFitting has the standby running and answering; false when its control
+// file shows that it cannot follow that server: what it must replay before it
+// is consistent may lie on a line that is not the server's, and then it would
+// never answer.
+func (n *node) startFitting(ctx context.Context, up postgres.UpstreamConfig) (fits bool, err error) {
+	pm, err := n.server()
+	if err != nil {
+		return false, err
+	}
+	if pm == nil {
+		if fits, err := n.fits(ctx, up); !fits || err != nil {
+			return false, err
+		}
+		if err := n.writeAlone(ctx); err != nil {
+			return false, err
+		}
+	}
+	for {
+		waiting, cancel := context.WithTimeout(ctx, readyPatience)
+		err := n.start(waiting)
+		late := waiting.Err() != nil
+		cancel()
+		if err == nil || !late || ctx.Err() != nil {
+			return err == nil, err
+		}
+		if fits, err := n.fits(ctx, up); !fits || err != nil {
+			return false, err
+		}
+	}
+}
+
+// fits compares what the control file knows with a server's line.
+func (n *node) fits(ctx context.Context, up postgres.UpstreamConfig) (bool, error) {
+	info, err := n.sameSystem(ctx, up)
+	if err != nil {
+		return false, err
+	}
+	lineage, err := n.instance().Compare(ctx, info)
+	if err != nil {
+		return false, err
+	}
+	if lineage != postgres.LineageFollows {
+		n.log.WarnContext(ctx, "this standby cannot follow the primary", "lineage", lineage.String())
+	}
+	return lineage == postgres.LineageFollows, nil
 }
 
 // follow points the standby at the current primary. Its line was compared
@@ -382,6 +424,15 @@ func (n *node) fetchWAL(ctx context.Context) error {
 	}
 	up := n.upstreamConfig(source)
 	inst := n.instance()
+	lineage, err := n.relation(ctx, up)
+	switch {
+	case err != nil:
+		return err
+	case lineage == postgres.LineageAhead:
+		return nil // it has nothing that we have not
+	case lineage != postgres.LineageFollows:
+		return fmt.Errorf("fetch WAL from %s: its line is not ours: %s", postgres.HostPort(up.Host, up.Port), lineage)
+	}
 	if err := inst.Follow(ctx, postgres.StandbyOf(up)); err != nil {
 		return err
 	}
