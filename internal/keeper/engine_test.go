@@ -138,7 +138,7 @@ func TestRestartEstablishesTheStateBeforeItIsConfirmed(t *testing.T) {
 }
 
 func TestOlderGoalIsNotTakenBack(t *testing.T) {
-	inWorld(t, fsm.Secondary, nil, func(t *testing.T, w *world) {
+	inWorld(t, fsm.Secondary, nil, func(_ *testing.T, w *world) {
 		w.pass(time.Second)
 		w.monitor.assign(fsm.PreparePromotion)
 		w.pass(time.Second)

@@ -19,7 +19,11 @@ func (n *node) mend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lineage, err := n.relation(ctx, up)
+	o, done, err := n.asStandby(ctx, up)
+	if done || err != nil {
+		return err
+	}
+	lineage, err := n.relation(ctx, up, o)
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ type node struct {
 	armed   int                  // process number of the postmaster that surely waits for standbys, 0 for none
 	names   pg.StandbyNames      // as last set
 	control pg.ControlData       // as last read
+	checked checked              // by StepCheckTimeline
 	addrs   map[string]string    // HBA addresses that were looked up
 
 	// Only the observer's goroutine uses these.

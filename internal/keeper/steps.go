@@ -21,6 +21,7 @@ const (
 	slotPoll           = 100 * time.Millisecond
 	streamPatience     = 10 * time.Second
 	readyPatience      = 10 * time.Second
+	checkedFor         = 5 * time.Second
 	peersWhileWaiting  = 2 * time.Second
 )
 

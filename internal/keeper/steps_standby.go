@@ -46,9 +46,11 @@ func (n *node) sameSystem(ctx context.Context, up postgres.UpstreamConfig) (post
 	if !n.instance().Exists() {
 		return info, nil
 	}
-	control, err := n.readControl(ctx)
-	if err != nil {
-		return info, err
+	control, ok := n.lastControl()
+	if !ok {
+		if control, err = n.readControl(ctx); err != nil {
+			return info, err
+		}
 	}
 	if control.SystemID != info.SystemID {
 		return info, withHint(fmt.Errorf("%w: %s has %s, we have %s", postgres.ErrForeignSystem,
@@ -213,19 +215,10 @@ func (n *node) rejoin(ctx context.Context, up postgres.UpstreamConfig) error {
 	return n.dropSlots(ctx)
 }
 
-// relation compares the running standby with another server. The positions
-// are taken in the order in which a standby that follows can never seem ahead.
-func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig) (postgres.Lineage, error) {
-	inst := n.instance()
-	var o postgres.Observation
-	err := inst.With(ctx, func(s *postgres.Session) error {
-		var err error
-		o, err = s.Observe(ctx)
-		return err
-	})
-	if err != nil {
-		return postgres.LineageForeign, err
-	}
+// relation compares the running standby, as it was seen a moment ago, with
+// another server. The positions are taken in the order in which a standby that
+// follows can never seem ahead.
+func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig, o postgres.Observation) (postgres.Lineage, error) {
 	if !o.InRecovery {
 		return postgres.LineageDiverged, nil
 	}
@@ -233,6 +226,7 @@ func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig) (postgr
 	if err != nil {
 		return postgres.LineageForeign, err
 	}
+	inst := n.instance()
 	local, err := inst.HistoryOf(o.TLI)
 	if err != nil {
 		return postgres.LineageForeign, err
@@ -249,31 +243,51 @@ func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig) (postgr
 	return lineage, err
 }
 
-// asStandby has a standby running here; done says that it had to be made one,
-// of the primary, and needs nothing else.
-func (n *node) asStandby(ctx context.Context, up postgres.UpstreamConfig) (done bool, err error) {
+// standing looks at the running server and gives it its guard if it is a
+// standby that lost it.
+func (n *node) standing(ctx context.Context) (o postgres.Observation, err error) {
+	err = n.instance().With(ctx, func(s *postgres.Session) error {
+		if o, err = s.Observe(ctx); err != nil || !o.InRecovery || o.SyncNames == guardList().String() {
+			return err
+		}
+		return s.SetSyncNames(ctx, guardList())
+	})
+	return o, err
+}
+
+// asStandby has a standby running here and tells what it looks like; done says
+// that it had to be made one, of the primary, and needs nothing else.
+func (n *node) asStandby(ctx context.Context, up postgres.UpstreamConfig) (o postgres.Observation, done bool, err error) {
 	inst := n.instance()
 	if !inst.Exists() || inst.RewindInterrupted() {
-		return true, n.copyAndStart(ctx, up, true)
+		return o, true, n.copyAndStart(ctx, up, true)
 	}
 	if !inst.IsStandby() {
-		return true, n.rejoin(ctx, up)
+		return o, true, n.rejoin(ctx, up)
 	}
-	fits, err := n.startFitting(ctx, up)
+	pm, err := n.server()
 	if err != nil {
-		return false, err
+		return o, false, err
 	}
-	if !fits {
-		return true, n.rejoin(ctx, up)
+	if pm != nil {
+		o, err = n.standing(ctx)
 	}
-	recovery, err := n.inRecovery(ctx)
-	if err != nil {
-		return false, err
+	if pm == nil || err != nil {
+		fits, err := n.startFitting(ctx, up)
+		if err != nil {
+			return o, false, err
+		}
+		if !fits {
+			return o, true, n.rejoin(ctx, up)
+		}
+		if o, err = n.standing(ctx); err != nil {
+			return o, false, err
+		}
 	}
-	if !recovery {
-		return true, n.rejoin(ctx, up)
+	if !o.InRecovery {
+		return o, true, n.rejoin(ctx, up)
 	}
-	return false, n.guard(ctx)
+	return o, false, nil
 }
 
 // startFitting has the standby running and answering; false when its control
@@ -330,27 +344,61 @@ func (n *node) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if done, err := n.asStandby(ctx, up); done || err != nil {
+	if _, done, err := n.asStandby(ctx, up); done || err != nil {
 		return err
 	}
-	return n.instance().Follow(ctx, postgres.StandbyOf(up))
+	return n.point(ctx, up)
 }
 
-// checkTimeline compares the standby with its upstream and brings back one that diverged.
+// point gives a running standby an upstream. What streams, and from where, is
+// looked at by the steps that follow.
+func (n *node) point(ctx context.Context, up postgres.UpstreamConfig) error {
+	if err := n.instance().WriteStandby(ctx, postgres.StandbyOf(up)); err != nil {
+		return err
+	}
+	return n.instance().With(ctx, func(s *postgres.Session) error { return s.Reload(ctx) })
+}
+
+// checked is the last comparison that found a standby on a server's line.
+type checked struct {
+	host string
+	port int
+	tli  pg.Timeline
+	lsn  pg.LSN
+	at   time.Duration
+}
+
+// checkTimeline compares the standby with its upstream and brings back one
+// that diverged. One that has received nothing since it was compared a moment
+// ago needs no second look.
 func (n *node) checkTimeline(ctx context.Context) error {
 	up, err := n.primary(ctx)
 	if err != nil {
 		return err
 	}
-	if done, err := n.asStandby(ctx, up); done || err != nil {
+	o, done, err := n.asStandby(ctx, up)
+	if done || err != nil {
 		return err
 	}
-	lineage, err := n.relation(ctx, up)
-	if err != nil || lineage == postgres.LineageFollows {
+	now := checked{host: up.Host, port: up.Port, tli: o.TLI, lsn: o.LSN, at: n.clock()}
+	n.mu.Lock()
+	last := n.checked
+	n.mu.Unlock()
+	if last.host == now.host && last.port == now.port && last.tli == now.tli && last.lsn == now.lsn && now.at-last.at < checkedFor {
+		return nil
+	}
+	lineage, err := n.relation(ctx, up, o)
+	if err != nil {
 		return err
 	}
-	n.log.WarnContext(ctx, "this standby has left the primary's line", "lineage", lineage.String())
-	return n.rejoin(ctx, up)
+	if lineage != postgres.LineageFollows {
+		n.log.WarnContext(ctx, "this standby has left the primary's line", "lineage", lineage.String())
+		return n.rejoin(ctx, up)
+	}
+	n.mu.Lock()
+	n.checked = now
+	n.mu.Unlock()
+	return nil
 }
 
 // checkConnection waits until the receiver streams; it makes a real connection to see it.
@@ -424,7 +472,11 @@ func (n *node) fetchWAL(ctx context.Context) error {
 	}
 	up := n.upstreamConfig(source)
 	inst := n.instance()
-	lineage, err := n.relation(ctx, up)
+	o, err := n.standing(ctx)
+	if err != nil {
+		return err
+	}
+	lineage, err := n.relation(ctx, up, o)
 	switch {
 	case err != nil:
 		return err
