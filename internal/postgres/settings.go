@@ -109,6 +109,8 @@ func NodeSettings(cfg SettingsConfig) pg.Settings {
 		{Name: "wal_retrieve_retry_interval", Value: "100ms"},
 		// A primary knows by it that its standbys live.
 		{Name: "wal_receiver_status_interval", Value: "1s"},
+		// A silent peer is noticed in seconds: a standby that does not stream must say so, or commits wait for it.
+		{Name: "wal_receiver_timeout", Value: "5s"},
 		{Name: "hot_standby_feedback", Value: "on"},
 		{Name: "hot_standby", Value: "on"},
 		{Name: "synchronous_commit", Value: "on"},

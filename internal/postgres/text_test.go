@@ -147,7 +147,7 @@ func TestNodeSettings(t *testing.T) {
 	s := NodeSettings(SettingsConfig{ListenAddresses: "*", Port: 5432, AuthMethod: "password", Tuning: Tuning{Small: true}})
 	for name, want := range map[string]string{
 		"listen_addresses": "*", "port": "5432", "password_encryption": "scram-sha-256", "ssl": "off", "wal_level": "replica",
-		"wal_retrieve_retry_interval": "100ms", "wal_receiver_status_interval": "1s", "wal_keep_size": "8 GB", "shared_buffers": "128 MB",
+		"wal_retrieve_retry_interval": "100ms", "wal_receiver_status_interval": "1s", "wal_receiver_timeout": "5s", "wal_keep_size": "8 GB", "shared_buffers": "128 MB",
 	} {
 		value, ok := s.Get(name)
 		require.True(t, ok, name)
