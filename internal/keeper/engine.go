@@ -376,11 +376,12 @@ func (e *engine) enter(to fsm.State, took time.Duration) error {
 	return nil
 }
 
-// settle notes that the state reached is fully established.
-func (e *engine) settle() {
+// settle notes that the state reached is fully established, for the goal of
+// this number and for no later one.
+func (e *engine) settle(number int64) {
 	e.unsettled = false
 	if e.goal.Goal == e.state.Current && e.haveGoal {
-		e.reached = e.goal.Number
+		e.reached = number
 	}
 }
 
@@ -433,11 +434,9 @@ func (e *engine) decide() *job {
 	if role != goal {
 		return e.edge(role, goal)
 	}
-	if e.unsettled {
+	// The same goal given again comes with another list or another upstream.
+	if e.unsettled || e.reached != e.goal.Number {
 		return &job{kind: jobReenter, edge: fsm.Edge{From: role, To: role}, steps: fsm.Reenter(role), number: e.goal.Number}
-	}
-	if e.reached != e.goal.Number {
-		e.reached = e.goal.Number
 	}
 	return e.upkeep()
 }

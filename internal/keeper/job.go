@@ -177,7 +177,7 @@ func (e *engine) finish(j *job, failed *jobResult) {
 	switch j.kind {
 	case jobEdge:
 		if err = e.enter(j.edge.To, took); err == nil {
-			e.settle()
+			e.settle(j.number)
 		}
 	case jobFence:
 		if err = e.enter(j.edge.To, took); err == nil {
@@ -186,7 +186,7 @@ func (e *engine) finish(j *job, failed *jobResult) {
 			e.confirmed, e.confirmFrom = false, now
 		}
 	case jobReenter:
-		e.settle()
+		e.settle(j.number)
 	case jobStop:
 		e.stop.down = true
 		e.stop.downAt = now
