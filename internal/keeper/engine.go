@@ -100,8 +100,9 @@ type engine struct {
 	published  pg.Timeline
 	// reconfigured: the server goes by the configuration as last read.
 	reconfigured bool
-	notStreaming time.Duration // since when a standby at rest does not stream, 0 when it does
-	armed        bool          // the running standby is ready to wait for standbys of its own
+	restingSince time.Duration // since when a standby in catchingup is where it is, 0 when it is in another state
+	restingAt    position
+	armed        bool // the running standby is ready to wait for standbys of its own
 	noEdge       [2]fsm.State
 
 	stop  stopState
@@ -524,7 +525,7 @@ func (e *engine) upkeep() *job {
 		return care(nil, e.cfg.Machine.arm, func() { e.armed = true })
 	}
 	if e.stuck() {
-		e.notStreaming = e.cfg.Clock()
+		e.restingSince = e.cfg.Clock()
 		j := care(nil, e.cfg.Machine.mend, nil)
 		j.kind = jobMend
 		return j
@@ -548,16 +549,26 @@ func (e *engine) peerSteps(duty fsm.Duty) []fsm.Step {
 	return steps
 }
 
-// stuck reports whether a standby that should stream has not for a while.
+// stuck reports whether a standby that rests in catchingup has got nowhere for
+// a while: it does not stream, or its position stays where it is. The
+// receiver's own word is not enough: one whose line has left the upstream's
+// connects and fails many times a second, and seems to stream in between.
 func (e *engine) stuck() bool {
-	if e.state.Current != fsm.CatchingUp || e.view.Streaming != fsm.StreamingNo {
-		e.notStreaming = 0
+	now, at := e.cfg.Clock(), position{e.view.TLI, e.view.LSN}
+	if e.state.Current != fsm.CatchingUp {
+		e.restingSince = 0
 		return false
 	}
-	if e.notStreaming == 0 {
-		e.notStreaming = e.cfg.Clock()
+	if e.restingSince == 0 || e.view.Streaming != fsm.StreamingNo && at != e.restingAt {
+		e.restingSince, e.restingAt = now, at
 	}
-	return e.cfg.Clock()-e.notStreaming > mendAfter
+	return now-e.restingSince > mendAfter
+}
+
+// position is a place in a server's WAL.
+type position struct {
+	tli pg.Timeline
+	lsn pg.LSN
 }
 
 // sameAddresses compares what HBA rules depend on.

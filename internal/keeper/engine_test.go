@@ -131,6 +131,30 @@ func TestSameGoalAgainIsEstablishedAgain(t *testing.T) {
 	}
 }
 
+func TestStandbyThatGetsNowhereIsLookedAt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		streams fsm.Streaming
+		moves   bool
+		mended  bool
+	}{
+		"it does not stream":                       {streams: fsm.StreamingNo, mended: true},
+		"it seems to stream and stays where it is": {streams: fsm.StreamingYes, mended: true},
+		"it streams":                               {streams: fsm.StreamingYes, moves: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, fsm.CatchingUp, func(w *world) { w.server.streams = tc.streams }, func(t *testing.T, w *world) {
+				for range 30 {
+					w.pass(time.Second)
+					if tc.moves {
+						w.server.edit(func() { w.server.lsn += 0x100 })
+					}
+				}
+				w.server.edit(func() { require.Equal(t, tc.mended, w.server.mended > 0) })
+			})
+		})
+	}
+}
+
 func TestRestartEstablishesTheStateBeforeItIsConfirmed(t *testing.T) {
 	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
 		w.pass(500 * time.Millisecond)

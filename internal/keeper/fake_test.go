@@ -177,6 +177,8 @@ type fakeServer struct {
 	names    pg.StandbyNames
 	standbys map[int64]bool // who replies each second
 	steps    []fsm.Step
+	mended   int
+	streams  fsm.Streaming
 	blocked  map[fsm.Step]bool
 	broken   map[fsm.Step]error
 	exited   chan struct{}
@@ -231,9 +233,12 @@ func (s *fakeServer) perform(ctx context.Context, step fsm.Step, _ task) error {
 	return nil
 }
 
-func (s *fakeServer) publish(context.Context) error                { return nil }
-func (s *fakeServer) arm(context.Context) error                    { return nil }
-func (s *fakeServer) mend(context.Context) error                   { return nil }
+func (s *fakeServer) publish(context.Context) error { return nil }
+func (s *fakeServer) arm(context.Context) error     { return nil }
+func (s *fakeServer) mend(context.Context) error {
+	s.edit(func() { s.mended++ })
+	return nil
+}
 func (s *fakeServer) reconfigure(context.Context, fsm.State) error { return nil }
 
 func (s *fakeServer) events() <-chan struct{} {
@@ -257,6 +262,7 @@ func (s *fakeServer) look(ctx context.Context) view {
 		v.Err = context.Cause(ctx)
 	case s.running:
 		v.Ready, v.Alive, v.InRecovery, v.TLI, v.LSN, v.SyncNames = true, true, s.recovery, 1, s.lsn, s.names
+		v.Streaming = s.streams
 		for id, lives := range s.standbys {
 			seen := standbySeen{ID: id, ReplyTime: time.Unix(1, 0)}
 			if lives {
