@@ -1,0 +1,161 @@
+package spock
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// SchemaNumber is the version of the schema that this program installs and needs.
+const SchemaNumber = 1
+
+// CompatVersion is the version of Spock that the schema says it is.
+const CompatVersion = "5.0.11"
+
+//go:embed sql/*.sql
+var sqlFiles embed.FS
+
+// installOrder lists the files of an installation; each may use what those before it made.
+func installOrder() []string {
+	return []string{
+		"01_schema.sql", "02_table.sql", "03_private.sql", "04_name.sql", "05_setting.sql", "06_text.sql", "07_key.sql",
+		"08_tombstone.sql", "09_origin.sql", "10_remote.sql", "11_node.sql", "12_repset.sql", "13_row_filter.sql",
+		"14_sequence.sql", "15_subscription.sql", "16_sync.sql", "17_event.sql", "18_ddl.sql", "19_drop.sql",
+		"20_delta.sql", "21_view.sql", "30_trigger.sql", "40_grant.sql",
+	}
+}
+
+// upgrade brings a schema from one version to the next.
+type upgrade struct {
+	from int
+	file string
+}
+
+// upgrades lists the steps between versions, oldest first; the first version needs none.
+func upgrades() []upgrade { return nil }
+
+const (
+	qInstallLock  = `SELECT pg_advisory_xact_lock(727400010, 0)`
+	qSchemaExists = `
+SELECT to_regnamespace('spock') IS NOT NULL, to_regclass('spock.pgdrover_schema_version') IS NOT NULL,
+       EXISTS (SELECT FROM pg_extension WHERE extname = 'spock')`
+	qSchemaVersion = `SELECT version FROM spock.pgdrover_schema_version`
+	qStoreVersion  = `UPDATE spock.pgdrover_schema_version SET version = $1, installed_at = now()`
+	qQuiet         = `SELECT set_config('pgdrover.internal', 'on', true)`
+)
+
+// errForeign says whose the schema is.
+func errForeign(extension bool) error {
+	if extension {
+		return hinted{
+			"install schema spock: the extension spock of pgEdge is installed",
+			"Use another database, or drop the extension first: DROP EXTENSION spock.",
+		}
+	}
+	return hinted{
+		"install schema spock: a schema of this name is there already and was not made by this program",
+		"Use another database, or drop the schema if nothing in it is needed.",
+	}
+}
+
+// Install creates the schema in the database of db, or upgrades an older one;
+// one that is current is left alone. It runs in one transaction, and
+// concurrent calls wait for each other.
+func Install(ctx context.Context, db *DB) error { return change(ctx, db, true) }
+
+// Upgrade brings an installed schema to this program's version; ErrNotInstalled when there is none.
+func Upgrade(ctx context.Context, db *DB) error { return change(ctx, db, false) }
+
+// SchemaVersion returns the version of the installed schema, or ErrNotInstalled.
+func SchemaVersion(ctx context.Context, db *DB) (int, error) { return schemaVersion(ctx, db.conn) }
+
+func schemaVersion(ctx context.Context, q querier) (int, error) {
+	const op = "read the version of schema spock"
+	var schema, ours, extension bool
+	if err := q.QueryRow(ctx, qSchemaExists).Scan(&schema, &ours, &extension); err != nil {
+		return 0, wrap(op, err)
+	}
+	if !schema {
+		return 0, ErrNotInstalled
+	}
+	if !ours {
+		return 0, errForeign(extension)
+	}
+	var version int
+	err := q.QueryRow(ctx, qSchemaVersion).Scan(&version)
+	return version, wrap(op, err)
+}
+
+func change(ctx context.Context, db *DB, install bool) error {
+	const op = "install schema spock"
+	return db.schemaChange(ctx, op, func(tx pgx.Tx) error {
+		version, err := schemaVersion(ctx, tx)
+		switch {
+		case errors.Is(err, ErrNotInstalled) && install:
+			return runFiles(ctx, tx, installOrder())
+		case err != nil:
+			return err
+		case version > SchemaNumber:
+			return hinted{
+				fmt.Sprintf("upgrade schema spock: it has version %d, this program knows %d", version, SchemaNumber),
+				"Use the program that installed it, or a newer one.",
+			}
+		case version == SchemaNumber:
+			return nil
+		}
+		var files []string
+		for _, u := range upgrades() {
+			if u.from >= version {
+				files = append(files, u.file)
+			}
+		}
+		if err := runFiles(ctx, tx, files); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, qStoreVersion, SchemaNumber)
+		return wrap(op, err)
+	})
+}
+
+// schemaChange runs f alone and in one transaction, with our own event triggers silent.
+func (db *DB) schemaChange(ctx context.Context, op string, f func(tx pgx.Tx) error) error {
+	tx, err := db.conn.Begin(ctx)
+	if err != nil {
+		return wrap(op, err)
+	}
+	defer rollback(ctx, tx)
+	for _, sql := range []string{
+		// Somebody else's installation may take longer than a session's usual patience.
+		`SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '300s'`, qInstallLock, qQuiet,
+	} {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return wrap(op, err)
+		}
+	}
+	if err := f(tx); err != nil {
+		return err
+	}
+	return wrap(op, tx.Commit(ctx))
+}
+
+// rollback ends a transaction that was not committed; after a commit it does nothing.
+func rollback(ctx context.Context, tx pgx.Tx) {
+	_ = tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // the connection is closed when it fails
+}
+
+func runFiles(ctx context.Context, tx pgx.Tx, files []string) error {
+	for _, file := range files {
+		text, err := sqlFiles.ReadFile("sql/" + file)
+		if err != nil {
+			return fmt.Errorf("read embedded %s: %w", file, err)
+		}
+		// Without arguments the simple protocol runs a whole script.
+		if _, err := tx.Conn().PgConn().Exec(ctx, string(text)).ReadAll(); err != nil {
+			return wrap("run "+file, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,89 @@
+-- Identifiers are computed from names, so that every node agrees without asking: the functions here are the rules.
+
+CREATE FUNCTION pgdrover.node_id(node_name name)
+RETURNS oid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (pg_catalog.hashname(node_name) & 65535)::oid
+$$;
+
+CREATE FUNCTION pgdrover.subscription_id(sub_name name)
+RETURNS oid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (pg_catalog.hashname(sub_name)::int8 & 4294967295)::oid
+$$;
+
+-- Four bytes, the lowest first, as hexadecimal digits.
+CREATE FUNCTION pgdrover.little_endian(n int8)
+RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT pg_catalog.substr(h, 7, 2) || pg_catalog.substr(h, 5, 2) || pg_catalog.substr(h, 3, 2)
+           || pg_catalog.substr(h, 1, 2)
+      FROM pg_catalog.lpad(pg_catalog.to_hex(n & 4294967295), 8, '0') AS h
+$$;
+
+-- Replication sets and interfaces.
+CREATE FUNCTION pgdrover.member_id(node_id oid, member_name name)
+RETURNS oid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (pg_catalog.hashmacaddr8((pgdrover.little_endian(node_id::int8)
+            || pgdrover.little_endian(pg_catalog.hashname(member_name)::int8))::macaddr8)::int8 & 4294967295)::oid
+$$;
+
+CREATE FUNCTION pgdrover.short_name(n name)
+RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN pg_catalog.octet_length(n::text) <= 16 THEN n::text
+                ELSE pg_catalog.left(n::text, 8)
+                     || pg_catalog.left(pg_catalog.lpad(pg_catalog.to_hex(pg_catalog.hashname(n)), 8, '0'), 7) END
+$$;
+
+CREATE FUNCTION spock.spock_gen_slot_name(dbname name, provider_node name, subscription name)
+RETURNS name LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT pg_catalog.regexp_replace(pg_catalog.left('spk_' || pgdrover.short_name(dbname) || '_'
+           || pgdrover.short_name(provider_node) || '_' || pgdrover.short_name(subscription), 63),
+           '[^a-z0-9_]', '_', 'g')::name
+$$;
+
+-- The same 32 bits, for keys of advisory locks (pg_locks shows the oid again) and for columns of type integer.
+CREATE FUNCTION pgdrover.as_integer(id oid)
+RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+    SELECT (CASE WHEN id::int8 > 2147483647 THEN id::int8 - 4294967296 ELSE id::int8 END)::integer
+$$;
+
+-- A connection string without what follows the word password.
+CREATE FUNCTION pgdrover.masked(dsn text)
+RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p = 0 THEN dsn
+                ELSE pg_catalog.left(dsn, p + 7)
+                     || pg_catalog.repeat('X', greatest(pg_catalog.length(dsn) - p - 7, 0)) END
+      FROM pg_catalog.strpos(dsn, 'password') AS p
+$$;
+
+-- What a connection to a peer is opened with: our defaults, the string itself, then what must hold.
+CREATE FUNCTION pgdrover.peer_dsn(dsn text, application_name text, extra text[] = '{}')
+RETURNS text LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    defaults text[] := ARRAY['connect_timeout=30', 'keepalives=1', 'keepalives_idle=20', 'keepalives_interval=20',
+                             'keepalives_count=5', 'fallback_application_name=' || pg_catalog.left(application_name, 63)];
+    place integer;
+BEGIN
+    IF dsn !~ '^postgres(ql)?://' THEN
+        RETURN pg_catalog.array_to_string(defaults, ' ') || ' ' || dsn || ' '
+            || coalesce(pg_catalog.current_setting('spock.extra_connection_options', true), '') || ' '
+            || pg_catalog.array_to_string(extra, ' ');
+    END IF;
+    place := pg_catalog.strpos(dsn, '?');
+    RETURN CASE place WHEN 0 THEN dsn ELSE pg_catalog.left(dsn, place - 1) END || '?'
+        || pg_catalog.array_to_string(defaults, '&')
+        || CASE WHEN place = 0 THEN '' ELSE '&' || pg_catalog.substr(dsn, place + 1) END
+        || CASE WHEN pg_catalog.cardinality(extra) = 0 THEN '' ELSE '&' || pg_catalog.array_to_string(extra, '&') END;
+END
+$$;
+
+-- A relation as the server names it in messages: with its schema only where the search path does not find it.
+CREATE FUNCTION pgdrover.visible_name(schema_name name, object_name name, visible name[])
+RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN schema_name = ANY (visible) THEN pg_catalog.quote_ident(object_name)
+                ELSE pg_catalog.quote_ident(schema_name) || '.' || pg_catalog.quote_ident(object_name) END
+$$;
+
+CREATE FUNCTION pgdrover.qualified_name(rel oid)
+RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel
+$$;

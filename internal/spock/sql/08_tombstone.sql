@@ -1,0 +1,247 @@
+-- Tombstones: a delete that happens here leaves (relation, key), written in its own transaction by triggers on the
+-- tables that are sent or applied to. They fire for local work only; what applies changes writes its own.
+
+-- An SQL expression over the columns of alias that gives a row's key as bytes. Equal keys give equal bytes, whatever
+-- the session's settings: the columns' binary form, each behind its length when there are several.
+CREATE FUNCTION pgdrover.key_expression(rel oid, alias text)
+RETURNS text LANGUAGE sql STABLE AS $$
+    WITH part AS (
+        SELECT k.n, CASE
+            WHEN t.typname = 'numeric' AND tn.nspname = 'pg_catalog' THEN
+                pg_catalog.format('pg_catalog.numeric_send(pg_catalog.trim_scale(%s::pg_catalog.numeric))', col)
+            -- Zero has two forms.
+            WHEN t.typname IN ('float4', 'float8') AND tn.nspname = 'pg_catalog' THEN
+                pg_catalog.format('pg_catalog.%ssend(%s::pg_catalog.%s OPERATOR(pg_catalog.+) 0::pg_catalog.%s)',
+                                  t.typname, col, t.typname, t.typname)
+            WHEN t.typname = 'bpchar' AND tn.nspname = 'pg_catalog' THEN
+                pg_catalog.format('pg_catalog.textsend(%s::pg_catalog.text)', col)
+            WHEN t.typname = 'citext' THEN
+                pg_catalog.format('pg_catalog.textsend(pg_catalog.lower(%s::pg_catalog.text))', col)
+            WHEN t.typsend <> 0 THEN
+                pg_catalog.format('%I.%I(%s::%I.%I)', fn.nspname, f.proname, col, tn.nspname, t.typname)
+            ELSE pg_catalog.format('pg_catalog.textsend(%s::pg_catalog.text)', col) END AS bytes
+          FROM pg_catalog.unnest(pgdrover.key_columns(rel)) WITH ORDINALITY AS k(name, n)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = rel AND a.attname = k.name
+          JOIN LATERAL (
+                WITH RECURSIVE base AS (
+                    SELECT y.oid, y.typbasetype FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid
+                     UNION ALL
+                    SELECT y.oid, y.typbasetype FROM base b JOIN pg_catalog.pg_type y ON y.oid = b.typbasetype)
+                SELECT b.oid FROM base b WHERE b.typbasetype = 0) AS base ON true
+          JOIN pg_catalog.pg_type t ON t.oid = base.oid
+          JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
+          LEFT JOIN pg_catalog.pg_proc f ON f.oid = t.typsend
+          LEFT JOIN pg_catalog.pg_namespace fn ON fn.oid = f.pronamespace
+          CROSS JOIN LATERAL (SELECT pg_catalog.format('%s.%I', alias, a.attname) AS col) AS c
+    )
+    SELECT CASE WHEN pg_catalog.count(*) = 0 THEN NULL
+                WHEN pg_catalog.count(*) = 1 THEN pg_catalog.format('pgdrover.short_key(%s)', pg_catalog.min(bytes))
+                ELSE pg_catalog.format('pgdrover.short_key(%s)', pg_catalog.string_agg(pg_catalog.format(
+                    'pg_catalog.int4send(pg_catalog.octet_length(%s)) OPERATOR(pg_catalog.||) %s', bytes, bytes),
+                    ' OPERATOR(pg_catalog.||) ' ORDER BY n)) END
+      FROM part
+$$;
+
+-- A key that may stand in an index.
+CREATE FUNCTION pgdrover.short_key(key bytea)
+RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN pg_catalog.octet_length(key) OPERATOR(pg_catalog.<=) 256 THEN key
+                ELSE pg_catalog.sha256(key) END
+$$;
+
+CREATE FUNCTION pgdrover.on_truncate()
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    INSERT INTO spock.pgdrover_tombstone (relid) VALUES (TG_RELID);
+    RETURN NULL;
+END
+$$;
+
+-- Makes the triggers of a table, or makes them anew when its key is another one. The update trigger names no columns
+-- and has no condition: either would forbid the application to change a key column's type.
+CREATE FUNCTION pgdrover.watch(rel oid)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    expression text := pgdrover.key_expression(rel, 'OLD');
+    body text;
+    fn text := pg_catalog.format('pgdrover.%I', 'tombstone_' || rel);
+    relation text;
+    old_definition text;
+BEGIN
+    SELECT pgdrover.qualified_name(c.oid) INTO relation
+      FROM pg_catalog.pg_class c
+     WHERE c.oid = rel AND c.relkind = 'r' AND c.relpersistence = 'p' AND c.relnamespace <> 'spock'::regnamespace;
+    IF relation IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT w.definition INTO old_definition FROM spock.pgdrover_watch w WHERE w.relid = rel;
+    IF old_definition = coalesce(expression, '') AND
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = rel AND t.tgname LIKE 'pgdrover\_tombstone\_%')
+       = (CASE WHEN expression IS NULL THEN 1 ELSE 3 END) THEN
+        RETURN;
+    END IF;
+    IF expression IS NULL THEN
+        PERFORM pgdrover.drop_row_triggers(rel);
+    ELSE
+        body := pg_catalog.format(
+            'BEGIN '
+            'IF TG_OP OPERATOR(pg_catalog.=) ''UPDATE'' THEN '
+            'IF %s OPERATOR(pg_catalog.=) %s THEN RETURN NULL; END IF; '
+            'END IF; '
+            'INSERT INTO spock.pgdrover_tombstone (relid, key) VALUES (TG_RELID, %s); '
+            'RETURN NULL; '
+            'END', expression, pgdrover.key_expression(rel, 'NEW'), expression);
+        -- No SET search_path: it would cost more than the rest, for each row; every name in the body is qualified.
+        PERFORM pgdrover.run(pg_catalog.format(
+            'CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L', fn, body));
+        PERFORM pgdrover.run(pg_catalog.format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn));
+        PERFORM pgdrover.run(pg_catalog.format(
+            'CREATE OR REPLACE TRIGGER pgdrover_tombstone_delete AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %s()',
+            relation, fn));
+        PERFORM pgdrover.run(pg_catalog.format(
+            'CREATE OR REPLACE TRIGGER pgdrover_tombstone_update AFTER UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION %s()',
+            relation, fn));
+    END IF;
+    PERFORM pgdrover.run(pg_catalog.format(
+        'CREATE OR REPLACE TRIGGER pgdrover_tombstone_truncate AFTER TRUNCATE ON %s '
+        'FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.on_truncate()', relation));
+    IF EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE e.extname = 'spock') THEN
+        PERFORM pgdrover.bind_to_extension(rel, expression IS NOT NULL);
+    END IF;
+    INSERT INTO spock.pgdrover_watch (relid, key_columns, definition)
+    VALUES (rel, pgdrover.key_columns(rel), coalesce(expression, ''))
+        ON CONFLICT (relid) DO UPDATE SET key_columns = excluded.key_columns, definition = excluded.definition;
+END
+$$;
+
+-- Lets DROP EXTENSION take the triggers along.
+CREATE FUNCTION pgdrover.bind_to_extension(rel oid, keyed boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    t name;
+BEGIN
+    IF keyed THEN
+        PERFORM pgdrover.run(pg_catalog.format('ALTER FUNCTION pgdrover.%I() DEPENDS ON EXTENSION spock',
+                                               'tombstone_' || rel));
+    END IF;
+    FOR t IN SELECT g.tgname FROM pg_catalog.pg_trigger g
+              WHERE g.tgrelid = rel AND g.tgname LIKE 'pgdrover\_tombstone\_%' LOOP
+        PERFORM pgdrover.run(pg_catalog.format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION spock', t,
+                                               pgdrover.qualified_name(rel)));
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION pgdrover.drop_row_triggers(rel oid)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    t name;
+BEGIN
+    FOR t IN SELECT g.tgname FROM pg_catalog.pg_trigger g
+              WHERE g.tgrelid = rel AND g.tgname IN ('pgdrover_tombstone_delete', 'pgdrover_tombstone_update') LOOP
+        PERFORM pgdrover.run(pg_catalog.format('DROP TRIGGER %I ON %s', t, pgdrover.qualified_name(rel)));
+    END LOOP;
+    IF pg_catalog.to_regprocedure(pg_catalog.format('pgdrover.%I()', 'tombstone_' || rel)) IS NOT NULL THEN
+        PERFORM pgdrover.run(pg_catalog.format('DROP FUNCTION pgdrover.%I()', 'tombstone_' || rel));
+    END IF;
+END
+$$;
+
+-- Takes the triggers away; the tombstones go with them, because from now on the picture has gaps.
+CREATE FUNCTION pgdrover.unwatch(rel oid)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pgdrover.drop_row_triggers(rel);
+    IF EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = rel) THEN
+        PERFORM pgdrover.run(pg_catalog.format('DROP TRIGGER IF EXISTS pgdrover_tombstone_truncate ON %s',
+                                               pgdrover.qualified_name(rel)));
+        PERFORM pgdrover.run(pg_catalog.format('DROP TRIGGER IF EXISTS pgdrover_readonly ON %s',
+                                               pgdrover.qualified_name(rel)));
+    END IF;
+    DELETE FROM spock.pgdrover_watch w WHERE w.relid = rel;
+    DELETE FROM spock.pgdrover_tombstone t WHERE t.relid = rel;
+    DELETE FROM spock.pgdrover_stamp s WHERE s.relid = rel;
+END
+$$;
+
+-- Tables that are neither sent nor applied to. While there is any subscription, whatever is watched may be applied to.
+CREATE FUNCTION pgdrover.unwatch_unused()
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    rel oid;
+BEGIN
+    IF EXISTS (SELECT FROM spock.subscription) THEN
+        RETURN;
+    END IF;
+    FOR rel IN SELECT w.relid FROM spock.pgdrover_watch w
+                WHERE NOT EXISTS (SELECT FROM spock.replication_set_table t
+                                    JOIN spock.replication_set s USING (set_id)
+                                    JOIN spock.local_node l ON l.node_id = s.set_nodeid
+                                   WHERE t.set_reloid = w.relid) LOOP
+        PERFORM pgdrover.unwatch(rel);
+    END LOOP;
+END
+$$;
+
+-- Gives deletes that have committed their stamp in columns, which outlives the server's own record of it, and to local
+-- ones a position of this node's WAL behind them, which is what peers report to have applied. Returns how many.
+CREATE FUNCTION pgdrover.stamp_tombstones()
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    WITH fresh AS MATERIALIZED (
+        SELECT t.ctid AS place, s."timestamp" AS at
+          FROM spock.pgdrover_tombstone t
+               CROSS JOIN LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) s
+         WHERE t.commit_time IS NULL AND s."timestamp" IS NOT NULL
+         LIMIT 10000
+    )
+    UPDATE spock.pgdrover_tombstone t
+       SET commit_time = f.at, author = coalesce(t.author, pgdrover.local_node_id()),
+           author_lsn = CASE WHEN t.author IS NULL THEN pg_catalog.pg_current_wal_insert_lsn() ELSE t.author_lsn END
+      FROM fresh f WHERE t.ctid = f.place;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    RETURN n;
+END
+$$;
+
+-- Tombstones that nobody can need: every provider has said that it applied the delete, or made it. Without any
+-- subscription nothing older can arrive. Returns how many went.
+CREATE FUNCTION pgdrover.purge_tombstones()
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    WITH reached AS (
+        -- For each author the position that all providers are known to be past. A provider is past its own at once; one
+        -- that says where it is, and does not name the author, does not apply that author's work.
+        SELECT a.author, pg_catalog.min(CASE
+                   WHEN p.sub_origin = a.author THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
+                   WHEN v.lsn IS NOT NULL THEN v.lsn
+                   WHEN EXISTS (SELECT FROM spock.pgdrover_vector o WHERE o.provider_id = p.sub_origin)
+                        THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
+                   ELSE '0/0'::pg_lsn END) AS lsn
+          FROM (SELECT DISTINCT t.author FROM spock.pgdrover_tombstone t WHERE t.author_lsn IS NOT NULL) a
+               CROSS JOIN (SELECT DISTINCT s.sub_origin FROM spock.subscription s) p
+               LEFT JOIN spock.pgdrover_vector v ON v.provider_id = p.sub_origin AND v.origin_id = a.author
+         GROUP BY a.author
+    )
+    DELETE FROM spock.pgdrover_tombstone t
+     WHERE t.author_lsn IS NOT NULL
+       AND (NOT EXISTS (SELECT FROM spock.subscription)
+            OR EXISTS (SELECT FROM reached r WHERE r.author = t.author AND r.lsn >= t.author_lsn));
+    GET DIAGNOSTICS n = ROW_COUNT;
+    DELETE FROM spock.pgdrover_dropped_column c
+     WHERE NOT EXISTS (SELECT FROM spock.subscription s
+                         LEFT JOIN spock.pgdrover_vector v
+                                ON v.provider_id = s.sub_origin AND v.origin_id = pgdrover.local_node_id()
+                        WHERE CASE WHEN v.lsn IS NOT NULL THEN v.lsn < c.dropped_lsn
+                                   ELSE NOT EXISTS (SELECT FROM spock.pgdrover_vector o
+                                                     WHERE o.provider_id = s.sub_origin) END);
+    -- A row that was written again has its own stamp.
+    DELETE FROM spock.pgdrover_stamp s
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.relid);
+    RETURN n;
+END
+$$;

@@ -1,0 +1,110 @@
+-- Replication origins. Stamps hold an origin's number, and it is best that of the node that it stands for, as in Spock;
+-- where that number is taken or we may not choose it, the table pgdrover_origin translates.
+
+CREATE FUNCTION pgdrover.origin_create(origin_name text, origin_node oid, subscription oid = NULL, worker_number integer = 0)
+RETURNS oid LANGUAGE plpgsql AS $$
+DECLARE
+    id oid;
+    superuser boolean := (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user);
+BEGIN
+    IF superuser THEN
+        LOCK TABLE pg_catalog.pg_replication_origin IN EXCLUSIVE MODE;
+    END IF;
+    SELECT o.roident INTO id FROM pg_catalog.pg_replication_origin o WHERE o.roname = origin_name;
+    IF id IS NULL AND superuser THEN
+        -- An origin of that node that was retired is the same author: nothing of it may come back to us.
+        SELECT r.roident INTO id FROM spock.pgdrover_origin r
+          JOIN pg_catalog.pg_replication_origin o ON o.roident = r.roident
+         WHERE r.node_id = origin_node AND r.retired_at IS NOT NULL ORDER BY r.roident LIMIT 1;
+        IF id IS NOT NULL THEN
+            UPDATE pg_catalog.pg_replication_origin o SET roname = origin_name WHERE o.roident = id;
+            -- Its old position is none of the new subscription's.
+            PERFORM pgdrover.origin_reset(origin_name);
+        ELSIF worker_number = 0 AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_replication_origin o WHERE o.roident = origin_node) THEN
+            INSERT INTO pg_catalog.pg_replication_origin (roident, roname) VALUES (origin_node, origin_name);
+            id := origin_node;
+        END IF;
+    END IF;
+    IF id IS NULL THEN
+        id := pg_catalog.pg_replication_origin_create(origin_name);
+    END IF;
+    INSERT INTO spock.pgdrover_origin (roident, roname, node_id, sub_id, worker)
+    VALUES (id, origin_name, origin_node, subscription, worker_number)
+        ON CONFLICT (roident) DO UPDATE SET roname = excluded.roname, node_id = excluded.node_id,
+               sub_id = excluded.sub_id, worker = excluded.worker, retired_at = NULL;
+    RETURN id;
+END
+$$;
+
+-- Back to nothing. An origin that was never used has no position, and none to reset.
+CREATE FUNCTION pgdrover.origin_reset(origin_name text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_catalog.pg_replication_origin_progress(origin_name, false) IS NOT NULL THEN
+        PERFORM pg_catalog.pg_replication_origin_advance(origin_name, '0/0');
+    END IF;
+END
+$$;
+
+-- Ends an origin. On 15 our own senders tell foreign transactions by the origin's name, so it must still have one while
+-- any slot of this server has WAL of it ahead.
+CREATE FUNCTION pgdrover.origin_retire(origin_name text)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    id oid := (SELECT o.roident FROM pg_catalog.pg_replication_origin o WHERE o.roname = origin_name);
+    superuser boolean := (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user);
+    known boolean;
+BEGIN
+    IF id IS NULL THEN
+        DELETE FROM spock.pgdrover_origin r WHERE r.roname = origin_name;
+        RETURN;
+    END IF;
+    known := EXISTS (SELECT FROM spock.pgdrover_origin r WHERE r.roident = id);
+    IF superuser AND known AND pg_catalog.current_setting('server_version_num')::integer < 160000
+       AND EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_type = 'logical') THEN
+        UPDATE pg_catalog.pg_replication_origin o SET roname = 'pgdrover_retired_' || id WHERE o.roident = id;
+        UPDATE spock.pgdrover_origin r
+           SET roname = 'pgdrover_retired_' || id, sub_id = NULL, retired_at = pg_catalog.pg_current_wal_insert_lsn()
+         WHERE r.roident = id;
+        RETURN;
+    END IF;
+    PERFORM pg_catalog.pg_replication_origin_drop(origin_name);
+    -- Rows that it stamped keep its number: the translation stays.
+    UPDATE spock.pgdrover_origin r SET sub_id = NULL, retired_at = pg_catalog.pg_current_wal_insert_lsn()
+     WHERE r.roident = id;
+END
+$$;
+
+-- Drops the retired origins that every logical slot has left behind. Returns how many.
+CREATE FUNCTION pgdrover.drop_retired_origins()
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    o record;
+    n integer := 0;
+BEGIN
+    FOR o IN SELECT r.roident, r.roname FROM spock.pgdrover_origin r
+               JOIN pg_catalog.pg_replication_origin c ON c.roident = r.roident AND c.roname = r.roname
+              WHERE r.retired_at IS NOT NULL AND r.roname = 'pgdrover_retired_' || r.roident
+                AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s
+                                 WHERE s.slot_type = 'logical'
+                                   AND (s.confirmed_flush_lsn IS NULL OR s.confirmed_flush_lsn < r.retired_at))
+    LOOP
+        PERFORM pg_catalog.pg_replication_origin_drop(o.roname);
+        n := n + 1;
+    END LOOP;
+    RETURN n;
+END
+$$;
+
+-- The node that stands behind an origin in a stamp: 0 is this node, an unknown one stands for itself.
+CREATE FUNCTION pgdrover.origin_node(origin oid)
+RETURNS oid LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN origin = 0 THEN pgdrover.local_node_id()
+                ELSE coalesce((SELECT r.node_id FROM spock.pgdrover_origin r WHERE r.roident = origin), origin) END
+$$;
+
+CREATE FUNCTION spock.xact_commit_timestamp_origin(xid xid, OUT "timestamp" timestamptz, OUT roident oid)
+RETURNS record LANGUAGE sql STRICT AS $$
+    SELECT s."timestamp", s.roident FROM pg_catalog.pg_xact_commit_timestamp_origin(xid) s
+$$;

@@ -1,0 +1,80 @@
+-- Row filters. There is no function that makes a pg_node_tree of a text; the server makes one for a CHECK constraint.
+
+CREATE FUNCTION pgdrover.store_filter(target_set oid, rel oid, expression text)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    relation text := pgdrover.qualified_name(rel);
+    partitioned boolean := (SELECT c.relkind = 'p' FROM pg_catalog.pg_class c WHERE c.oid = rel);
+    con record;
+    code text;
+BEGIN
+    IF NOT pgdrover.is_one_expression(expression) THEN
+        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = pg_catalog.format('invalid row_filter expression "%s"', expression);
+    END IF;
+    BEGIN
+        PERFORM pgdrover.run(pg_catalog.format(
+            E'ALTER TABLE %s ADD CONSTRAINT pgdrover_row_filter CHECK (%s\n)%s NOT VALID', relation, expression,
+            CASE WHEN partitioned THEN '' ELSE ' NO INHERIT' END));
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE;
+        RAISE EXCEPTION USING ERRCODE = code,
+            MESSAGE = pg_catalog.replace(pg_catalog.replace(SQLERRM,
+                'can be referenced in check constraint', 'can be referenced in row_filter'),
+                'argument of CHECK must', 'argument of row_filter must'),
+            DETAIL = CASE WHEN code = '42601' THEN pg_catalog.format('invalid row_filter expression "%s"', expression) ELSE '' END;
+    END;
+    SELECT c.oid, c.conbin, pg_catalog.pg_get_expr(c.conbin, c.conrelid) AS text INTO STRICT con
+      FROM pg_catalog.pg_constraint c WHERE c.conrelid = rel AND c.conname = 'pgdrover_row_filter';
+    UPDATE spock.replication_set_table t SET set_row_filter = con.conbin WHERE t.set_id = target_set AND t.set_reloid = rel;
+    INSERT INTO spock.pgdrover_row_filter (set_id, set_reloid, row_filter) VALUES (target_set, rel, con.text);
+    INSERT INTO spock.depend
+    SELECT DISTINCT 'spock.replication_set_table'::regclass::oid, target_set, pgdrover.as_integer(rel),
+           d.refclassid, d.refobjid, d.refobjsubid, 'n'::"char"
+      FROM pg_catalog.pg_depend d
+     WHERE d.classid = 'pg_catalog.pg_constraint'::regclass AND d.objid = con.oid
+       AND (d.refclassid <> 'pg_catalog.pg_class'::regclass OR d.refobjsubid > 0)
+       AND d.refclassid <> 'pg_catalog.pg_constraint'::regclass;
+    PERFORM pgdrover.run(pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT pgdrover_row_filter', relation));
+END
+$$;
+
+-- A column that is renamed changes the texts of filters, which travel as texts.
+CREATE FUNCTION pgdrover.refresh_filters(rels oid[])
+RETURNS void LANGUAGE sql AS $$
+    UPDATE spock.pgdrover_row_filter f
+       SET row_filter = pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)
+      FROM spock.replication_set_table t
+     WHERE t.set_id = f.set_id AND t.set_reloid = f.set_reloid AND (rels IS NULL OR f.set_reloid = ANY (rels))
+       AND f.row_filter <> pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)
+$$;
+
+CREATE FUNCTION spock.table_data_filtered(reltyp anyelement, relation regclass, repsets text[])
+RETURNS SETOF anyelement LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    node oid;
+    ids oid[];
+    filters text;
+BEGIN
+    PERFORM pgdrover.require_value(relation, 'relation');
+    PERFORM pgdrover.require_value(repsets, 'repsets');
+    IF (SELECT t.typtype <> 'c' FROM pg_catalog.pg_type t WHERE t.oid = pg_catalog.pg_typeof(reltyp)) THEN
+        RAISE EXCEPTION USING ERRCODE = '42804',
+            MESSAGE = 'first argument of spock_table_data_filtered must be a row type';
+    END IF;
+    IF (SELECT c.reltype <> pg_catalog.pg_typeof(reltyp) FROM pg_catalog.pg_class c WHERE c.oid = relation) THEN
+        RAISE EXCEPTION USING ERRCODE = '42804',
+            MESSAGE = 'return type of spock_table_data_filtered must be same as row type of the relation';
+    END IF;
+    node := pgdrover.local_node_id();
+    IF node IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'local spock node not found';
+    END IF;
+    SELECT pg_catalog.array_agg((pgdrover.find_set(node, r, '22023')).set_id) INTO ids FROM pg_catalog.unnest(repsets) r;
+    -- NULL when some set takes every row.
+    SELECT CASE WHEN pg_catalog.bool_or(t.set_row_filter IS NULL) THEN NULL ELSE pg_catalog.string_agg(
+               '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END INTO filters
+      FROM spock.replication_set_table t WHERE t.set_reloid = relation AND t.set_id = ANY (ids);
+    RETURN QUERY EXECUTE 'SELECT * FROM ' || pgdrover.qualified_name(relation)
+        || CASE WHEN filters IS NULL THEN '' ELSE ' WHERE ' || filters END;
+END
+$$;

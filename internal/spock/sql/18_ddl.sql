@@ -1,0 +1,323 @@
+-- DDL that travels in the stream: what somebody asks for explicitly, and what event triggers catch.
+
+-- A search path in SQL: its names, each quoted where it must be.
+CREATE FUNCTION pgdrover.quoted_path(path text)
+RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN pg_catalog.btrim(path) = '' THEN '''''' ELSE (
+        SELECT pg_catalog.string_agg(CASE
+                   WHEN m[1] LIKE '"%' THEN pg_catalog.quote_ident(pg_catalog.replace(pg_catalog.btrim(m[1], '"'), '""', '"'))
+                   ELSE pg_catalog.quote_ident(pg_catalog.lower(pg_catalog.btrim(m[1]))) END, ', ' ORDER BY n)
+          FROM pg_catalog.regexp_matches(path, '("(?:[^"]|"")*"|[^,"\s][^,"]*)', 'g') WITH ORDINALITY AS r(m, n)) END
+$$;
+
+CREATE FUNCTION spock.replicate_ddl(
+    command text, replication_sets text[] = '{ddl_sql}', search_path text = current_setting('search_path'),
+    role text = CURRENT_USER)
+RETURNS boolean LANGUAGE plpgsql STRICT AS $$
+DECLARE
+    l spock.local_node := pgdrover.require_local_node();
+    path_before text := pg_catalog.current_setting('search_path');
+    role_before text := pg_catalog.current_setting('role');
+    applying_before text := coalesce(pg_catalog.current_setting('pgdrover.applying', true), '');
+    statements text[] := pgdrover.split_statements(command);
+    statement text;
+    t record;
+BEGIN
+    PERFORM pgdrover.find_set(l.node_id, r, '22023') FROM pg_catalog.unnest(replication_sets) r;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role::name) THEN
+        RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = pg_catalog.format('role "%s" does not exist', role);
+    END IF;
+    FOREACH statement IN ARRAY statements LOOP
+        t := pgdrover.command_tag(statement);
+        IF NOT t.is_ddl THEN
+            RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = pg_catalog.format(
+                'spock.replicate_ddl() cannot execute %s statement', t.tag);
+        END IF;
+    END LOOP;
+    BEGIN
+        PERFORM pg_catalog.set_config('search_path', replicate_ddl.search_path, true);
+    EXCEPTION WHEN invalid_parameter_value THEN
+        RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = 'provided search path is not valid';
+    END;
+    PERFORM pgdrover.enqueue(replication_sets, 'Q', pg_catalog.to_json(
+        'SET search_path TO ' || pgdrover.quoted_path(replicate_ddl.search_path) || '; ' || command), replicate_ddl.role::name);
+    PERFORM pg_catalog.set_config('pgdrover.applying', 'Q', true);
+    PERFORM pg_catalog.set_config('role', replicate_ddl.role, true);
+    FOREACH statement IN ARRAY statements LOOP
+        EXECUTE statement;
+    END LOOP;
+    PERFORM pg_catalog.set_config('role', role_before, true);
+    PERFORM pg_catalog.set_config('search_path', path_before, true);
+    PERFORM pg_catalog.set_config('pgdrover.applying', applying_before, true);
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION spock.replicate_ddl(
+    command text[], replication_sets text[] = '{ddl_sql}', search_path text = current_setting('search_path'),
+    role text = CURRENT_USER)
+RETURNS SETOF boolean LANGUAGE sql STRICT AS $$
+    SELECT spock.replicate_ddl(c, replication_sets, search_path, role)
+      FROM pg_catalog.unnest(command) WITH ORDINALITY AS u(c, n) ORDER BY n
+$$;
+
+-- The context without our own frames, which are the first lines: empty when the statement came from the client itself.
+CREATE FUNCTION pgdrover.callers_context(context text)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    place integer := pg_catalog.regexp_instr(context, '(^|\n)PL/pgSQL function (pgdrover\.)?on_(ddl_end|sql_drop)\(\)[^\n]*(\n|$)',
+                                             1, 1, 1);
+BEGIN
+    RETURN CASE WHEN place = 0 THEN '' ELSE pg_catalog.substr(context, place) END;
+END
+$$;
+
+-- The statement of the innermost frame, when a frame shows one.
+CREATE FUNCTION pgdrover.context_statement(callers text)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    rest text;
+    ends integer;
+BEGIN
+    IF NOT pg_catalog.starts_with(callers, 'SQL statement "') THEN
+        RETURN NULL;
+    END IF;
+    rest := pg_catalog.substr(callers, 16);
+    ends := pg_catalog.regexp_instr(rest, '"\n(PL/|SQL (statement|function|expression) )');
+    RETURN CASE WHEN ends = 0 THEN pg_catalog.left(rest, -1) ELSE pg_catalog.left(rest, ends - 1) END;
+END
+$$;
+
+-- The text of the statement that an event trigger fires for: one of the client's message, or what a function runs.
+-- context is that of our trigger function and of whatever called it. moves says whether the next question is about the
+-- statement behind this one.
+CREATE FUNCTION pgdrover.current_statement(
+    context text, tag text, names text[], moves boolean, OUT statement text, OUT from_function boolean)
+RETURNS record LANGUAGE plpgsql AS $$
+DECLARE
+    callers text := pgdrover.callers_context(context);
+    source text;
+    statements text[];
+    place text[];
+    stamp text := pg_catalog.extract('epoch', pg_catalog.statement_timestamp())::text;
+    found_at integer;
+    by_name boolean;
+BEGIN
+    from_function := callers <> '';
+    source := CASE WHEN from_function THEN pgdrover.context_statement(callers) ELSE pg_catalog.current_query() END;
+    IF source IS NULL THEN
+        RETURN;
+    END IF;
+    statements := pgdrover.split_statements(source);
+    IF pg_catalog.cardinality(statements) = 1 THEN
+        statement := statements[1];
+        RETURN;
+    END IF;
+    -- Where the last one of this very message was.
+    place := pg_catalog.string_to_array(coalesce(pg_catalog.current_setting('pgdrover.ddl_cursor', true), ''), ' ');
+    IF place[1] IS DISTINCT FROM stamp OR place[2] IS DISTINCT FROM pg_catalog.md5(source) THEN
+        place := ARRAY[stamp, pg_catalog.md5(source), '0'];
+    END IF;
+    SELECT s.n, s.named INTO found_at, by_name
+      FROM (SELECT u.n, EXISTS (SELECT FROM pg_catalog.unnest(names) AS k(name)
+                                 WHERE pg_catalog.strpos(pg_catalog.lower(u.text), pg_catalog.lower(k.name)) > 0) AS named,
+                   (pgdrover.command_tag(u.text)).tag AS kind
+              FROM pg_catalog.unnest(statements) WITH ORDINALITY AS u(text, n)
+             WHERE u.n > place[3]::integer) AS s
+     WHERE s.kind = tag OR s.kind IN ('CREATE TABLE', 'CREATE TABLE AS') AND tag IN ('CREATE TABLE', 'CREATE TABLE AS')
+     ORDER BY s.named DESC, s.n LIMIT 1;
+    IF found_at IS NULL THEN
+        RETURN;
+    END IF;
+    statement := statements[found_at];
+    IF moves THEN
+        -- For the session: a COMMIT within the message ends what is local to a transaction.
+        PERFORM pg_catalog.set_config('pgdrover.ddl_cursor', place[1] || ' ' || place[2] || ' ' || found_at, false);
+    END IF;
+END
+$$;
+
+-- Names that the statement behind these commands must mention.
+CREATE FUNCTION pgdrover.command_names()
+RETURNS text[] LANGUAGE sql STABLE AS $$
+    SELECT pg_catalog.array_agg(DISTINCT pg_catalog.replace(pg_catalog.substring(
+               pg_catalog.regexp_replace(c.object_identity, '\(.*$', ''), '([^.]+)$'), '"', ''))
+      FROM pg_catalog.pg_event_trigger_ddl_commands() c
+$$;
+
+-- Statements that stay here: they cannot run inside a transaction, or concern this node alone.
+CREATE FUNCTION pgdrover.stays_local(tag text, statement text)
+RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    bare text := pg_catalog.upper(pgdrover.bare_text(statement));
+BEGIN
+    RETURN tag LIKE '% SUBSCRIPTION' OR tag LIKE '% DATABASE' OR tag LIKE '% TABLESPACE' OR tag = 'REINDEX'
+        OR bare ~ '^(CREATE (UNIQUE )?|DROP )INDEX CONCURRENTLY\M'
+        OR bare ~ '\mDETACH PARTITION\M.*\mCONCURRENTLY$'
+        OR bare ~ '^CREATE .*\mAS EXECUTE\M' AND tag = 'CREATE TABLE AS'
+        OR coalesce(pg_catalog.current_setting('pgdrover.dropped_temporary', true) = 'on', false)
+        OR EXISTS (SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() c
+                    WHERE c.schema_name = 'pg_temp' OR c.schema_name LIKE 'pg\_temp\_%'
+                       OR EXISTS (SELECT FROM spock.reserved_object r
+                                   WHERE r.kind = 'schema' AND NOT r.replicate_ddl
+                                     AND (r.name = c.schema_name::name
+                                          OR c.object_type = 'schema' AND r.name = c.object_identity::name)));
+END
+$$;
+
+-- Runs with the rights of the schema's owner, because whoever may run DDL may not write the queue. What it is told
+-- may be forged: it stores only what the session's own user could have done.
+CREATE FUNCTION pgdrover.capture(tag text, path text, caller name)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    enabled boolean := pgdrover.flag('spock.enable_ddl_replication');
+    context text;
+    commands bigint;
+    ours bigint;
+    s record;
+BEGIN
+    IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() OR NOT enabled AND strpos(current_query(), ';') = 0
+       OR pgdrover.local_node_id() IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT count(*), count(*) FILTER (WHERE c.in_extension OR c.schema_name IN ('spock', 'pgdrover')
+               OR c.object_type = 'extension' AND c.object_identity = 'spock'
+               OR c.object_type = 'schema' AND c.object_identity IN ('spock', 'pgdrover')
+               OR c.object_type IN ('publication', 'publication relation', 'publication namespace')
+                  AND c.object_identity LIKE '%pgdrover\_%')
+      INTO commands, ours FROM pg_event_trigger_ddl_commands() c;
+    IF commands > 0 AND commands = ours THEN
+        RETURN;
+    END IF;
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    s := pgdrover.current_statement(context, tag, pgdrover.command_names(), true);
+    IF NOT enabled OR pgdrover.flag('spock.replication_repair_mode')
+       OR coalesce(current_setting('pgdrover.applying', true), '') <> ''
+       OR s.from_function AND NOT pgdrover.flag('spock.allow_ddl_from_functions') THEN
+        RETURN;
+    END IF;
+    IF s.statement IS NULL AND NOT s.from_function THEN
+        RETURN; -- inside an extension's script
+    END IF;
+    IF s.statement IS NULL OR pgdrover.stays_local(tag, s.statement) OR NOT pg_has_role(session_user, caller, 'MEMBER') THEN
+        PERFORM set_config('pgdrover.dropped_temporary', '', true);
+        PERFORM pgdrover.tell('warning', 'This DDL statement will not be replicated.');
+        RETURN;
+    END IF;
+    PERFORM pgdrover.enqueue('{default_insert_only}', 'D', to_json('SET search_path TO '
+        || CASE WHEN btrim(path) = '' THEN '''''' ELSE path END || '; ' || s.statement), caller);
+    IF tag IN ('CREATE TABLE AS', 'SELECT INTO') THEN
+        PERFORM pgdrover.tell('warning', 'DDL statement replicated, but could be unsafe.');
+    ELSE
+        PERFORM pgdrover.tell('info', 'DDL statement replicated.');
+    END IF;
+    PERFORM pgdrover.assign_created();
+END
+$$;
+
+-- Automatic membership, where it is wanted, of the tables that a statement made or changed.
+CREATE FUNCTION pgdrover.assign_created()
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    rel oid;
+BEGIN
+    IF NOT pgdrover.flag('spock.include_ddl_repset') THEN
+        RETURN;
+    END IF;
+    FOR rel IN SELECT DISTINCT coalesce(i.indrelid, k.oid)
+                 FROM pg_catalog.pg_event_trigger_ddl_commands() c
+                 JOIN pg_catalog.pg_class k ON c.classid = 'pg_catalog.pg_class'::regclass AND k.oid = c.objid
+                 LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = k.oid
+                WHERE k.relkind IN ('r', 'p') OR i.indrelid IS NOT NULL AND c.command_tag = 'ALTER INDEX'
+                ORDER BY 1 LOOP
+        PERFORM pgdrover.assign_table(rel);
+    END LOOP;
+END
+$$;
+
+-- The set that suits a table: default with a key, default_insert_only without. A member of a set that suits it stays.
+CREATE FUNCTION pgdrover.assign_table(rel oid)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    node oid := pgdrover.local_node_id();
+    c record;
+    keyed boolean;
+    target spock.replication_set;
+BEGIN
+    FOR c IN SELECT k.oid, k.relname, k.relpersistence, k.relnamespace, n.nspname, k.relkind
+               FROM (SELECT rel UNION ALL SELECT pgdrover.partitions(rel)) AS m(id)
+               JOIN pg_catalog.pg_class k ON k.oid = m.id JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace LOOP
+        CONTINUE WHEN c.relkind NOT IN ('r', 'p') OR pgdrover.reserved_schema(c.nspname);
+        keyed := pgdrover.has_key(c.oid);
+        IF c.relpersistence <> 'p' THEN
+            PERFORM pgdrover.remove_member(t.set_id, c.oid) FROM spock.replication_set_table t WHERE t.set_reloid = c.oid;
+            CONTINUE;
+        END IF;
+        CONTINUE WHEN keyed AND EXISTS (
+            SELECT FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id)
+             WHERE t.set_reloid = c.oid AND s.set_nodeid = node AND s.set_name <> 'default_insert_only');
+        PERFORM pgdrover.remove_member(t.set_id, c.oid)
+           FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id)
+          WHERE t.set_reloid = c.oid AND (keyed OR s.replicate_update OR s.replicate_delete);
+        SELECT * INTO target FROM spock.replication_set s
+         WHERE s.set_nodeid = node AND s.set_name = CASE WHEN keyed THEN 'default' ELSE 'default_insert_only' END;
+        CONTINUE WHEN target.set_id IS NULL OR EXISTS (
+            SELECT FROM spock.replication_set_table t WHERE t.set_reloid = c.oid AND t.set_id = target.set_id);
+        PERFORM pgdrover.add_member(target, c.oid, NULL, NULL);
+        RAISE LOG USING MESSAGE = pg_catalog.format('table ''%s'' was added to ''%s'' replication set.', c.relname, target.set_name);
+    END LOOP;
+END
+$$;
+
+-- Reads what only the caller's own context shows, and hands it on. No SET clause and no operators here: the search path
+-- is the caller's.
+CREATE FUNCTION pgdrover.on_ddl_end()
+RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pgdrover.capture(TG_TAG, pg_catalog.current_setting('search_path'), current_user);
+END
+$$;
+
+CREATE FUNCTION pgdrover.on_ddl_start()
+RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    IF pgdrover.flag('spock.deny_all_ddl') AND NOT pgdrover.internal() THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('cannot execute %s within spock cluster', TG_TAG);
+    END IF;
+END
+$$;
+
+-- Whoever changes a table, also what applies changes: publications, triggers and filters follow.
+CREATE FUNCTION pgdrover.on_ddl_upkeep()
+RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    rels oid[];
+    rel oid;
+    everything boolean := TG_TAG IN ('DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP OWNED', 'DROP SCHEMA',
+                                     'DROP COLLATION', 'DROP OPERATOR CLASS', 'DROP FUNCTION', 'ALTER TYPE', 'ALTER SCHEMA');
+BEGIN
+    IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() THEN
+        RETURN;
+    END IF;
+    IF coalesce(current_setting('pgdrover.applying', true), '') = 'D' AND current_setting('session_replication_role') = 'replica'
+       AND pgdrover.local_node_id() IS NOT NULL THEN
+        PERFORM pgdrover.assign_created();
+    END IF;
+    SELECT array_agg(DISTINCT k.rel) INTO rels
+      FROM (SELECT coalesce(i.indrelid, c.objid) AS rel
+              FROM pg_event_trigger_ddl_commands() c LEFT JOIN pg_index i ON i.indexrelid = c.objid
+             WHERE c.classid = 'pg_class'::regclass) k
+     WHERE EXISTS (SELECT FROM spock.replication_set_table t WHERE t.set_reloid = k.rel)
+        OR EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = k.rel);
+    IF everything THEN
+        rels := NULL;
+    ELSIF rels IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pgdrover.publish(rels);
+    PERFORM pgdrover.refresh_filters(rels);
+    FOR rel IN SELECT w.relid FROM spock.pgdrover_watch w WHERE rels IS NULL OR w.relid = ANY (rels) ORDER BY 1 LOOP
+        PERFORM pgdrover.watch(rel);
+    END LOOP;
+END
+$$;

@@ -1,0 +1,143 @@
+-- What a DROP takes along: memberships depend on their tables and on what their filters use. The server plans its drop
+-- without knowing that; when it is done and nobody said CASCADE, this undoes it by an error.
+
+-- The memberships that hang on what was just dropped.
+CREATE FUNCTION pgdrover.dropped_memberships(
+    visible name[], OUT set_id oid, OUT set_name name, OUT rel oid, OUT member text, OUT object text, OUT table_gone boolean)
+RETURNS SETOF record LANGUAGE sql STABLE AS $$
+    WITH dropped AS (
+        SELECT o.*, pg_catalog.row_number() OVER () AS n FROM pg_catalog.pg_event_trigger_dropped_objects() o
+    ), tables AS (
+        SELECT d.objid, pgdrover.visible_name(d.schema_name::name, d.object_name::name, visible) AS name
+          FROM dropped d WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objsubid = 0
+    )
+    SELECT DISTINCT ON (t.set_reloid::oid, s.set_name) t.set_id, s.set_name, t.set_reloid::oid,
+           'table ' || coalesce(g.name, pgdrover.visible_name(n.nspname, k.relname, visible)),
+           CASE WHEN d.objsubid > 0 THEN
+                     pg_catalog.format('column %I of table %s', d.address_names[3],
+                         pgdrover.visible_name(d.address_names[1]::name, d.address_names[2]::name, visible))
+                WHEN g.name IS NOT NULL THEN 'table ' || g.name
+                ELSE d.object_type || ' ' || CASE WHEN d.schema_name::name = ANY (visible)
+                     THEN pg_catalog.substr(d.object_identity, pg_catalog.length(pg_catalog.quote_ident(d.schema_name)) + 2)
+                     ELSE d.object_identity END END,
+           g.name IS NOT NULL
+      FROM dropped d
+      JOIN spock.depend p ON p.classid = 'spock.replication_set_table'::regclass
+                         AND p.refclassid = d.classid AND p.refobjid = d.objid AND p.refobjsubid = d.objsubid
+      JOIN spock.replication_set_table t ON t.set_id = p.objid AND pgdrover.as_integer(t.set_reloid) = p.objsubid
+      JOIN spock.replication_set s ON s.set_id = t.set_id
+      LEFT JOIN tables g ON g.objid = t.set_reloid
+      LEFT JOIN pg_catalog.pg_class k ON k.oid = t.set_reloid
+      LEFT JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace
+     ORDER BY t.set_reloid::oid, s.set_name, p.deptype, d.n
+$$;
+
+CREATE FUNCTION pgdrover.drop_members(tag text, visible name[])
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    context text;
+    m record;
+    lines text[];
+    details text[];
+    s record;
+BEGIN
+    IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() THEN
+        RETURN;
+    END IF;
+    -- Who drops nothing but temporary objects says nothing to other nodes.
+    IF (SELECT bool_and(o.is_temporary) FROM pg_event_trigger_dropped_objects() o WHERE o.original) THEN
+        PERFORM set_config('pgdrover.dropped_temporary', 'on', true);
+        RETURN;
+    END IF;
+    PERFORM set_config('pgdrover.dropped_temporary', '', true);
+    SELECT array_agg('drop cascades to ' || d.member || ' membership in replication set ' || d.set_name),
+           array_agg(d.member || ' membership in replication set ' || d.set_name || ' depends on ' || d.object)
+      INTO lines, details FROM pgdrover.dropped_memberships(visible) d;
+    IF lines IS NOT NULL THEN
+        GET DIAGNOSTICS context = PG_CONTEXT;
+        IF NOT pgdrover.drop_may_cascade(tag, context) THEN
+            RAISE EXCEPTION USING ERRCODE = '2BP01', MESSAGE = pgdrover.refused_drop(visible),
+                DETAIL = array_to_string(details, E'\n'),
+                HINT = 'Use DROP ... CASCADE to drop the dependent objects too.';
+        END IF;
+        FOR m IN SELECT d.set_id, d.rel FROM pgdrover.dropped_memberships(visible) d LOOP
+            PERFORM pgdrover.remove_member(m.set_id, m.rel);
+        END LOOP;
+        IF pgdrover.flag('spock.enable_quiet_mode') THEN
+            NULL;
+        ELSIF cardinality(lines) = 1 THEN
+            RAISE NOTICE USING MESSAGE = lines[1];
+        ELSE
+            RAISE NOTICE USING MESSAGE = format('drop cascades to %s other objects', cardinality(lines)),
+                DETAIL = array_to_string(lines, E'\n');
+        END IF;
+    END IF;
+    PERFORM pgdrover.forget_dropped();
+END
+$$;
+
+CREATE FUNCTION pgdrover.drop_may_cascade(tag text, context text)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    names text[];
+    s record;
+BEGIN
+    IF pgdrover.flag('spock.enable_ddl_replication') OR pg_catalog.current_setting('session_replication_role') = 'replica' THEN
+        RETURN true;
+    END IF;
+    SELECT pg_catalog.array_agg(coalesce(o.address_names[pg_catalog.cardinality(o.address_names)], o.object_identity)) INTO names
+      FROM pg_catalog.pg_event_trigger_dropped_objects() o WHERE o.original;
+    s := pgdrover.current_statement(context, tag, names, false);
+    RETURN coalesce(s.statement, pg_catalog.current_query()) ~* '\mcascade\M';
+END
+$$;
+
+-- As the server words it.
+CREATE FUNCTION pgdrover.refused_drop(visible name[])
+RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN pg_catalog.count(*) = 1 THEN pg_catalog.format(
+                    'cannot drop %s because other objects depend on it', pg_catalog.min(o.name))
+                ELSE 'cannot drop desired object(s) because other objects depend on them' END
+      FROM (SELECT CASE WHEN d.object_type = 'table column' THEN pg_catalog.format('column %I of table %s', d.address_names[3],
+                            pgdrover.visible_name(d.address_names[1]::name, d.address_names[2]::name, visible))
+                        WHEN d.schema_name::name = ANY (visible) THEN d.object_type || ' ' || pg_catalog.substr(
+                            d.object_identity, pg_catalog.length(pg_catalog.quote_ident(d.schema_name)) + 2)
+                        ELSE d.object_type || ' ' || d.object_identity END AS name
+              FROM pg_catalog.pg_event_trigger_dropped_objects() d WHERE d.original) AS o
+$$;
+
+-- What we keep about objects that are gone.
+CREATE FUNCTION pgdrover.forget_dropped()
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    o record;
+BEGIN
+    FOR o IN SELECT d.objid, d.objsubid, d.object_type, d.address_names FROM pg_catalog.pg_event_trigger_dropped_objects() d
+              WHERE d.classid = 'pg_catalog.pg_class'::regclass LOOP
+        IF o.object_type = 'table column' THEN
+            DELETE FROM spock.pgdrover_delta_column c WHERE c.relid = o.objid AND c.column_name = o.address_names[3]::name;
+            INSERT INTO spock.pgdrover_dropped_column (relid, column_name, dropped_lsn)
+            SELECT o.objid, o.address_names[3]::name, pg_catalog.pg_current_wal_insert_lsn()
+             WHERE EXISTS (SELECT FROM spock.subscription)
+               AND EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = o.objid)
+                ON CONFLICT (relid, column_name) DO UPDATE SET dropped_lsn = excluded.dropped_lsn;
+        ELSIF o.object_type = 'sequence' THEN
+            DELETE FROM spock.replication_set_seq q WHERE q.set_seqoid = o.objid;
+            DELETE FROM spock.sequence_state q WHERE q.seqoid = o.objid;
+        ELSIF o.object_type = 'table' THEN
+            DELETE FROM spock.pgdrover_delta_column c WHERE c.relid = o.objid;
+            DELETE FROM spock.pgdrover_dropped_column c WHERE c.relid = o.objid;
+            IF EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = o.objid) THEN
+                PERFORM pgdrover.unwatch(o.objid);
+            END IF;
+        END IF;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION pgdrover.on_sql_drop()
+RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pgdrover.drop_members(TG_TAG, pg_catalog.current_schemas(true));
+END
+$$;

@@ -1,0 +1,95 @@
+package spock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	qSubscriptionNames = `SELECT sub_name::text FROM spock.subscription ORDER BY 1`
+	qActiveSlot        = `
+SELECT slot_name::text FROM pg_replication_slots
+ WHERE database = current_database() AND slot_name LIKE 'spk\_%' AND plugin IN ('pgoutput', 'spock_output') AND active
+ ORDER BY 1 LIMIT 1`
+	qWritable = `
+SELECT pgdrover.enforce_readonly('off')
+ WHERE EXISTS (SELECT FROM pg_trigger t JOIN spock.pgdrover_watch w ON w.relid = t.tgrelid WHERE t.tgname = 'pgdrover_readonly')`
+	qUnwatchAll       = `SELECT pgdrover.unwatch(relid) FROM spock.pgdrover_watch`
+	qDropPublications = `SELECT pgdrover.drop_publications()`
+	qDropSlots        = `
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+ WHERE database = current_database() AND slot_name LIKE 'spk\_%' AND plugin IN ('pgoutput', 'spock_output')`
+	qDropOrigins = `
+SELECT pg_replication_origin_drop(o.roname)
+  FROM pg_replication_origin o JOIN spock.pgdrover_origin r ON r.roident = o.roident AND r.roname = o.roname`
+)
+
+// dropSchemas are the statements that remain; the event triggers go first,
+// because they would look for the schema while it goes.
+func dropSchemas() []string {
+	return []string{
+		`DROP EXTENSION IF EXISTS spock CASCADE`,
+		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_start`,
+		`DROP EVENT TRIGGER IF EXISTS pgdrover_sql_drop`,
+		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_end`,
+		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_upkeep`,
+		`DROP SCHEMA IF EXISTS spock, pgdrover CASCADE`,
+	}
+}
+
+// Uninstall removes the schema and everything that came with it: triggers on
+// user tables, publications, slots, origins, and the slots that subscriptions
+// have on their providers (a provider that cannot be reached keeps its own,
+// with a warning). User data stays. Without the schema there is nothing to do.
+// While another node still receives from this one it refuses.
+func Uninstall(ctx context.Context, db *DB) error {
+	const op = "uninstall schema spock"
+	return db.schemaChange(ctx, op, func(tx pgx.Tx) error {
+		if _, err := schemaVersion(ctx, tx); err != nil {
+			if errors.Is(err, ErrNotInstalled) {
+				return nil
+			}
+			return err
+		}
+		var slot string
+		err := tx.QueryRow(ctx, qActiveSlot).Scan(&slot)
+		if err == nil {
+			return hinted{
+				fmt.Sprintf("%s: replication slot %q is active: another node receives from this one", op, slot),
+				"Drop the subscription on that node first.",
+			}
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return wrap(op, err)
+		}
+		if err := dropSubscriptions(ctx, tx); err != nil {
+			return err
+		}
+		for _, sql := range append([]string{qWritable, qUnwatchAll, qDropPublications, qDropSlots, qDropOrigins}, dropSchemas()...) {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return wrap(op, err)
+			}
+		}
+		return nil
+	})
+}
+
+func dropSubscriptions(ctx context.Context, tx pgx.Tx) error {
+	rows, err := tx.Query(ctx, qSubscriptionNames)
+	if err != nil {
+		return wrap("list the subscriptions", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return wrap("list the subscriptions", err)
+	}
+	for _, name := range names {
+		if _, err := tx.Exec(ctx, qSubDrop, name, true); err != nil {
+			return wrap("drop subscription "+name, err)
+		}
+	}
+	return nil
+}
