@@ -36,6 +36,8 @@ type Group struct {
 	Monitor *Member
 	Nodes   []*Member // in the order of creation; Nodes[0] became the first primary
 
+	outsiders []*Member // every node, also those that are not among Nodes
+
 	cfg     Config
 	program string
 	root    string
@@ -145,11 +147,26 @@ func (g *Group) MonitorURI() string {
 // not wait for anything.
 func (g *Group) Create(t testing.TB, name string, options ...string) *Member {
 	t.Helper()
-	m := g.member(t, name)
-	args := append(m.createArgs("postgres"), "--name", name, "--monitor", g.MonitorURI())
-	m.start(t, append(append(args, options...), "--run")...)
+	m := g.Outsider(t, name)
+	m.Create(t, append(options, "--run")...)
 	g.Nodes = append(g.Nodes, m)
 	return m
+}
+
+// Outsider makes a place for a node that is not counted among the group's. The
+// caller creates it, and ends it.
+func (g *Group) Outsider(t testing.TB, name string) *Member {
+	t.Helper()
+	m := g.member(t, name)
+	g.outsiders = append(g.outsiders, m)
+	return m
+}
+
+// Create runs "create postgres" for the member with further options.
+func (m *Member) Create(t testing.TB, options ...string) {
+	t.Helper()
+	args := append(m.createArgs("postgres"), "--name", m.Name, "--monitor", m.group.MonitorURI())
+	m.start(t, append(args, options...)...)
 }
 
 // Start runs the program for a data directory that exists already.
@@ -262,7 +279,7 @@ func (g *Group) disconnect() {
 // endServers kills the servers of the group, whoever started them.
 func (g *Group) endServers(t testing.TB) {
 	t.Helper()
-	for _, m := range append([]*Member{g.Monitor}, g.Nodes...) {
+	for _, m := range append([]*Member{g.Monitor}, g.outsiders...) {
 		if pgtest.WantLogs(t) {
 			m.keepServerLogs(t)
 		}

@@ -1,0 +1,112 @@
+package integration
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/test/group"
+)
+
+// randomKills is how often a creation is killed at a random moment, apart from
+// the kills after each line that it logs.
+const randomKills = 30
+
+// TestCreateKilledAndRepeated kills "create postgres" without warning, after
+// each of its log lines and at random moments, and runs the same command again:
+// it finishes, whatever the first one left behind.
+func TestCreateKilledAndRepeated(t *testing.T) {
+	t.Parallel()
+	g := group.Start(t, group.Config{Nodes: 1})
+	g.Nodes[0].Exec(t, "CREATE TABLE bulk AS SELECT i, repeat('x', 500) AS text FROM generate_series(1, 20000) i")
+	for _, kind := range []struct {
+		name    string
+		options func(i int) []string
+	}{
+		{"standby", func(int) []string { return []string{"--maximum-backup-rate", "50M"} }},
+		{"first node", func(i int) []string {
+			formation := fmt.Sprintf("f%d", i)
+			g.Must(t, "create", "formation", "--pgdata", g.Monitor.Dir, "--formation", formation, "--kind", "pgsql")
+			return []string{"--formation", formation}
+		}},
+	} {
+		step(t, kind.name, func(t *testing.T) {
+			n := 0
+			// create runs one creation, which kill may end, and the same again.
+			create := func(t *testing.T, kill func(m *group.Member)) *group.Member {
+				t.Helper()
+				n++
+				m := g.Outsider(t, fmt.Sprintf("%s%d", strings.ReplaceAll(kind.name, " ", "_"), n))
+				options := kind.options(n)
+				if kill != nil {
+					m.Create(t, options...)
+					kill(m)
+					m.Process().Wait(t, group.Patience)
+				}
+				m.Create(t, options...)
+				require.Zero(t, m.Process().Wait(t, group.Patience), "the same command again:\n%s", m.Process().Tail(30))
+				return m
+			}
+			drop := func(t *testing.T, m *group.Member) {
+				t.Helper()
+				g.Must(t, "drop", "node", "--pgdata", m.Dir, "--destroy")
+			}
+
+			start := time.Now()
+			m := create(t, nil)
+			whole, lines := time.Since(start), strings.Count(m.Log(), "\n")
+			drop(t, m)
+			t.Logf("a creation takes %s and logs %d lines", whole.Round(time.Millisecond), lines)
+			require.Positive(t, lines)
+
+			for line := 1; line <= lines; line++ {
+				drop(t, create(t, func(m *group.Member) { killAfterLine(t, m, line) }))
+			}
+			for range randomKills / 2 {
+				delay := rand.N(whole)
+				drop(t, create(t, func(m *group.Member) { killAfter(t, m, delay) }))
+			}
+		})
+	}
+	g.WaitWhole(t)
+}
+
+// killAfterLine kills the member's process when it has logged so many lines.
+func killAfterLine(t *testing.T, m *group.Member, line int) {
+	t.Helper()
+	pgtest.Eventually(t, group.Patience, func() error {
+		if m.Alive() != nil {
+			return nil
+		}
+		if n := strings.Count(m.Log(), "\n"); n < line {
+			return fmt.Errorf("%d of %d lines are logged", n, line)
+		}
+		return nil
+	})
+	kill(t, m)
+}
+
+// killAfter kills the member's process after a while, unless it has ended.
+func killAfter(t *testing.T, m *group.Member, delay time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		kill(t, m)
+	case <-m.Process().Done():
+	}
+}
+
+func kill(t *testing.T, m *group.Member) {
+	t.Helper()
+	if err := m.Process().Signal(syscall.SIGKILL); err != nil && m.Alive() == nil {
+		t.Fatal(err)
+	}
+}
