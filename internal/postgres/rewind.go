@@ -153,7 +153,7 @@ func (i *Instance) RecoverCrash(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	if !control.NeedsRecovery() {
+	if !recoveryPending(control) {
 		return nil
 	}
 	if err := i.EndOrphans(ctx); err != nil {
@@ -172,6 +172,13 @@ func (i *Instance) RecoverCrash(ctx context.Context) error {
 		return fmt.Errorf("recover: %w", err)
 	}
 	return nil
+}
+
+// recoveryPending: how far the WAL reaches is not known before it is replayed.
+// That is also so where crash recovery of a former primary was stopped in an
+// orderly way: the control file then names no point that must be reached.
+func recoveryPending(control pg.ControlData) bool {
+	return control.NeedsRecovery() || !control.CleanShutdown() && control.MinRecovery == 0
 }
 
 // recoverStandby runs a standby without upstream until it is consistent. A

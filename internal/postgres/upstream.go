@@ -221,7 +221,7 @@ func (i *Instance) Compare(ctx context.Context, other SystemInfo) (Lineage, erro
 	if control.CleanShutdown() {
 		end = control.Checkpoint + 1
 	}
-	if control.NeedsRecovery() && local.TLI() != other.History.TLI() && Relate(local, 0, other) == LineageFollows {
+	if recoveryPending(control) && local.TLI() != other.History.TLI() && Relate(local, 0, other) == LineageFollows {
 		// Nobody knows how far its WAL reaches.
 		return LineageDiverged, nil
 	}
