@@ -60,7 +60,7 @@ func (j *judge) overtaken(p position) bool {
 // splitBrain: an acknowledgement by a server that is not the last one opened.
 func (j *judge) splitBrain(s *server, p position, l fsm.List) {
 	w := j.w
-	if l.Empty() && j.excusedAlone(s) || j.headWord || j.forced[s.h.k.id] {
+	if l.Empty() && j.excusedAlone(s) || s.end.b.given || j.forced[s.h.k.id] {
 		return
 	}
 	w.fail("I1", "%s acknowledged a commit at %s on branch %d under %q, but branch %d has opened since",
@@ -73,10 +73,10 @@ func (j *judge) splitBrain(s *server, p position, l fsm.List) {
 // keeper was dead or stood still.
 func (j *judge) excusedAlone(s *server) bool {
 	k := s.h.k
-	if k.id == 0 || j.forced[k.id] || j.headWord {
+	if k.id == 0 || j.forced[k.id] || s.end.b.given {
 		return true
 	}
-	return j.headAsync && j.uncontrolled(k)
+	return s.end.b.loose && j.uncontrolled(k)
 }
 
 // uncontrolled: the keeper has not been at work long enough to fence its server.
@@ -137,6 +137,10 @@ func (j *judge) opened(s *server) {
 	j.headWord, j.headAsync, j.headForced = j.word[epoch], j.async[epoch], j.off[epoch]
 	j.checkI7(s)
 	for _, other := range w.branches {
+		if other != b {
+			other.given = other.given || j.headWord
+			other.loose = other.loose || j.headAsync
+		}
 		at := max(other.promised, other.lone)
 		if at == 0 || other == b || (position{b: other}).root() != s.end.root() {
 			continue
@@ -217,7 +221,7 @@ func (j *judge) always() {
 
 // checkFence: another server has opened; this one must not be able to acknowledge.
 func (j *judge) checkFence(s *server) {
-	if j.w.head == nil || j.headWord || j.forced[s.h.k.id] {
+	if j.w.head == nil || s.end.b.given || j.forced[s.h.k.id] {
 		return // an operator said that this server is off, or does not count
 	}
 	for _, l := range [4]fsm.List{s.old, s.force, s.shown, s.listDisk} {

@@ -47,14 +47,14 @@ func TestRandomSchedules(t *testing.T) {
 	var mu sync.Mutex
 	kinds := map[string]int{}
 	firstOf := map[string]uint64{}
-	start := time.Now()
+	start, limit := time.Now(), time.Duration(number("PGDROVER_SIM_SECONDS", 0))*time.Second
 	var group sync.WaitGroup
 	for range 2 {
 		group.Go(func() {
 			rules := RealRules(Sound)
 			for {
 				n := next.Add(1) - 1
-				if n >= int64(count) {
+				if n >= int64(count) || limit > 0 && time.Since(start) > limit {
 					return
 				}
 				seed := first + uint64(n)
@@ -66,7 +66,7 @@ func TestRandomSchedules(t *testing.T) {
 					bad.Add(1)
 					mu.Lock()
 					if os.Getenv("PGDROVER_SIM_LIST") != "" {
-						t.Logf("seed %d: %s", seed, v)
+						fmt.Printf("    seed %d: %s\n", seed, v)
 					}
 					kinds[v.Check]++
 					if _, ok := firstOf[v.Check]; !ok {
@@ -79,6 +79,7 @@ func TestRandomSchedules(t *testing.T) {
 	}
 	group.Wait()
 	took := time.Since(start)
+	count = min(count, uint64(next.Load()))
 	t.Logf("%d schedules, %d steps, %d acks, %d promotions in %s: %.0f schedules/s", count, steps.Load(), acks.Load(), openings.Load(), took.Round(time.Millisecond), float64(count)/took.Seconds())
 	for k, n := range kinds {
 		t.Logf("%s: %d times, first seed %d", k, n, firstOf[k])

@@ -24,7 +24,10 @@ type branch struct {
 	promised, lone pg.LSN
 	// opened says that ordinary clients could write to this branch once.
 	opened bool
-	line   pg.History
+	// given and loose are what was known when another branch opened: an operator
+	// gave this one up; its group was asynchronous by choice.
+	given, loose bool
+	line         pg.History
 }
 
 // position is an end of WAL: everything on the way from the root to branch b
