@@ -66,9 +66,9 @@ func (d *decider) logTurn(ctx context.Context, key groupKey, t turn) {
 			}
 		}
 	}
-	switch {
-	case t.waiting == t.waited:
-	case t.waiting == "":
+	switch t.waiting {
+	case t.waited:
+	case "":
 		log.InfoContext(ctx, "the group does not wait any more")
 	default:
 		log.WarnContext(ctx, "the group waits", "reason", t.waiting)

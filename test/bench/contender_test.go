@@ -85,7 +85,7 @@ func peer() (string, error) {
 	if os.Geteuid() != 0 {
 		return "", fmt.Errorf("it is not installed, and only root can do that: apt-get install %s", strings.Join(packages(), " "))
 	}
-	install := exec.Command("apt-get", append([]string{"install", "-qy", "--no-install-recommends"}, packages()...)...) //nolint:gosec // a benchmark
+	install := exec.Command("apt-get", append([]string{"install", "-qy", "--no-install-recommends"}, packages()...)...)
 	install.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	if out, err := install.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("install it: %w\n%s", err, out)
@@ -131,6 +131,7 @@ func signal(b *testing.B, s syscall.Signal, pids ...int) {
 
 // killBoth ends the program's processes and the postmaster without warning.
 func killBoth(b *testing.B, m *group.Member) {
+	b.Helper()
 	postmaster := m.Postmaster(b)
 	signal(b, syscall.SIGKILL, append(held(b, m), postmaster)...)
 	m.Process().Wait(b, group.Patience)
@@ -138,6 +139,7 @@ func killBoth(b *testing.B, m *group.Member) {
 
 // freeze stops everything of a member, as a host does that hangs or is cut off.
 func freeze(b *testing.B, m *group.Member) (resume func()) {
+	b.Helper()
 	postmaster := m.Postmaster(b)
 	first := append(programs(b, m), postmaster)
 	signal(b, syscall.SIGSTOP, first...) // no new children from here on

@@ -28,26 +28,36 @@ type failure struct {
 }
 
 func failures() []failure {
-	nothing := func() {}
-	switchover := func(b *testing.B, g *group.Group, _ *group.Member) func() {
-		g.Switchover(b)
-		return nothing
-	}
 	return []failure{
 		{"switchover, 2 nodes", 2, 400 * time.Millisecond, switchover},
 		{"switchover, 3 nodes", 3, 400 * time.Millisecond, switchover},
-		{"postmaster killed", 2, time.Second, func(b *testing.B, _ *group.Group, p *group.Member) func() {
-			p.KillPostmaster(b)
-			return nothing
-		}},
-		{"postmaster and keeper killed", 2, 1500 * time.Millisecond, func(b *testing.B, _ *group.Group, p *group.Member) func() {
-			killBoth(b, p)
-			return func() { p.Start(b) }
-		}},
-		{"host silent", 2, 5 * time.Second, func(b *testing.B, _ *group.Group, p *group.Member) func() {
-			return freeze(b, p)
-		}},
+		{"postmaster killed", 2, time.Second, postmasterKilled},
+		{"postmaster and keeper killed", 2, 1500 * time.Millisecond, bothKilled},
+		{"host silent", 2, 5 * time.Second, hostSilent},
 	}
+}
+
+func switchover(b *testing.B, g *group.Group, _ *group.Member) (heal func()) {
+	b.Helper()
+	g.Switchover(b)
+	return func() {}
+}
+
+func postmasterKilled(b *testing.B, _ *group.Group, primary *group.Member) (heal func()) {
+	b.Helper()
+	primary.KillPostmaster(b)
+	return func() {}
+}
+
+func bothKilled(b *testing.B, _ *group.Group, primary *group.Member) (heal func()) {
+	b.Helper()
+	killBoth(b, primary)
+	return func() { primary.Start(b) }
+}
+
+func hostSilent(b *testing.B, _ *group.Group, primary *group.Member) (heal func()) {
+	b.Helper()
+	return freeze(b, primary)
 }
 
 // BenchmarkGap measures how long writers wait: the longest time without an
@@ -102,6 +112,7 @@ func measure(b *testing.B, f failure) []time.Duration {
 		w.WaitAck(b, time.Now())
 		primary.RequireAll(b, w.Acks())
 	}
+	tidy(b, g) // also for what was started meanwhile
 	return gaps
 }
 
