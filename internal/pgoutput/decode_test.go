@@ -69,7 +69,7 @@ func TestCaptures(t *testing.T) {
 			}
 			golden := filepath.Join("testdata", c.name+".txt")
 			if *rewrite {
-				require.NoError(t, os.WriteFile(golden, []byte(got.String()), 0o600))
+				require.NoError(t, os.WriteFile(golden, []byte(got.String()), 0o644))
 			}
 			want, err := os.ReadFile(golden)
 			require.NoError(t, err)
