@@ -40,7 +40,7 @@ func edgeTable() []edgeRow {
 		{from: []State{Init, Dropped}, to: []State{Single}, steps: []Step{
 			StepInitDB, StepConfigure, StepSetList, StepStart, StepPromote, StepBootstrap, StepSlots, StepForgetInit,
 		}},
-		{from: []State{Init, Dropped, Secondary}, to: []State{WaitStandby}},
+		{from: []State{Init, Dropped, Secondary, ReportLSN}, to: []State{WaitStandby}},
 		{from: []State{Init, Dropped, WaitStandby}, to: []State{ReportLSN}, steps: []Step{
 			StepCloneStandby, StepConfigure, StepHBA, StepForgetInit,
 		}},
@@ -102,7 +102,7 @@ func edgeTable() []edgeRow {
 
 		// A standby at work.
 		{from: []State{CatchingUp}, to: []State{Secondary}, steps: []Step{
-			StepStart, StepCheckTimeline, StepCheckConnection, StepSlots,
+			StepStart, StepOpenGate, StepCheckTimeline, StepFollow, StepCheckTimeline, StepCheckConnection, StepSlots,
 		}},
 		{from: []State{ReportLSN, JoinSecondary, FastForward, PreparePromotion}, to: []State{Secondary}, steps: follow},
 		{from: []State{Secondary, ReportLSN, JoinSecondary, FastForward, PreparePromotion, WaitMaintenance},

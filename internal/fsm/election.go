@@ -312,7 +312,7 @@ func (t *turn) allAsked() bool {
 		return true
 	}
 	return !slices.ContainsFunc(t.members(), func(n *Node) bool {
-		return n.Goal == ReportLSN && !t.voted(n.ID) && t.alive(n) && t.now.Sub(n.GoalAt) <= t.g.Settings.DemoteTimeout
+		return n.Goal == ReportLSN && !t.answered(n.ID) && t.alive(n) && t.now.Sub(n.GoalAt) <= t.g.Settings.DemoteTimeout
 	})
 }
 
@@ -320,7 +320,9 @@ func (t *turn) allAsked() bool {
 func (t *turn) bestPosition() position {
 	var best position
 	for _, v := range t.rec.Election.Votes {
-		if at := t.where(t.node(v.Node), v.TLI, v.LSN); !at.forked && at.compare(best) > 0 {
+		at := t.where(t.node(v.Node), v.TLI, v.LSN)
+		at.forked, at.told = false, false // up to where it forked its WAL is the reference's
+		if at.compare(best) > 0 {
 			best = at
 		}
 	}

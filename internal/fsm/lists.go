@@ -100,8 +100,7 @@ func (t *turn) absorb() {
 // registers first in the group begins a new one.
 func (t *turn) forget() {
 	nodes := t.members()
-	gone := len(t.g.Nodes) == 0 ||
-		len(nodes) == 1 && nodes[0].Goal == Single && nodes[0].Reported == Init && t.rec.Primary != nodes[0].ID
+	gone := len(t.g.Nodes) == 0 || len(nodes) == 1 && nodes[0].Goal == Single && t.rec.Primary != nodes[0].ID
 	if !gone || t.rec.Primary == 0 && t.rec.Election == nil && t.rec.Owner == 0 {
 		return
 	}
@@ -148,11 +147,16 @@ func (t *turn) voted(id int64) bool {
 	if t.stray(id) {
 		return false
 	}
-	if slices.ContainsFunc(t.rec.Election.Votes, func(v Vote) bool { return v.Node == id }) {
+	if t.answered(id) {
 		return true
 	}
 	n := t.node(id)
 	return n != nil && id == t.rec.Owner && n.Stable(StopReplication)
+}
+
+// answered: id has given its final report, whatever it is worth.
+func (t *turn) answered(id int64) bool {
+	return slices.ContainsFunc(t.rec.Election.Votes, func(v Vote) bool { return v.Node == id })
 }
 
 // satisfied: for the list l, as many members have ended their receivers as

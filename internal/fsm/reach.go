@@ -17,7 +17,7 @@ func orders() []order {
 	alive := concat(openStates, downStates, promoting, maintained, following)
 	return []order{
 		{Single, concat(openStates, downStates, promoting, following, []State{Init, Dropped, WaitMaintenance})},
-		{WaitStandby, []State{Init, Dropped, Secondary}},
+		{WaitStandby, []State{Init, Dropped, Secondary, ReportLSN}},
 		{WaitPrimary, concat(openStates, downStates, []State{PreparePromotion, StopReplication})},
 		{Primary, concat(openStates, downStates)},
 		{ApplySettings, concat(openStates, downStates)},

@@ -95,7 +95,8 @@ func primaryFailed(t *turn) bool {
 // the nodes whose goal was secondary when it was last answered.
 func (t *turn) mayFollow(n, p *Node) bool {
 	heard := p.Seen.Add(-t.g.Settings.UnhealthyTimeout)
-	return n.Goal == Secondary || n.Reported == Secondary && !n.GoalAt.Before(heard)
+	return n.Goal == Secondary ||
+		n.Reported.In(Secondary, CatchingUp, WaitMaintenance, Maintenance) && !n.GoalAt.Before(heard)
 }
 
 // drainGoal is the stopped state that p is sent to: another one than it

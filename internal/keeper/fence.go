@@ -17,9 +17,12 @@ import (
 // surely still there, which is the look before the one that saw its reply
 // time move. A row in pg_stat_replication alone proves nothing.
 type fence struct {
-	start    time.Duration
-	monitor  time.Duration
-	looked   time.Duration
+	start   time.Duration
+	monitor time.Duration
+	looked  time.Duration
+	// awake is when this keeper last came back from a pause of its own: the
+	// silence before it proves nothing until the monitor had time to answer.
+	awake    time.Duration
 	contacts map[int64]time.Duration
 	replies  map[int64]time.Time
 	names    pg.StandbyNames
@@ -62,6 +65,9 @@ func (f *fence) saw(v view) {
 		f.replies[s.ID] = s.ReplyTime
 	}
 	f.names, f.known = v.SyncNames, true
+	if v.At-f.looked > askTimeout && v.At-f.awake > 5*askTimeout {
+		f.awake = v.At
+	}
 	f.looked = v.At
 }
 
@@ -97,7 +103,8 @@ func (f *fence) standbys() time.Duration {
 	return times[len(times)-need]
 }
 
-// expired reports whether both contacts are older than timeout.
+// expired reports whether both contacts are older than timeout, and not only
+// because this keeper was paused.
 func (f *fence) expired(now, timeout time.Duration) bool {
-	return now-f.monitor > timeout && now-f.standbys() > timeout
+	return now-f.monitor > timeout && now-f.standbys() > timeout && now-f.awake > askTimeout
 }
