@@ -1,0 +1,201 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/internal/spock"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+const patience = 60 * time.Second
+
+// node is a server with one database that is a node, and its engine.
+type node struct {
+	name   string
+	server *pgtest.Server
+	link   *pgtest.Link // what the others reach it by
+	conn   *pgx.Conn
+	stop   context.CancelFunc
+	done   *sync.WaitGroup
+}
+
+const database = "app"
+
+func newServer(t *testing.T, name string, settings map[string]string) *pgtest.Server {
+	t.Helper()
+	all := map[string]string{"track_commit_timestamp": "on", "max_connections": "60", "autovacuum_naptime": "'60s'"}
+	for k, v := range settings {
+		all[k] = v
+	}
+	s := pgtest.NewServer(t, pgtest.ServerConfig{Name: name, Settings: all})
+	s.Exec(t, "postgres", "CREATE DATABASE "+database)
+	return s
+}
+
+// newNode makes a node with a running engine.
+func newNode(t *testing.T, name string, settings map[string]string) *node {
+	t.Helper()
+	n := &node{name: name, server: newServer(t, name, settings), done: &sync.WaitGroup{}}
+	n.link = pgtest.NewLink(t, fmt.Sprintf("127.0.0.1:%d", n.server.Port))
+	info, err := pg.ParseConnInfo(n.server.DSN(database))
+	require.NoError(t, err)
+	db, err := spock.Connect(t.Context(), spock.ConnectConfig{ConnInfo: info})
+	require.NoError(t, err)
+	require.NoError(t, spock.Install(t.Context(), db))
+	require.NoError(t, db.Close(t.Context()))
+	n.conn = n.server.Connect(t, database)
+	n.exec(t, fmt.Sprintf("SELECT spock.node_create('%s', '%s')", name, n.dsn()))
+	n.start(t)
+	return n
+}
+
+func (n *node) dsn() string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s", n.link.Port(), pgtest.Superuser, database)
+}
+
+// start runs the node's engine until its test ends or stopEngine is called.
+func (n *node) start(t *testing.T) {
+	t.Helper()
+	info, err := pg.ParseConnInfo(n.server.DSN(database))
+	require.NoError(t, err)
+	level := slog.LevelWarn
+	if os.Getenv("APPLY_DEBUG") != "" {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(&testWriter{t: t, name: n.name}, &slog.HandlerOptions{Level: level}))
+	e, err := New(Config{ConnInfo: info, Logger: log, BinDir: n.server.Bin})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	n.stop = cancel
+	n.done.Go(func() {
+		if err := e.Run(ctx); err != nil {
+			t.Errorf("engine of %s: %v", n.name, err)
+		}
+	})
+	t.Cleanup(n.stopEngine)
+}
+
+func (n *node) stopEngine() {
+	n.stop()
+	n.done.Wait()
+}
+
+type testWriter struct {
+	t    *testing.T
+	name string
+}
+
+func (w *testWriter) Write(b []byte) (int, error) {
+	w.t.Logf("%s: %s", w.name, strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+func (n *node) exec(t *testing.T, sql string) {
+	t.Helper()
+	_, err := n.conn.PgConn().Exec(t.Context(), sql).ReadAll()
+	require.NoError(t, err, "%s: %s", n.name, sql)
+}
+
+// text is the only value of a query, as text.
+func (n *node) text(t *testing.T, sql string) string {
+	t.Helper()
+	s, err := n.try(t, sql)
+	require.NoError(t, err, "%s: %s", n.name, sql)
+	return s
+}
+
+func (n *node) try(t *testing.T, sql string) (string, error) {
+	t.Helper()
+	result := n.conn.PgConn().ExecParams(t.Context(), sql, nil, nil, nil, nil).Read()
+	if result.Err != nil {
+		return "", result.Err
+	}
+	var lines []string
+	for _, row := range result.Rows {
+		var fields []string
+		for _, v := range row {
+			fields = append(fields, string(v))
+		}
+		lines = append(lines, strings.Join(fields, "|"))
+	}
+	return strings.Join(lines, "\n"), nil
+}
+
+// eventually waits until a query answers that.
+func (n *node) eventually(t *testing.T, sql, want string) {
+	t.Helper()
+	pgtest.Eventually(t, patience, func() error {
+		got, err := n.try(t, sql)
+		if err != nil {
+			return err
+		}
+		if got != want {
+			return fmt.Errorf("%s: %s: got %q, want %q; %s", n.name, sql, got, want, n.trouble(t))
+		}
+		return nil
+	})
+}
+
+func (n *node) trouble(t *testing.T) string {
+	s, err := n.try(t, "SELECT string_agg(concat_ws(' ', state, last_error), '; ') FROM spock.pgdrover_subscription")
+	if err != nil {
+		return err.Error()
+	}
+	return s
+}
+
+// subscribe makes a subscription of n to provider and waits until it streams.
+func (n *node) subscribe(t *testing.T, provider *node, options string) {
+	t.Helper()
+	name := "sub_" + provider.name + "_" + n.name
+	n.exec(t, fmt.Sprintf("SELECT spock.sub_create('%s', '%s'%s)", name, provider.dsn(), options))
+	n.eventually(t, fmt.Sprintf("SELECT status FROM spock.sub_show_status('%s')", name), "replicating")
+}
+
+// settle waits until everybody has applied what everybody had committed.
+func settle(t *testing.T, nodes ...*node) {
+	t.Helper()
+	for _, provider := range nodes {
+		lsn := provider.text(t, "SELECT spock.sync_event()")
+		for _, n := range nodes {
+			if n == provider {
+				continue
+			}
+			n.eventually(t, fmt.Sprintf(`SELECT coalesce(bool_and(remote_lsn >= '%s'), false)::text FROM pg_replication_origin_status
+				WHERE external_id = (SELECT s.sub_slot_name FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin
+				WHERE n.node_name = '%s')`, lsn, provider.name), "true")
+		}
+	}
+}
+
+// equal asserts that a query has the same answer everywhere.
+func equal(t *testing.T, sql string, nodes ...*node) {
+	t.Helper()
+	want := strings.Split(nodes[0].text(t, sql), "\n")
+	for _, n := range nodes[1:] {
+		got := strings.Split(n.text(t, sql), "\n")
+		if slices.Equal(want, got) {
+			continue
+		}
+		require.Equal(t, difference(want, got), difference(got, want), "%s and %s differ: %s", nodes[0].name, n.name, sql)
+	}
+}
+
+// difference is what a has and b has not.
+func difference(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+}
