@@ -49,7 +49,7 @@ func addNumerics(modifier int32, held, next, before Value) (Value, error) {
 func (n numeric) fits(modifier int32) error {
 	limit := maxNumericDigits
 	if modifier >= 4 {
-		scale := int32(((modifier-4)&0x7ff)^0x400) - 0x400
+		scale := ((modifier-4)&0x7ff ^ 0x400) - 0x400
 		limit = int(((modifier-4)>>16)&0xffff - scale)
 		if n.special == "Infinity" || n.special == "-Infinity" {
 			return fmt.Errorf("store %s: %w", n.special, ErrOutOfRange)
@@ -122,7 +122,7 @@ func parseBinaryNumeric(data []byte) (numeric, error) {
 		if g > 9999 {
 			return numeric{}, bad
 		}
-		n.digits = append(n.digits, byte(g/1000), byte(g/100%10), byte(g/10%10), byte(g%10))
+		n.digits = append(n.digits, byte(g/1000), byte(g/100%10), byte(g/10%10), byte(g%10)) //nolint:gosec // one digit each
 	}
 	n.digits = n.digits[:4*(max(weight, 0)+1)+scale]
 	return n, nil
@@ -235,7 +235,7 @@ func (n numeric) binary() []byte {
 		weight = 0
 	}
 	b := binary.BigEndian.AppendUint16(nil, uint16(len(digits)/4)) //nolint:gosec // fits, by the type's limits
-	b = binary.BigEndian.AppendUint16(b, uint16(weight))           //nolint:gosec // as above
+	b = binary.BigEndian.AppendUint16(b, uint16(weight))
 	b = binary.BigEndian.AppendUint16(b, sign)
 	b = binary.BigEndian.AppendUint16(b, uint16(n.scale)) //nolint:gosec // as above
 	for i := 0; i < len(digits); i += 4 {

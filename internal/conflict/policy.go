@@ -41,7 +41,7 @@ func (p Policy) String() string {
 func ParsePolicy(s string) (Policy, error) {
 	for p, name := range policyNames {
 		if s == name {
-			return Policy(p), nil //nolint:gosec // five of them
+			return Policy(p), nil
 		}
 	}
 	return 0, fmt.Errorf("parse conflict resolution %q: not one of %q", s, policyNames)
@@ -75,7 +75,7 @@ func (p MissingPolicy) String() string {
 func ParseMissingPolicy(s string) (MissingPolicy, error) {
 	for p, name := range missingNames {
 		if s == name {
-			return MissingPolicy(p), nil //nolint:gosec // three of them
+			return MissingPolicy(p), nil
 		}
 	}
 	return 0, fmt.Errorf("parse treatment of missing rows %q: not one of %q", s, missingNames)

@@ -83,11 +83,15 @@ func TestPolicies(t *testing.T) {
 		want   verdicts // where a policy is not there, it does as last_update_wins
 	}{
 		{
-			"insert, no row", Change{Action: Insert}, Local{},
+			"insert, no row",
+			Change{Action: Insert},
+			Local{},
 			verdicts{all5: "insert"},
 		},
 		{
-			"insert, older row", Change{Action: Insert}, Local{Row: rowAt(0, older)},
+			"insert, older row",
+			Change{Action: Insert},
+			Local{Row: rowAt(0, older)},
 			verdicts{
 				LastUpdateWins:  "update row 0, [insert_exists apply_remote local lost]",
 				FirstUpdateWins: "[insert_exists keep_local remote lost]",
@@ -96,7 +100,9 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
-			"insert, newer row", Change{Action: Insert}, Local{Row: rowAt(0, newer)},
+			"insert, newer row",
+			Change{Action: Insert},
+			Local{Row: rowAt(0, newer)},
 			verdicts{
 				LastUpdateWins:  "[insert_exists keep_local remote lost]",
 				FirstUpdateWins: "update row 0, [insert_exists apply_remote local lost]",
@@ -105,11 +111,15 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
-			"insert, row of unknown stamp", Change{Action: Insert}, Local{Row: rowAt(0, ancient)},
+			"insert, row of unknown stamp",
+			Change{Action: Insert},
+			Local{Row: rowAt(0, ancient)},
 			verdicts{all5: "update row 0, [insert_exists apply_remote local lost]"},
 		},
 		{
-			"insert, newer tombstone", Change{Action: Insert}, Local{Deleted: []Stamp{older, newer}},
+			"insert, newer tombstone",
+			Change{Action: Insert},
+			Local{Deleted: []Stamp{older, newer}},
 			verdicts{
 				LastUpdateWins:  "[insert_delete skip remote lost]",
 				FirstUpdateWins: "insert",
@@ -118,19 +128,27 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
-			"insert, older tombstone", Change{Action: Insert}, Local{Deleted: []Stamp{older, same}},
+			"insert, older tombstone",
+			Change{Action: Insert},
+			Local{Deleted: []Stamp{older, same}},
 			verdicts{all5: "insert"},
 		},
 		{
-			"update, row of the same author", Change{Action: Update, Incomplete: true}, Local{Row: rowAt(0, same)},
+			"update, row of the same author",
+			Change{Action: Update, Incomplete: true},
+			Local{Row: rowAt(0, same)},
 			verdicts{all5: "update row 0"},
 		},
 		{
-			"update, row of unknown stamp", Change{Action: Update, Incomplete: true}, Local{Row: rowAt(0, ancient)},
+			"update, row of unknown stamp",
+			Change{Action: Update, Incomplete: true},
+			Local{Row: rowAt(0, ancient)},
 			verdicts{all5: "update row 0"},
 		},
 		{
-			"update, older row", Change{Action: Update}, Local{Row: rowAt(0, older)},
+			"update, older row",
+			Change{Action: Update},
+			Local{Row: rowAt(0, older)},
 			verdicts{
 				LastUpdateWins:  "update row 0, [update_update apply_remote local lost not stored]",
 				FirstUpdateWins: "[update_update keep_local remote lost]",
@@ -139,7 +157,9 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
-			"update, newer row", Change{Action: Update}, Local{Row: rowAt(0, newer)},
+			"update, newer row",
+			Change{Action: Update},
+			Local{Row: rowAt(0, newer)},
 			verdicts{
 				LastUpdateWins:  "[update_update keep_local remote lost]",
 				FirstUpdateWins: "update row 0, [update_update apply_remote local lost not stored]",
@@ -148,11 +168,15 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
-			"update, no row", Change{Action: Update}, Local{},
+			"update, no row",
+			Change{Action: Update},
+			Local{},
 			verdicts{all5: "insert, [update_delete apply_remote none lost]"},
 		},
 		{
-			"update, no row, newer tombstone", Change{Action: Update}, Local{Deleted: []Stamp{newer}},
+			"update, no row, newer tombstone",
+			Change{Action: Update},
+			Local{Deleted: []Stamp{newer}},
 			verdicts{
 				LastUpdateWins:  "[update_delete skip remote lost]",
 				FirstUpdateWins: "insert, [update_delete apply_remote none lost]",
@@ -161,7 +185,9 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
-			"delete, older row", Change{Action: Delete}, Local{Row: rowAt(0, older)},
+			"delete, older row",
+			Change{Action: Delete},
+			Local{Row: rowAt(0, older)},
 			verdicts{
 				LastUpdateWins:  "delete row 0, bury old key at 20/2, [delete_origin_differs apply_remote local lost not stored]",
 				FirstUpdateWins: "[delete_exists skip remote lost]",
@@ -170,7 +196,9 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
-			"delete, newer row", Change{Action: Delete}, Local{Row: rowAt(0, newer)},
+			"delete, newer row",
+			Change{Action: Delete},
+			Local{Row: rowAt(0, newer)},
 			verdicts{
 				LastUpdateWins:  "[delete_exists skip remote lost]",
 				FirstUpdateWins: "delete row 0, bury old key at 20/2, [delete_origin_differs apply_remote local lost not stored]",
@@ -179,15 +207,21 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
-			"delete, row of the same author", Change{Action: Delete}, Local{Row: rowAt(0, same)},
+			"delete, row of the same author",
+			Change{Action: Delete},
+			Local{Row: rowAt(0, same)},
 			verdicts{all5: "delete row 0, bury old key at 20/2"},
 		},
 		{
-			"delete, no row", Change{Action: Delete}, Local{},
+			"delete, no row",
+			Change{Action: Delete},
+			Local{},
 			verdicts{all5: "bury old key at 20/2, [delete_delete skip none lost]"},
 		},
 		{
-			"delete, no row, newer tombstone", Change{Action: Delete}, Local{Deleted: []Stamp{older, newer}},
+			"delete, no row, newer tombstone",
+			Change{Action: Delete},
+			Local{Deleted: []Stamp{older, newer}},
 			verdicts{all5: "[delete_delete skip none lost]"},
 		},
 	}

@@ -120,7 +120,8 @@ func TestCutAnywhere(t *testing.T) {
 			for n := range data {
 				m, err := d.DecodeOne(data[:n:n], inStream)
 				require.Error(t, err, "%s cut to %d of %d bytes: %v", KindOf(data), n, len(data), m)
-				problem := err.(*Error)
+				var problem *Error
+				require.ErrorAs(t, err, &problem)
 				require.LessOrEqual(t, problem.Offset, n)
 			}
 			_, err := d.DecodeOne(append(bytes.Clone(data), 0), inStream)
@@ -384,7 +385,9 @@ func FuzzDecode(f *testing.F) {
 		require.Equal(t, before, data, "the input was written to")
 		if err != nil {
 			require.Nil(t, m)
-			require.LessOrEqual(t, err.(*Error).Offset, len(data))
+			var problem *Error
+			require.ErrorAs(t, err, &problem)
+			require.LessOrEqual(t, problem.Offset, len(data))
 			return
 		}
 		// What was understood means the same when it is said in the usual way.

@@ -78,6 +78,7 @@ func (d *Decoder) Decode(data []byte) (Message, error) {
 		d.inStream = true
 	case KindStreamStop:
 		d.inStream = false
+	default:
 	}
 	return m, nil
 }

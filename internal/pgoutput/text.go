@@ -54,11 +54,11 @@ func (k Kind) String() string {
 }
 
 // line builds a message's text: the kind, then pairs of name and value.
-type line struct{ strings.Builder }
+type line struct{ b strings.Builder }
 
 func describe(k Kind, xid uint32) *line {
 	l := &line{}
-	l.WriteString(k.String())
+	l.b.WriteString(k.String())
 	if xid != 0 {
 		l.add("xid", xid)
 	}
@@ -66,30 +66,30 @@ func describe(k Kind, xid uint32) *line {
 }
 
 func (l *line) add(name string, value any) *line {
-	fmt.Fprintf(l, " %s=%v", name, value)
+	fmt.Fprintf(&l.b, " %s=%v", name, value)
 	return l
 }
 
 func (l *line) flag(name string, set bool) *line {
 	if set {
-		l.WriteString(" " + name)
+		l.b.WriteString(" " + name)
 	}
 	return l
 }
 
 // String is for people and for tests.
 func (m *Begin) String() string {
-	return describe(m.Kind(), m.XID).add("lsn", m.FinalLSN).add("time", m.CommitTime).Builder.String()
+	return describe(m.Kind(), m.XID).add("lsn", m.FinalLSN).add("time", m.CommitTime).b.String()
 }
 
 // String is for people and for tests.
 func (m *Commit) String() string {
-	return describe(m.Kind(), 0).add("lsn", m.CommitLSN).add("end", m.EndLSN).add("time", m.CommitTime).Builder.String()
+	return describe(m.Kind(), 0).add("lsn", m.CommitLSN).add("end", m.EndLSN).add("time", m.CommitTime).b.String()
 }
 
 // String is for people and for tests.
 func (m *Origin) String() string {
-	return describe(m.Kind(), 0).add("lsn", m.CommitLSN).add("name", strconv.Quote(m.Name)).Builder.String()
+	return describe(m.Kind(), 0).add("lsn", m.CommitLSN).add("name", strconv.Quote(m.Name)).b.String()
 }
 
 // String is for people and for tests.
@@ -100,33 +100,33 @@ func (m *Relation) String() string {
 		if c.Key {
 			name += "*"
 		}
-		fmt.Fprintf(l, " %s:%d/%d", name, c.Type, c.Modifier)
+		fmt.Fprintf(&l.b, " %s:%d/%d", name, c.Type, c.Modifier)
 	}
-	return l.Builder.String()
+	return l.b.String()
 }
 
 // String is for people and for tests.
 func (m *Type) String() string {
-	return describe(m.Kind(), m.XID).add("oid", m.ID).add("name", m.Namespace+"."+m.Name).Builder.String()
+	return describe(m.Kind(), m.XID).add("oid", m.ID).add("name", m.Namespace+"."+m.Name).b.String()
 }
 
 // String is for people and for tests.
 func (m *Insert) String() string {
-	return describe(m.Kind(), m.XID).add("oid", m.Relation).add("new", m.New).Builder.String()
+	return describe(m.Kind(), m.XID).add("oid", m.Relation).add("new", m.New).b.String()
 }
 
 // String is for people and for tests.
 func (m *Update) String() string {
 	l := describe(m.Kind(), m.XID).add("oid", m.Relation)
 	m.OldTuple.describe(l, m.Old)
-	return l.add("new", m.New).Builder.String()
+	return l.add("new", m.New).b.String()
 }
 
 // String is for people and for tests.
 func (m *Delete) String() string {
 	l := describe(m.Kind(), m.XID).add("oid", m.Relation)
 	m.OldTuple.describe(l, m.Old)
-	return l.Builder.String()
+	return l.b.String()
 }
 
 func (o OldTuple) describe(l *line, t Tuple) {
@@ -142,18 +142,18 @@ func (o OldTuple) describe(l *line, t Tuple) {
 // String is for people and for tests.
 func (m *Truncate) String() string {
 	return describe(m.Kind(), m.XID).add("oids", m.Relations).flag("cascade", m.Cascade).
-		flag("restart_identity", m.RestartIdentity).Builder.String()
+		flag("restart_identity", m.RestartIdentity).b.String()
 }
 
 // String is for people and for tests.
 func (m *LogicalMessage) String() string {
 	return describe(m.Kind(), m.XID).flag("transactional", m.Transactional).add("lsn", m.LSN).
-		add("prefix", strconv.Quote(m.Prefix)).add("content", strconv.Quote(string(m.Content))).Builder.String()
+		add("prefix", strconv.Quote(m.Prefix)).add("content", strconv.Quote(string(m.Content))).b.String()
 }
 
 // String is for people and for tests.
 func (m *StreamStart) String() string {
-	return describe(m.Kind(), m.XID).flag("first", m.First).Builder.String()
+	return describe(m.Kind(), m.XID).flag("first", m.First).b.String()
 }
 
 // String is for people and for tests.
@@ -161,7 +161,7 @@ func (m *StreamStop) String() string { return m.Kind().String() }
 
 // String is for people and for tests.
 func (m *StreamCommit) String() string {
-	return describe(m.Kind(), m.XID).add("lsn", m.CommitLSN).add("end", m.EndLSN).add("time", m.CommitTime).Builder.String()
+	return describe(m.Kind(), m.XID).add("lsn", m.CommitLSN).add("end", m.EndLSN).add("time", m.CommitTime).b.String()
 }
 
 // String is for people and for tests.
@@ -170,12 +170,12 @@ func (m *StreamAbort) String() string {
 	if m.AbortLSN != 0 || m.AbortTime != 0 {
 		l.add("lsn", m.AbortLSN).add("time", m.AbortTime)
 	}
-	return l.Builder.String()
+	return l.b.String()
 }
 
 func (t TwoPhase) describe(k Kind) string {
 	return describe(k, t.XID).add("lsn", t.LSN).add("end", t.EndLSN).add("time", t.Time).
-		add("gid", strconv.Quote(t.GID)).Builder.String()
+		add("gid", strconv.Quote(t.GID)).b.String()
 }
 
 // String is for people and for tests.
@@ -193,7 +193,7 @@ func (m *CommitPrepared) String() string { return m.describe(m.Kind()) }
 // String is for people and for tests.
 func (m *RollbackPrepared) String() string {
 	return describe(m.Kind(), m.XID).add("prepare_end", m.PrepareEndLSN).add("end", m.RollbackEndLSN).
-		add("prepare_time", m.PrepareTime).add("time", m.RollbackTime).add("gid", strconv.Quote(m.GID)).Builder.String()
+		add("prepare_time", m.PrepareTime).add("time", m.RollbackTime).add("gid", strconv.Quote(m.GID)).b.String()
 }
 
 // String is for people and for tests: text values are quoted, binary ones

@@ -198,7 +198,7 @@ func interrupt(ctx context.Context, set func(time.Time) error) func() {
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
-		_ = set(time.Unix(1, 0)) //nolint:errcheck // then it is closed already
+		_ = set(time.Unix(1, 0))
 	})
 	return func() {
 		if !stop() {
@@ -260,8 +260,7 @@ func (c *Conn) command(ctx context.Context, sql string, stream bool) (rows [][]s
 		return nil, false, fmt.Errorf("read: %w", err)
 	}
 	rows, answered, err = c.answer(ctx, stream)
-	var server *pgconn.PgError
-	if err != nil && !(errors.As(err, &server) && answered) {
+	if err != nil && (!answered || sqlState(err) == "") {
 		// In the middle of an answer nothing else can be asked.
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -353,7 +352,7 @@ func (l *line) finish(keep *activity) {
 	l.finished = true
 	for _, a := range l.opened {
 		if a != keep {
-			_ = a.Close() //nolint:errcheck // it is of no use any more
+			_ = a.Close()
 		}
 	}
 }

@@ -187,7 +187,7 @@ func (c *cutAt) Write(b []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(b[:c.left])
 	c.left = 0
-	return n, errors.Join(err, c.Conn.Close(), errCut)
+	return n, errors.Join(err, c.Close(), errCut)
 }
 
 var errCut = errors.New("cut")
@@ -272,6 +272,13 @@ func session(t *testing.T, cfg Config) (op string, received int, err error) {
 	}
 }
 
+func hint(t *testing.T, err error) string {
+	t.Helper()
+	var e *Error
+	require.ErrorAs(t, err, &e)
+	return e.Hint()
+}
+
 func TestQuestions(t *testing.T) {
 	t.Parallel()
 	refusal := func(code, message string) error {
@@ -311,7 +318,7 @@ func TestQuestions(t *testing.T) {
 			require.Equal(t, tt.inUse, SlotInUse(tt.err), "in use")
 			require.Equal(t, tt.missing, SlotMissing(tt.err), "missing")
 			require.Equal(t, tt.slotLost, SlotLost(tt.err), "slot lost")
-			require.Equal(t, tt.hint, tt.err.(*Error).Hint())
+			require.Equal(t, tt.hint, hint(t, tt.err))
 			require.True(t, SafeToRetry(tt.err))
 			require.True(t, pgconn.SafeToRetry(tt.err), "the driver's question is answered too")
 		})

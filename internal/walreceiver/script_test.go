@@ -191,7 +191,7 @@ func piped(t *testing.T, cfg Config, play func(*server)) *Conn {
 	c, err := Connect(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 		defer cancel()
 		require.NoError(t, c.Close(ctx))
 		require.NoError(t, end.Close())

@@ -169,7 +169,7 @@ func TestSlotFromBeginToEnd(t *testing.T) {
 		require.True(t, SlotMissing(second.DropSlot(t.Context(), "sl", true)))
 		err = second.StartLogical(t.Context(), StartConfig{Slot: "sl", Options: o.Options()})
 		require.True(t, SlotMissing(err), err)
-		require.NotEmpty(t, err.(*Error).Hint())
+		require.NotEmpty(t, hint(t, err))
 	})
 }
 
@@ -336,14 +336,14 @@ func TestRefusals(t *testing.T) {
 	_, err := c.CreateSlot(t.Context(), SlotConfig{Name: "sl", Plugin: "pgoutput"})
 	require.ErrorContains(t, err, "create replication slot: ")
 	require.ErrorContains(t, err, "wal_level")
-	require.Equal(t, "Set wal_level = logical on the server and restart it.", err.(*Error).Hint())
+	require.Equal(t, "Set wal_level = logical on the server and restart it.", hint(t, err))
 	require.False(t, Transient(err))
 	_, err = Connect(t.Context(), Config{ConnInfo: connInfo(t, s.DSN("nowhere"))})
 	require.ErrorContains(t, err, `database "nowhere" does not exist`)
 	require.False(t, Transient(err))
 	_, err = Connect(t.Context(), Config{ConnInfo: connInfo(t, s.DSN("postgres")).With("user", "nobody")})
 	require.ErrorContains(t, err, "connect for replication: ")
-	require.NotEmpty(t, err.(*Error).Hint())
+	require.NotEmpty(t, hint(t, err))
 }
 
 // TestStreamIsTheCapture compares the live stream of every server with what the
@@ -387,7 +387,7 @@ func live(t *testing.T, s *pgtest.Server, scenario string, version int, o Pgoutp
 	script, err := os.ReadFile("../pgoutput/testdata/" + scenario + ".sql")
 	require.NoError(t, err)
 	db := s.Connect(t, name)
-	for _, sql := range strings.Split(string(script), ";\n") {
+	for sql := range strings.SplitSeq(string(script), ";\n") {
 		exec(t, db, sql)
 	}
 	o.Version = version

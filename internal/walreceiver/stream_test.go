@@ -54,7 +54,9 @@ func TestReportsOnATimer(t *testing.T) {
 			got = append(got, <-reports)
 		}
 		require.Equal(t, []heard{
-			{report{}, 0}, {report{}, 10 * time.Second}, {report{}, 20 * time.Second},
+			{report{}, 0},
+			{report{}, 10 * time.Second},
+			{report{}, 20 * time.Second},
 			{report{Feedback: Feedback{Written: 30, Applied: 10}}, 25 * time.Second},
 			{report{Feedback: Feedback{Written: 30, Flushed: 5, Applied: 10}}, 35 * time.Second},
 		}, got)
