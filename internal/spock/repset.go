@@ -22,7 +22,7 @@ const (
 SELECT s.set_id, s.set_name::text, s.replicate_insert, s.replicate_update, s.replicate_delete, s.replicate_truncate
   FROM spock.replication_set s JOIN spock.local_node l ON l.node_id = s.set_nodeid ORDER BY s.set_name`
 	qMembers = `
-SELECT t.set_id, t.set_reloid::oid, coalesce(t.set_att_list, '{}'), coalesce(pg_get_expr(t.set_row_filter, t.set_reloid), '')
+SELECT t.set_id, t.set_reloid::oid, coalesce(t.set_att_list, '{}'), coalesce(pgdrover.filter_text(t.set_row_filter, t.set_reloid), '')
   FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id)
   JOIN spock.local_node l ON l.node_id = s.set_nodeid ORDER BY 1, 2`
 	qRemoteSets = `

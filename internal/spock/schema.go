@@ -122,7 +122,8 @@ func change(ctx context.Context, db *DB, install bool) error {
 
 // schemaChange runs f alone and in one transaction, with our own event triggers silent.
 func (db *DB) schemaChange(ctx context.Context, op string, f func(tx pgx.Tx) error) error {
-	tx, err := db.conn.Begin(ctx)
+	// Also where a read-only mode is on.
+	tx, err := db.conn.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadWrite})
 	if err != nil {
 		return wrap(op, err)
 	}

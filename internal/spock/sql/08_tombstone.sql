@@ -132,15 +132,21 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.drop_row_triggers(rel oid)
+CREATE FUNCTION pgdrover.drop_triggers(rel oid, names name[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     t name;
 BEGIN
-    FOR t IN SELECT g.tgname FROM pg_catalog.pg_trigger g
-              WHERE g.tgrelid = rel AND g.tgname IN ('pgdrover_tombstone_delete', 'pgdrover_tombstone_update') LOOP
+    FOR t IN SELECT g.tgname FROM pg_catalog.pg_trigger g WHERE g.tgrelid = rel AND g.tgname = ANY (names) LOOP
         PERFORM pgdrover.run(pg_catalog.format('DROP TRIGGER %I ON %s', t, pgdrover.qualified_name(rel)));
     END LOOP;
+END
+$$;
+
+CREATE FUNCTION pgdrover.drop_row_triggers(rel oid)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pgdrover.drop_triggers(rel, '{pgdrover_tombstone_delete,pgdrover_tombstone_update}');
     IF pg_catalog.to_regprocedure(pg_catalog.format('pgdrover.%I()', 'tombstone_' || rel)) IS NOT NULL THEN
         PERFORM pgdrover.run(pg_catalog.format('DROP FUNCTION pgdrover.%I()', 'tombstone_' || rel));
     END IF;
@@ -151,13 +157,8 @@ $$;
 CREATE FUNCTION pgdrover.unwatch(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM pgdrover.drop_triggers(rel, '{pgdrover_tombstone_truncate,pgdrover_readonly}');
     PERFORM pgdrover.drop_row_triggers(rel);
-    IF EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = rel) THEN
-        PERFORM pgdrover.run(pg_catalog.format('DROP TRIGGER IF EXISTS pgdrover_tombstone_truncate ON %s',
-                                               pgdrover.qualified_name(rel)));
-        PERFORM pgdrover.run(pg_catalog.format('DROP TRIGGER IF EXISTS pgdrover_readonly ON %s',
-                                               pgdrover.qualified_name(rel)));
-    END IF;
     DELETE FROM spock.pgdrover_watch w WHERE w.relid = rel;
     DELETE FROM spock.pgdrover_tombstone t WHERE t.relid = rel;
     DELETE FROM spock.pgdrover_stamp s WHERE s.relid = rel;

@@ -265,7 +265,7 @@ DECLARE
 BEGIN
     PERFORM pgdrover.require_value(parent, 'parent table');
     l := pgdrover.require_local_node();
-    FOR m IN SELECT s AS repset, t.set_att_list, pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) AS filter
+    FOR m IN SELECT s AS repset, t.set_att_list, pgdrover.filter_text(t.set_row_filter, t.set_reloid) AS filter
                FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id)
               WHERE t.set_reloid = parent AND s.set_nodeid = l.node_id ORDER BY s.set_name LOOP
         FOR part IN SELECT p FROM pgdrover.partitions(parent) p

@@ -73,6 +73,9 @@ DECLARE
 BEGIN
     SELECT n.nspname, c.relname INTO nsp, rel FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.oid = relation;
+    IF pgdrover.reserved_schema(nsp) THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format('table %s.%s is never replicated', nsp, rel);
+    END IF;
     IF readonly <> 'off' THEN
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = pg_catalog.format('cannot resync table "%s": subscriber is in read-only mode', rel),

@@ -3,7 +3,7 @@
 -- A search path in SQL: its names, each quoted where it must be.
 CREATE FUNCTION pgdrover.quoted_path(path text)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN pg_catalog.btrim(path) = '' THEN '''''' ELSE (
+    SELECT CASE WHEN pg_catalog.btrim(path) IN ('', '""') THEN '''''' ELSE (
         SELECT pg_catalog.string_agg(CASE
                    WHEN m[1] LIKE '"%' THEN pg_catalog.quote_ident(pg_catalog.replace(pg_catalog.btrim(m[1], '"'), '""', '"'))
                    ELSE pg_catalog.quote_ident(pg_catalog.lower(pg_catalog.btrim(m[1]))) END, ', ' ORDER BY n)
@@ -205,7 +205,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pgdrover.enqueue('{default_insert_only}', 'D', to_json('SET search_path TO '
-        || CASE WHEN btrim(path) = '' THEN '''''' ELSE path END || '; ' || s.statement), caller);
+        || CASE WHEN btrim(path) IN ('', '""') THEN '''''' ELSE path END || '; ' || s.statement), caller);
     IF tag IN ('CREATE TABLE AS', 'SELECT INTO') THEN
         PERFORM pgdrover.tell('warning', 'DDL statement replicated, but could be unsafe.');
     ELSE
@@ -315,7 +315,9 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pgdrover.publish(rels);
-    PERFORM pgdrover.refresh_filters(rels);
+    IF TG_TAG = 'ALTER TABLE' THEN
+        PERFORM pgdrover.refresh_filters(rels);
+    END IF;
     FOR rel IN SELECT w.relid FROM spock.pgdrover_watch w WHERE rels IS NULL OR w.relid = ANY (rels) ORDER BY 1 LOOP
         PERFORM pgdrover.watch(rel);
     END LOOP;
