@@ -52,6 +52,7 @@ func tidy(b *testing.B, g *group.Group) {
 		for _, m := range append([]*group.Member{g.Monitor}, g.Nodes...) {
 			if m.Alive() == nil {
 				signal(b, syscall.SIGKILL, held(b, m)...)
+				<-m.Process().Done()
 			}
 		}
 	})

@@ -84,6 +84,7 @@ func BenchmarkGap(b *testing.B) {
 }
 
 func measure(b *testing.B, f failure) []time.Duration {
+	b.Helper()
 	g := group.Start(b, group.Config{Nodes: f.nodes})
 	tidy(b, g)
 	g.CreateLedger(b)
@@ -145,7 +146,10 @@ func show(title string, lines []line) {
 			theirText = seconds(other)
 			ratio = fmt.Sprintf("%.3f", mine.Seconds()/other.Seconds())
 		}
-		if mine > l.aim || mine == 0 {
+		switch {
+		case mine == 0:
+			verdict = "not measured"
+		case mine > l.aim:
 			verdict = "missed"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", l.what, seconds(mine), theirText, ratio, seconds(l.aim), verdict)

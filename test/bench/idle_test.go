@@ -48,6 +48,7 @@ func BenchmarkIdle(b *testing.B) {
 }
 
 func idleCosts(b *testing.B, members []*group.Member) []cost {
+	b.Helper()
 	costs := make([]cost, len(members))
 	use := func(sign float64) time.Time {
 		for i, m := range members {

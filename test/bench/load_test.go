@@ -27,6 +27,7 @@ func BenchmarkMonitorWithKeepers(b *testing.B) {
 }
 
 func monitorWithKeepers(b *testing.B, n int) {
+	b.Helper()
 	g := group.New(b, group.Config{})
 	uri, err := pg.ParseConnInfo(g.MonitorURI())
 	require.NoError(b, err)

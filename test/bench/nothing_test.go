@@ -30,6 +30,7 @@ func BenchmarkFromNothing(b *testing.B) {
 			c.use(b)
 			var without []time.Duration
 			whole.add(c.name, repeat(b, func(b *testing.B) time.Duration {
+				b.Helper()
 				began := time.Now()
 				g := group.New(b, group.Config{})
 				ready := time.Now()
@@ -55,6 +56,7 @@ func BenchmarkFromNothing(b *testing.B) {
 // repeat runs something a few times, each in a benchmark of its own so that it
 // cleans up after itself, and returns the median.
 func repeat(b *testing.B, once func(b *testing.B) time.Duration) time.Duration {
+	b.Helper()
 	var all []time.Duration
 	for i := range *rounds {
 		b.Run(strconv.Itoa(i+1), func(b *testing.B) {
@@ -68,6 +70,7 @@ func repeat(b *testing.B, once func(b *testing.B) time.Duration) time.Duration {
 
 // bareCluster makes a primary and a standby with PostgreSQL's own programs.
 func bareCluster(b *testing.B) time.Duration {
+	b.Helper()
 	bin, dir := pgtest.Bin(b), pgtest.Dir(b)
 	primary, standby := filepath.Join(dir, "primary"), filepath.Join(dir, "standby")
 	port := strconv.Itoa(pgtest.FreePort(b))
