@@ -104,7 +104,8 @@ const (
 	// DeleteRow deletes the row that Ref names.
 	DeleteRow
 	// Bury writes a tombstone with Stamp for the key that Ref names, in the place
-	// of an older one.
+	// of the one that is there. Where Stamp is not the change's, the position by
+	// which it may go ([Passed]) is any that this node has applied of its author.
 	Bury
 )
 
