@@ -16,6 +16,15 @@ const stallTolerance = time.Second
 // lock before it counts as a client that holds none.
 const sessionlessAfter = 10 * time.Second
 
+// quietAfter is how long nobody in a group may be heard before the process
+// takes the silence for its own: it was cut off, and whoever comes back first
+// must not make the others look dead. quietAgain keeps that from being believed
+// too often where only one node is left to speak.
+const (
+	quietAfter = 2 * time.Second
+	quietAgain = 10 * time.Second
+)
+
 // groupKey names a group.
 type groupKey = pgautofailover.GroupKey
 
@@ -50,12 +59,16 @@ type observer struct {
 	primed  bool
 	nodes   map[int64]*observedNode
 	intents map[int64]time.Time
+	// heard is when any node of a group was last heard, excused when silence
+	// was last taken for this process's own.
+	heard, excused map[groupKey]time.Time
 }
 
 func newObserver(start time.Time) *observer {
 	return &observer{
 		start: start,
 		nodes: make(map[int64]*observedNode), intents: make(map[int64]time.Time),
+		heard: make(map[groupKey]time.Time), excused: make(map[groupKey]time.Time),
 	}
 }
 
@@ -97,11 +110,34 @@ func (o *observer) restartClocks(now time.Time) {
 
 func (o *observer) restart(now time.Time) {
 	for _, n := range o.nodes {
-		if !n.seen.IsZero() {
-			n.seen = now
+		n.restart(now)
+	}
+}
+
+func (n *observedNode) restart(now time.Time) {
+	if !n.seen.IsZero() {
+		n.seen = now
+	}
+	n.healthAt = time.Time{}
+	n.held, n.lost = false, false
+}
+
+// report takes the stamp of a node's last report. The first word after a
+// silence of the whole group starts the clocks of all its nodes again.
+func (o *observer) report(n *observedNode, stamp, now time.Time) {
+	if !n.report(stamp, now) {
+		return
+	}
+	last, known := o.heard[n.key]
+	o.heard[n.key] = now
+	if !known || now.Sub(last) < quietAfter || now.Sub(o.excused[n.key]) < quietAgain {
+		return
+	}
+	o.excused[n.key] = now
+	for _, other := range o.nodes {
+		if other.key == n.key {
+			other.restart(now)
 		}
-		n.healthAt = time.Time{}
-		n.held, n.lost = false, false
 	}
 }
 
@@ -146,13 +182,17 @@ func (o *observer) add(id int64, key groupKey, now time.Time) *observedNode {
 	return n
 }
 
-func (n *observedNode) report(stamp, now time.Time) {
+// report notes the stamp and tells whether it is news.
+func (n *observedNode) report(stamp, now time.Time) bool {
 	switch {
 	case n.reportTime.IsZero():
 		n.reportTime = stamp // when that was, nobody here knows
-	case !stamp.Equal(n.reportTime):
-		n.reportTime, n.seen = stamp, now
+		return false
+	case stamp.Equal(n.reportTime):
+		return false
 	}
+	n.reportTime, n.seen = stamp, now
+	return true
 }
 
 func (n *observedNode) setGoal(goal fsm.State, number int64, now time.Time) {
@@ -187,7 +227,7 @@ func (o *observer) pulses(all []pgautofailover.Pulse, now time.Time) glance {
 			n.keeper = p.EverHad
 			g.strangers = true
 		}
-		n.report(p.Reported, now)
+		o.report(n, p.Reported, now)
 		switch {
 		case p.HasSession:
 			if n.lost {
@@ -257,14 +297,17 @@ func (o *observer) fill(g *fsm.Group, key groupKey, stamps map[int64]pgautofailo
 			n.health = loaded.Health
 		}
 		if s, ok := stamps[loaded.ID]; ok {
-			n.report(s.Report, now)
+			o.report(n, s.Report, now)
 		}
 		n.setGoal(loaded.Goal, loaded.GoalNumber, now)
 		n.setReported(loaded.Reported, now)
 		if n.streamAt.IsZero() || n.streaming != loaded.Streaming {
 			n.streaming, n.streamAt = loaded.Streaming, now
 		}
-		n.copyTo(loaded)
+	}
+	// Only now: the last report may have started the clocks of all again.
+	for i := range g.Nodes {
+		o.nodes[g.Nodes[i].ID].copyTo(&g.Nodes[i])
 	}
 	for i := range g.Intents {
 		intent := &g.Intents[i]

@@ -47,6 +47,45 @@ func TestClocksStartAgainAfterALateTick(t *testing.T) {
 	require.Equal(t, at(150), n.GoalAt, "a wait that began is not longer for our being late")
 }
 
+// TestSilenceOfAllIsOurOwn: a monitor that was cut off from everybody must not
+// take the node that comes back second for dead.
+func TestSilenceOfAllIsOurOwn(t *testing.T) {
+	t.Parallel()
+	t0 := time.Now()
+	at := func(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
+	o := newObserver(t0)
+	look := func(ms, first, second int, held bool) {
+		o.tick(at(ms))
+		o.pulses([]pgautofailover.Pulse{pulse(1, at(first), true), pulse(2, at(second), held)}, at(ms))
+	}
+	seen := func(ms int) fsm.Node { return filled(o, at(ms), fsm.Node{ID: 1}, fsm.Node{ID: 2}).Nodes[1] }
+	look(0, -10, -10, true)
+	look(1000, 900, 900, true)
+	for ms := 2000; ms < 8000; ms += 1000 {
+		look(ms, 900, 900, ms < 4000) // nobody is heard, and a session breaks
+	}
+	o.verdict(2, fsm.HealthBad, at(7000))
+	require.Equal(t, at(1000), seen(7900).Seen)
+	require.Equal(t, fsm.SessionLost, seen(7900).Session)
+	look(8000, 7990, 900, false)
+	n := seen(8000)
+	require.Equal(t, at(8000), n.Seen, "the other one gets its time")
+	require.Equal(t, fsm.SessionHeld, n.Session)
+	require.True(t, n.HealthAt.IsZero())
+
+	// One that stays away while others are heard is silent for itself.
+	for ms := 9000; ms < 13000; ms += 1000 {
+		look(ms, ms-10, 900, false)
+	}
+	require.Equal(t, at(8000), seen(12500).Seen)
+	// And a lone speaker who stutters does not excuse it again and again.
+	for ms := 13000; ms < 16000; ms += 1000 {
+		look(ms, 11990, 900, false)
+	}
+	look(16000, 15990, 900, false)
+	require.Equal(t, at(8000), seen(16000).Seen)
+}
+
 func TestSuspendedMachineIsLate(t *testing.T) {
 	t.Parallel()
 	o := newObserver(time.Now())
