@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/pgdrover/pgdrover/internal/conflict"
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgoutput"
@@ -32,6 +34,7 @@ type applier struct {
 	subID   uint32
 	peers   *peers
 	counts  *counts
+	amended *amended
 	options options
 
 	epoch    int // of targets: what was known of tables before is void
@@ -139,7 +142,13 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 	if err := a.checkOrigin(ctx); err != nil {
 		return err
 	}
-	a.epoch++
+	if failed != nil && !expected(failed.err) {
+		// It may be that a table is not what it was.
+		a.epoch++
+		if err := a.session.forget(ctx); err != nil {
+			return err
+		}
+	}
 	again := a.inflight
 	a.inflight = nil
 	if !current.finished && !slices.Contains(again, current) {
@@ -178,6 +187,17 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 	}
 	a.todo = append(again, a.todo...)
 	return nil
+}
+
+// expected tells whether a statement of the fast form failed as it has to when
+// a row is not what the sender saw.
+func expected(err error) bool {
+	switch sqlState(err) {
+	case pgerrcode.DivisionByZero, pgerrcode.UniqueViolation, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure:
+		return true
+	default:
+		return false
+	}
 }
 
 // checkOrigin undoes what newer servers do to the origin when a commit fails.

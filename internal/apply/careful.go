@@ -48,6 +48,7 @@ func (c *carefully) change(ctx context.Context, ch *change) error {
 	if err != nil {
 		return err
 	}
+	g.Amended = g.Amended || c.amended.has(g.OID)
 	c.tx.deferred = c.tx.deferred || g.Deferrable
 	c.counts.row(c.subID, g.OID, ch.kind)
 	r := rowChange{g: g}
@@ -214,7 +215,7 @@ func (g *target) stampText(alias string) string {
 	text := fmt.Sprintf(`(SELECT ((extract(epoch FROM s."timestamp") * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
 		` pgdrover.origin_node(s.roident)::text || ' ' || s."timestamp"::text`+
 		` FROM pg_xact_commit_timestamp_origin(%s.xmin) s WHERE s."timestamp" IS NOT NULL)`, alias)
-	if g.Counters {
+	if g.Amended || g.Counters {
 		text = fmt.Sprintf(`coalesce((SELECT ((extract(epoch FROM o.commit_time) * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
 			` coalesce(o.author, pgdrover.local_node_id())::text || ' ' || o.commit_time::text FROM spock.pgdrover_stamp o`+
 			` WHERE o.relid = %d AND o.key = %s AND o.written_by = %s.xmin), %s)`, g.OID, *g.KeyBytes, alias, text)

@@ -210,3 +210,27 @@ func (c *claims) sweep(t uint32, h *tableHolding) {
 		delete(c.tables, t)
 	}
 }
+
+// amended are the tables that have rows whose stamp is not that of their last
+// writer. The test of the fast form does not know the stamps that stand beside.
+type amended struct {
+	mu     sync.Mutex
+	tables map[uint32]bool
+}
+
+// add is called before the transaction that amends a row commits, while it holds
+// the claim on the row's key.
+func (a *amended) add(table uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.tables == nil {
+		a.tables = map[uint32]bool{}
+	}
+	a.tables[table] = true
+}
+
+func (a *amended) has(table uint32) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.tables[table]
+}

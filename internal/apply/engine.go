@@ -30,10 +30,11 @@ type Config struct {
 
 // Engine serves one database: a worker for each enabled subscription.
 type Engine struct {
-	cfg    Config
-	log    *slog.Logger
-	claims *claims
-	counts *counts
+	cfg     Config
+	log     *slog.Logger
+	claims  *claims
+	counts  *counts
+	amended *amended
 
 	database uint32 // its oid
 	node     conflict.NodeID
@@ -54,7 +55,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), delay: 5 * time.Second}, nil
+	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: &amended{}, delay: 5 * time.Second}, nil
 }
 
 func (e *Engine) maxSkew() time.Duration { return time.Duration(e.skew.Load()) }
@@ -390,12 +391,13 @@ func (e *Engine) housekeeping(ctx context.Context, db *pgx.Conn) error {
 
 // sendVector tells the peers how far this node has applied whose changes, when
 // that has changed. It goes through the log: whoever receives it knows that
-// what it speaks of is on disk here.
+// what it speaks of is on disk here. An author of whom nothing has come yet is
+// named all the same: what is not named counts as never to come.
 func (e *Engine) sendVector(ctx context.Context, db *pgx.Conn) error {
 	var vector *string
-	if err := db.QueryRow(ctx, `SELECT string_agg(o.node_id::text || '=' || s.remote_lsn::text, ',' ORDER BY o.node_id)
-		FROM spock.pgdrover_origin o JOIN pg_replication_origin_status s ON s.external_id = o.roname
-		WHERE o.retired_at IS NULL AND s.remote_lsn <> '0/0'`).Scan(&vector); err != nil {
+	if err := db.QueryRow(ctx, `SELECT string_agg(o.node_id::text || '=' || coalesce(s.remote_lsn, '0/0')::text, ',' ORDER BY o.node_id)
+		FROM spock.pgdrover_origin o LEFT JOIN pg_replication_origin_status s ON s.external_id = o.roname
+		WHERE o.retired_at IS NULL`).Scan(&vector); err != nil {
 		return fmt.Errorf("read progress: %w", err)
 	}
 	if vector == nil || *vector == e.last {

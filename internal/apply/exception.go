@@ -56,8 +56,8 @@ func passing(err error) bool {
 // isSessionError tells whether an error is one of the connection, or of the
 // order of things, rather than of a change.
 func isSessionError(err error) bool {
-	if err == nil {
-		return false
+	if err == nil || errors.Is(err, errPeer) {
+		return err != nil
 	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {

@@ -20,7 +20,7 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 	}
 	switch m := m.(type) {
 	case *pgoutput.Begin:
-		w.beginTransaction(ctx, m)
+		w.beginTransaction(m)
 		return nil
 	case *pgoutput.Origin:
 		w.dropping = w.dropping || w.fromElsewhere(m.Name)
@@ -50,17 +50,13 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 	return nil
 }
 
-func (w *Worker) beginTransaction(ctx context.Context, m *pgoutput.Begin) {
+func (w *Worker) beginTransaction(m *pgoutput.Begin) {
 	tx := &transaction{final: m.FinalLSN, commitTime: m.CommitTime, xid: m.XID}
 	w.current, w.dropping, w.repairing = tx, false, false
 	if f := w.forced[m.FinalLSN]; f != nil {
 		tx.mode, tx.cause, tx.failedAt = f.mode, f.cause, f.failedAt
 	}
 	tx.skipped = w.skip != 0 && m.FinalLSN == w.skip
-	if back, stepped := conflict.SteppedBack(w.applier.time, m.CommitTime); stepped && w.applier.time != 0 {
-		w.applier.counts.add(w.sub.id, "clock_stepped_back", 1)
-		w.log.WarnContext(ctx, "commit times of the stream fell", "lsn", m.FinalLSN.String(), "by", back)
-	}
 }
 
 // fromElsewhere tells whether a transaction that came to the provider by
@@ -80,6 +76,13 @@ func (w *Worker) endTransaction(ctx context.Context, m *pgoutput.Commit) error {
 	w.current = nil
 	tx.end, tx.complete = m.EndLSN, true
 	delete(w.forced, tx.final)
+	if back, stepped := conflict.SteppedBack(w.before, tx.commitTime); stepped && w.before != 0 && !w.dropping {
+		w.applier.counts.add(w.sub.id, "clock_stepped_back", 1)
+		w.log.WarnContext(ctx, "commit times of the stream fell", "lsn", tx.final.String(), "by", back)
+	}
+	if !w.dropping {
+		w.before = tx.commitTime
+	}
 	if w.skip != 0 && !w.dropping && (tx.skipped || m.EndLSN == w.skip || len(tx.changes) > 0 || tx.begun) {
 		if m.EndLSN == w.skip && !tx.begun {
 			tx.skipped, tx.changes = true, nil

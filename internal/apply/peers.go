@@ -17,6 +17,10 @@ import (
 // errNoPeer: this node has no way to ask that one.
 var errNoPeer = errors.New("no interface to the node is known")
 
+// errPeer is wrapped by what goes wrong when another node is asked: nothing is
+// wrong with the change for which it was asked.
+var errPeer = errors.New("ask node")
+
 // peers are connections to other nodes, for questions.
 type peers struct {
 	dsn  func(context.Context, conflict.NodeID) (string, error)
@@ -42,7 +46,7 @@ func (p *peers) connect(ctx context.Context, node conflict.NodeID) (*pgconn.PgCo
 	}
 	conn, err := dial(ctx, dsn, p.name, nil)
 	if err != nil {
-		return nil, fmt.Errorf("connect to node %d: %w", node, err)
+		return nil, fmt.Errorf("%w %d: %w", errPeer, node, err)
 	}
 	p.open[node] = conn
 	return conn, nil
@@ -97,7 +101,7 @@ func (p *peers) row(ctx context.Context, node conflict.NodeID, g *target, key pg
 	text := fmt.Sprintf("SELECT %s FROM ONLY %s WHERE %s", strings.Join(columns, ", "), g.name, strings.Join(tests, " AND "))
 	result := conn.ExecParams(ctx, text, values, types, formats, nil).Read()
 	if result.Err != nil {
-		return nil, fmt.Errorf("read row of %s from node %d: %w", g.plain, node, result.Err)
+		return nil, fmt.Errorf("%w %d for row of %s: %w", errPeer, node, g.plain, result.Err)
 	}
 	if len(result.Rows) == 0 {
 		return nil, nil
@@ -135,7 +139,7 @@ func (p *peers) filter(ctx context.Context, node conflict.NodeID, t *remoteTable
 		strings.Join(fields, ", "), pg.QuoteIdent(t.relation.Name))
 	result := conn.ExecParams(ctx, text, values, types, formats, nil).Read()
 	if result.Err != nil {
-		return false, fmt.Errorf("evaluate row filter of %s: %w", name, result.Err)
+		return false, fmt.Errorf("%w for row filter of %s: %w", errPeer, name, result.Err)
 	}
 	return string(result.Rows[0][0]) == "t", nil
 }
@@ -162,7 +166,7 @@ func (p *peers) filterCurrent(ctx context.Context, conn *pgconn.PgConn, t *remot
 		strings.Join(tests, " AND "))
 	result := conn.ExecParams(ctx, text, values, types, formats, nil).Read()
 	if result.Err != nil {
-		return false, fmt.Errorf("evaluate row filter of %s: %w", name, result.Err)
+		return false, fmt.Errorf("%w for row filter of %s: %w", errPeer, name, result.Err)
 	}
 	return len(result.Rows) > 0 && string(result.Rows[0][0]) == "t", nil
 }

@@ -33,7 +33,7 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 		return false, nil
 	}
 	g, err := r.a.target(ctx, c.table)
-	if err != nil || g.careful {
+	if err != nil || g.careful || g.Amended || r.a.amended.has(g.OID) {
 		return false, passPipeline(err)
 	}
 	m, err := r.a.decoder.DecodeOne(c.data, false)

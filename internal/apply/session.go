@@ -53,6 +53,7 @@ type session struct {
 	buf   []byte
 	// prepared maps texts to statement names of the server.
 	prepared map[string]string
+	unsure   []string // texts sent since the last good border: prepared or not
 	names    int
 
 	wake   chan struct{} // holds 1: something was answered
@@ -242,6 +243,7 @@ func (s *session) statement(text string, types []uint32, tx *transaction, r *rep
 	s.names++
 	name := "a" + strconv.Itoa(s.names)
 	s.prepared[text] = name
+	s.unsure = append(s.unsure, text)
 	at := s.begin('P')
 	s.buf = append(s.buf, name...)
 	s.buf = append(s.buf, 0)
@@ -326,7 +328,14 @@ func (s *session) write() error {
 // border sends a Sync and waits until everything before it is answered.
 func (s *session) border(ctx context.Context) error {
 	s.buf = append(s.buf, 'S', 0, 0, 0, 4)
-	return s.await(ctx, &reply{done: make(chan struct{})})
+	err := s.await(ctx, &reply{done: make(chan struct{})})
+	s.mu.Lock()
+	good := err == nil && s.failed == nil
+	s.mu.Unlock()
+	if good {
+		s.unsure = s.unsure[:0]
+	}
+	return err
 }
 
 func (s *session) await(ctx context.Context, r *reply) error {
@@ -379,8 +388,8 @@ func (s *session) run(ctx context.Context, text string) error {
 	return s.await(ctx, &reply{done: make(chan struct{})})
 }
 
-// recover leaves a stopped pipeline: everything unanswered is forgotten, the
-// open transaction rolled back, nothing is prepared any more.
+// recover leaves a stopped pipeline: everything unanswered is forgotten, and the
+// open transaction rolled back.
 func (s *session) recover(ctx context.Context) error {
 	if err := s.border(ctx); err != nil {
 		return err
@@ -388,9 +397,10 @@ func (s *session) recover(ctx context.Context) error {
 	if err := s.run(ctx, "ROLLBACK"); err != nil {
 		return fmt.Errorf("roll back: %w", err)
 	}
-	if err := s.forget(ctx); err != nil {
-		return err
+	for _, text := range s.unsure {
+		delete(s.prepared, text)
 	}
+	s.unsure = s.unsure[:0]
 	s.mu.Lock()
 	s.failed = nil
 	s.mu.Unlock()

@@ -110,10 +110,14 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 		set = append(set, pg.QuoteIdent(r.g.Columns[s.local].Name)+" = "+expr)
 		values = append(values, v...)
 	}
-	if len(set) == 0 {
-		if step.Kind == conflict.AmendRow {
-			return nil
+	if step.Kind == conflict.AmendRow {
+		// Mostly the row has what was fetched.
+		if differs, err := c.differs(ctx, r, step, h); err != nil || !differs || len(set) == 0 {
+			return err
 		}
+		c.amended.add(r.g.OID)
+	}
+	if len(set) == 0 {
 		// The row's stamp must become the change's all the same.
 		name := pg.QuoteIdent(r.g.Columns[r.g.key[0]].Name)
 		set = append(set, name+" = k."+name)
@@ -130,6 +134,27 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 		[]uint32{26, byteaOID, timestamptzOID, 26}, uint32Value(r.g.OID), h.key, int64Value(int64(h.row.Stamp.CommitTime)),
 		uint32Value(uint32(h.row.Stamp.Origin)))
 	return err
+}
+
+// differs tells whether a step that amends a row would change it.
+func (c *carefully) differs(ctx context.Context, r *rowChange, step conflict.Step, h *held) (bool, error) {
+	var p parameters
+	tests := []string{"false"}
+	var values []pgoutput.Value
+	for at, s := range r.g.sent {
+		expr, v := c.assignment(r, step, s, at, &p)
+		if expr == "" {
+			continue
+		}
+		col := r.g.Columns[s.local]
+		tests = append(tests, fmt.Sprintf("k.%s::text IS DISTINCT FROM (%s)::%s::text", pg.QuoteIdent(col.Name), expr, col.TypeName))
+		values = append(values, v...)
+	}
+	reply, err := c.session.query(ctx, "SELECT "+strings.Join(tests, " OR ")+" FROM "+r.g.name+" AS k WHERE "+place(h.ctid), p.types, values...)
+	if err != nil {
+		return false, err
+	}
+	return len(reply.rows) == 1 && string(reply.rows[0][0].Data) == "t", nil
 }
 
 // bury writes a tombstone. That of the change itself takes its stamp from the

@@ -17,6 +17,7 @@ type table struct {
 	OID        uint32   `json:"oid"`
 	Kind       string   `json:"kind"`
 	Deferrable bool     `json:"deferrable"` // has checks that may wait for the commit
+	Amended    bool     `json:"amended"`    // has rows whose stamp stands beside them
 	Counters   bool     `json:"counters"`   // has columns that add up
 	KeyBytes   *string  `json:"key_bytes"`  // an expression over alias k for the key's canonical form
 	Columns    []column `json:"columns"`
@@ -63,6 +64,7 @@ SELECT pg_catalog.json_build_object(
   'oid', c.oid::bigint, 'kind', c.relkind,
   'deferrable', EXISTS (SELECT FROM pg_catalog.pg_constraint x WHERE x.conrelid = c.oid AND x.condeferrable)
     OR EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgdeferrable AND g.tgenabled IN ('A', 'R')),
+  'amended', EXISTS (SELECT FROM spock.pgdrover_stamp o WHERE o.relid = c.oid),
   'counters', EXISTS (SELECT FROM spock.pgdrover_delta_column d WHERE d.relid = c.oid),
   'key_bytes', pgdrover.key_expression(c.oid, 'k'),
   'dropped', (SELECT pg_catalog.json_agg(d.column_name) FROM spock.pgdrover_dropped_column d WHERE d.relid = c.oid),

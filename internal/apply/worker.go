@@ -48,6 +48,7 @@ type Worker struct {
 	skip      pg.LSN
 	limit     int // bytes of a transaction that are kept
 	lastTime  pg.Timestamp
+	before    pg.Timestamp // commit time of the transaction before
 	heard     time.Time
 	public    time.Time
 	insertLSN pg.LSN
@@ -135,7 +136,7 @@ func (w *Worker) prepare(ctx context.Context) error {
 	w.engine.originsChanged()
 	a := &applier{
 		claims: w.engine.claims, log: w.log, self: w.engine.node, author: w.sub.provider, name: w.sub.name, origin: w.sub.slot,
-		subID: w.sub.id, counts: w.engine.counts, options: s.options(), durable: w.durable, binary: !w.sub.text,
+		subID: w.sub.id, counts: w.engine.counts, amended: w.engine.amended, options: s.options(), durable: w.durable, binary: !w.sub.text,
 		peers: &peers{dsn: w.peerDSN, name: w.sub.name + "_ask", open: map[conflict.NodeID]*pgconn.PgConn{}},
 	}
 	if a.rules, err = s.rules(w.engine.node, ranks); err != nil {
