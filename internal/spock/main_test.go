@@ -3,6 +3,7 @@ package spock_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -138,4 +139,17 @@ func (n *node) refused(tb testing.TB, sql string, args ...any) *pgconn.PgError {
 	var pgErr *pgconn.PgError
 	require.True(tb, errors.As(err, &pgErr), "%v", err)
 	return pgErr
+}
+
+// position is a vector of one entry.
+func position(origin uint32, at spock.Position) map[uint32]spock.Position {
+	return map[uint32]spock.Position{origin: at}
+}
+
+// cast is an SQL constant of a type; money has no cast from integer constants under every setting.
+func cast(n int, kind string) string {
+	if kind == "money" {
+		return fmt.Sprintf("%d::numeric::money", n)
+	}
+	return fmt.Sprintf("%d::%s", n, kind)
 }

@@ -57,14 +57,10 @@ BEGIN
                 IF width > 0 THEN
                     part := pg_catalog.array_to_string(tokens[i : i + width - 1], '');
                     i := i + width;
-                    WHILE i <= n AND NOT (tokens[i] = '$'
-                          AND pg_catalog.array_to_string(tokens[i : i + width - 1], '') = part) LOOP
-                        -- A backslash and what follows it are one token, which may hide the border.
-                        IF tokens[i] = E'\\$' THEN
-                            tokens[i] := '$';
-                        ELSE
-                            i := i + 1;
-                        END IF;
+                    -- A backslash and what follows it are one token, which may hold the border's first sign.
+                    WHILE i <= n AND NOT (tokens[i] IN ('$', E'\\$') AND '$'
+                          || pg_catalog.array_to_string(tokens[i + 1 : i + width - 1], '') = part) LOOP
+                        i := i + 1;
                     END LOOP;
                     i := i + width - 1;
                 END IF;

@@ -214,12 +214,13 @@ BEGIN
         SELECT q INTO answer FROM pgdrover.peer_query('pgdrover_spread',
             'SELECT node_number::text FROM spock.pgdrover_spread') q;
         PERFORM pgdrover.peer_close('pgdrover_spread');
-        taken := taken || answer::integer;
-        answer := NULL;
+        IF answer IS NOT NULL THEN
+            taken := taken || answer::integer;
+        END IF;
     END LOOP;
     FOR i IN 0 .. max_nodes - 1 LOOP
         number := ((l.node_id::int8 + i) % max_nodes)::integer;
-        IF NOT number = ANY (taken) OR pg_catalog.cardinality(taken) = 0 THEN
+        IF NOT number = ANY (taken) THEN
             RETURN number;
         END IF;
     END LOOP;

@@ -83,7 +83,7 @@ BEGIN
         RETURN NULL;
     END IF;
     rest := pg_catalog.substr(callers, 16);
-    ends := pg_catalog.regexp_instr(rest, '"\n(PL/|SQL (statement|function|expression) )');
+    ends := pg_catalog.regexp_instr(rest, '"\nPL/\w+ function ');
     RETURN CASE WHEN ends = 0 THEN pg_catalog.left(rest, -1) ELSE pg_catalog.left(rest, ends - 1) END;
 END
 $$;
