@@ -43,7 +43,7 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 	case fsm.StepConfigure:
 		return n.configure(ctx)
 	case fsm.StepStart:
-		return n.startAs(ctx, t.To)
+		return n.startAs(ctx, t.From, t.To)
 	case fsm.StepBootstrap:
 		return n.bootstrap(ctx)
 	case fsm.StepPromote:
@@ -62,6 +62,9 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 		n.checkpoint(ctx)
 		return nil
 	case fsm.StepStop:
+		if t.From == t.To && standbyRole(t.From) {
+			n.distrust(ctx)
+		}
 		return n.stop(ctx)
 	case fsm.StepStopNow:
 		return n.stopNow(ctx)
@@ -108,9 +111,27 @@ func standbyRole(s fsm.State) bool {
 		fsm.WaitMaintenance, fsm.WaitStandby)
 }
 
+// distrust marks a standby that takes writes: somebody started it as what it
+// is not. What it wrote stands on the timeline that its upstream writes as
+// well, so that no comparison finds it and no rewind takes it back.
+func (n *node) distrust(ctx context.Context) {
+	err := n.instance().With(ctx, func(s *postgres.Session) error {
+		o, err := s.Observe(ctx)
+		if err != nil || o.InRecovery {
+			return err
+		}
+		n.log.WarnContext(ctx, "this standby was started as a primary behind the service's back, it will be copied again")
+		return n.instance().RequireCopy()
+	})
+	if err != nil {
+		n.log.WarnContext(ctx, "could not look at a server that must not run as it does", "error", err)
+	}
+}
+
 // startAs has the server running in a role. A data directory that would start
-// as a primary where a standby belongs is made a standby first.
-func (n *node) startAs(ctx context.Context, role fsm.State) error {
+// as a primary where a standby belongs is made a standby first; where it has
+// been one all along, somebody has run it as what it is not, and it is copied again.
+func (n *node) startAs(ctx context.Context, from, role fsm.State) error {
 	inst := n.instance()
 	if !standbyRole(role) || inst.IsStandby() && !inst.RewindInterrupted() {
 		return n.start(ctx)
@@ -123,6 +144,17 @@ func (n *node) startAs(ctx context.Context, role fsm.State) error {
 		// It runs and is none: whatever it wrote, it is not ours to keep.
 		if err := n.stop(ctx); err != nil {
 			return err
+		}
+	}
+	if standbyRole(from) && from != fsm.WaitStandby && inst.Exists() && !inst.IsStandby() {
+		control, err := n.readControl(ctx)
+		if err != nil {
+			return err
+		}
+		if control.RanAsPrimary() {
+			if err := inst.RequireCopy(); err != nil {
+				return err
+			}
 		}
 	}
 	if role.In(fsm.Secondary, fsm.CatchingUp) {

@@ -254,3 +254,25 @@ func TestSilentStandbyDoesNotHoldUpTheStop(t *testing.T) {
 	t.Logf("stopped within %s", boottime()-begin)
 	require.True(t, r.look(r.n1).CleanStop)
 }
+
+// TestStandbyThatRanAsAPrimaryIsCopied: what somebody wrote on a standby stands
+// on the timeline that its upstream writes too, where no comparison finds it.
+func TestStandbyThatRanAsAPrimaryIsCopied(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	require.NoError(t, r.n2.stop(t.Context()))
+	require.NoError(t, r.n2.instance().RemoveStandby())
+	require.NoError(t, r.n2.start(t.Context()))
+	require.False(t, r.look(r.n2).InRecovery)
+
+	// Found running: stopped and marked. Found stopped: marked as well.
+	require.NoError(t, r.n2.perform(t.Context(), fsm.StepStop, task{From: fsm.Secondary, To: fsm.Secondary}))
+	require.True(t, r.n2.instance().RewindInterrupted())
+	err := r.n2.perform(t.Context(), fsm.StepStart, task{From: fsm.Secondary, To: fsm.ReportLSN})
+	require.Error(t, err, "it must not vote")
+
+	r.walk(r.n2, fsm.Secondary, fsm.CatchingUp)
+	require.False(t, r.n2.instance().RewindInterrupted())
+	r.walk(r.n2, fsm.CatchingUp, fsm.Secondary)
+	require.Equal(t, fsm.StreamingYes, r.look(r.n2).Streaming)
+}

@@ -37,6 +37,12 @@ const (
 // while WAL senders are still sending that record.
 func (c ControlData) CleanShutdown() bool { return c.State == stateShutDown }
 
+// RanAsPrimary reports that the last run of the server was one out of
+// recovery, however it ended.
+func (c ControlData) RanAsPrimary() bool {
+	return c.State == stateShutDown || c.State == "in production" || c.State == "shutting down"
+}
+
 // NeedsRecovery reports whether the next start has to replay WAL because the
 // last run was not ended in an orderly way.
 func (c ControlData) NeedsRecovery() bool {

@@ -202,6 +202,7 @@ func TestControlData(t *testing.T) {
 		c.State = state
 		require.False(t, c.CleanShutdown())
 		require.Equal(t, recovery, c.NeedsRecovery(), state)
+		require.Equal(t, state == "in production" || state == "shutting down", c.RanAsPrimary(), state)
 	}
 	for line := range strings.Lines(controlText) {
 		if strings.HasPrefix(line, "pg_control last") || strings.Contains(line, "WAL file") {

@@ -91,6 +91,15 @@ func (i *Instance) RewindInterrupted() bool {
 	return err == nil
 }
 
+// RequireCopy marks a directory that must not be trusted any more, although
+// it looks like a server: only a base backup makes it usable again.
+func (i *Instance) RequireCopy() error {
+	if err := writeFile(i.rewindMark(), nil, 0o600); err != nil {
+		return fmt.Errorf("require a copy: %w", err)
+	}
+	return nil
+}
+
 func (i *Instance) rewindMark() string { return filepath.Clean(i.cfg.DataDir) + rewindMark }
 
 func (i *Instance) rewindTo(ctx context.Context, cfg RewindConfig, source SystemInfo) error {
