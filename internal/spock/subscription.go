@@ -53,7 +53,7 @@ SELECT s.sub_id, s.sub_name::text, s.sub_origin, o.node_name::text, i.if_dsn, s.
   JOIN spock.node_interface i ON i.if_id = s.sub_origin_if
   LEFT JOIN spock.pgdrover_subscription p ON p.sub_id = s.sub_id
   LEFT JOIN spock.local_sync_status y ON y.sync_subid = s.sub_id AND y.sync_relname IS NULL
- WHERE $1 = 0 OR s.sub_id = $1
+ WHERE $1::int8 = 0 OR s.sub_id = $1::int8::oid
  ORDER BY s.sub_name`
 
 // Subscriptions returns all subscriptions by name.
