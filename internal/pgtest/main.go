@@ -39,6 +39,8 @@ type Setup struct {
 	// Prepare runs once, before the tests and as the caller: what it puts into
 	// dir the tests may read and execute. It returns variables for the tests.
 	Prepare func(dir string) (env []string, err error)
+	// SmallDisk asks for a file system of so many megabytes; see SmallDisk.
+	SmallDisk int
 }
 
 // Main runs the tests of a package and exits with their code.

@@ -38,6 +38,7 @@ func (s Setup) supervise() (int, error) {
 		return 0, fmt.Errorf("make a directory for the tests: %w", err)
 	}
 	defer os.RemoveAll(dir)
+	defer unmountSmallDisk(dir)
 	attr, outs, err := s.prepareChild(dir, owner)
 	if err != nil {
 		return 0, err
@@ -115,6 +116,11 @@ func (s Setup) prepareChild(dir string, owner *syscall.Credential) (childAttr, [
 		}
 		env = append(env, more...)
 	}
+	more, err := s.mountSmallDisk(dir, owner)
+	if err != nil {
+		return c, nil, err
+	}
+	env = append(env, more...)
 	c.args = append([]string{os.Args[0]}, args...)
 	c.attr = os.ProcAttr{
 		Env:   env,

@@ -310,10 +310,7 @@ func TestTwoTimelinesThatBeganAtOnePlaceAreToldApart(t *testing.T) {
 
 func TestFullDiskDuringBaseBackupLeavesEverythingAsItWas(t *testing.T) {
 	t.Parallel()
-	small := os.Getenv("PGDROVER_TEST_SMALL_DISK")
-	if small == "" {
-		t.Skip("PGDROVER_TEST_SMALL_DISK names no directory on a file system of about 120 MB")
-	}
+	small := pgtest.SmallDisk(t)
 	primary, _ := newPrimary(t, 1)
 	n, p := newStandbyIn(t, primary, 2, small)
 	n.stop(t, p, postgres.StopFast)

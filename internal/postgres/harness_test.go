@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 		runCopier(spec)
 		return
 	}
-	pgtest.Main(m)
+	pgtest.Setup{SmallDisk: 120}.Main(m)
 }
 
 // node is an instance under test and the directory around it.
