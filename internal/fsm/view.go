@@ -129,7 +129,23 @@ func (t *turn) unreachable(n *Node) bool {
 	}
 	return n.Health == HealthBad && n.HealthAt.After(t.g.MonitorStart) &&
 		t.now.Sub(t.g.MonitorStart) > t.g.Settings.StartupGrace &&
-		(n.Session == SessionLost || !t.reporting(n))
+		(n.Session == SessionLost || !t.reporting(n) && t.othersHeard(n))
+}
+
+// heardMargin is how much later than a silent node another one must have been
+// heard for the silence to be the node's: one report's period and a half.
+const heardMargin = 1500 * time.Millisecond
+
+// othersHeard: somebody in the group reported after n's next report was due.
+// Otherwise the silence may be the monitor's own, cut off from everybody.
+func (t *turn) othersHeard(n *Node) bool {
+	for i := range t.g.Nodes {
+		x := &t.g.Nodes[i]
+		if x.ID != n.ID && x.Seen.Sub(t.lastSeen(n)) >= heardMargin {
+			return true
+		}
+	}
+	return false
 }
 
 // unhealthy: the node cannot do its work. A report of a server that is down

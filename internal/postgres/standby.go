@@ -205,10 +205,18 @@ func (i *Instance) Reload(ctx context.Context) error {
 // reloadPatience is how long a reload may take before it is asked for again.
 const reloadPatience = time.Second
 
+// reloadWarning is how long it may take before somebody should know.
+const reloadWarning = 5 * time.Second
+
 // reloaded has a running server read its files again, and returns a session
 // that began afterwards: one to whom the server says that it read them since.
 func (i *Instance) reloaded(ctx context.Context) (*Session, error) {
+	begun, warned := time.Now(), false
 	for {
+		if !warned && time.Since(begun) > reloadWarning {
+			i.log.WarnContext(ctx, "the server does not take over its configuration: see its log, a mistake in postgresql.conf makes it keep the old one")
+			warned = true
+		}
 		// Both clocks are this machine's. When it is set back in between, the next round is right.
 		asked := time.Now()
 		if err := i.signalServer(hangup); err != nil {
