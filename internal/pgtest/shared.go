@@ -1,9 +1,9 @@
 package pgtest
 
 import (
-	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -12,11 +12,11 @@ import (
 func DatabaseWith(t testing.TB, settings map[string]string) string {
 	t.Helper()
 	bin := Bin(t)
-	key := bin
+	key := []string{bin}
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
-		key += fmt.Sprintf("\x00%s=%s", name, settings[name])
+		key = append(key, name+"="+settings[name])
 	}
-	s, err := shared.serverWith(key, ServerConfig{Name: "shared", Bin: bin, Settings: settings})
+	s, err := shared.serverWith(strings.Join(key, "\x00"), ServerConfig{Name: "shared", Bin: bin, Settings: settings})
 	if err != nil {
 		t.Fatal(err)
 	}

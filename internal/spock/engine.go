@@ -70,7 +70,7 @@ func (db *DB) StartWorker(ctx context.Context, id uint32) (s Subscription, ok bo
 	}
 	if err != nil {
 		// The lock belongs to the session, not to the transaction.
-		_ = tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // the first error counts
+		_ = tx.Rollback(context.WithoutCancel(ctx)) // the first error counts
 		return s, false, errors.Join(err, db.StopWorker(context.WithoutCancel(ctx), id))
 	}
 	return all[0], true, nil

@@ -28,7 +28,7 @@ func pgConfig(t *testing.T, bin, what string) string {
 // for their directories beside themselves.
 func installation(t *testing.T) (bin string, dirs spock.ExtensionDirs) {
 	t.Helper()
-	real := pgtest.Bin(t)
+	installed := pgtest.Bin(t)
 	root := t.TempDir()
 	require.NoError(t, os.Chmod(root, 0o755))
 	mirror := func(from string) string {
@@ -40,7 +40,7 @@ func installation(t *testing.T) (bin string, dirs spock.ExtensionDirs) {
 			if d.IsDir() {
 				return os.MkdirAll(filepath.Join(root, path), 0o755)
 			}
-			if name := filepath.Base(path); filepath.Dir(path) == real && (name == "postgres" || name == "initdb") {
+			if name := filepath.Base(path); filepath.Dir(path) == installed && (name == "postgres" || name == "initdb") {
 				text, err := os.ReadFile(path)
 				if err != nil {
 					return err
@@ -51,7 +51,7 @@ func installation(t *testing.T) (bin string, dirs spock.ExtensionDirs) {
 		}))
 		return to
 	}
-	return mirror(real), spock.ExtensionDirs{Share: mirror(pgConfig(t, real, "--sharedir")), Lib: mirror(pgConfig(t, real, "--pkglibdir"))}
+	return mirror(installed), spock.ExtensionDirs{Share: mirror(pgConfig(t, installed, "--sharedir")), Lib: mirror(pgConfig(t, installed, "--pkglibdir"))}
 }
 
 func TestExtension(t *testing.T) {

@@ -2,7 +2,6 @@ package spock_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -137,7 +136,7 @@ func (n *node) refused(tb testing.TB, sql string, args ...any) *pgconn.PgError {
 	_, err := n.sql.Exec(tb.Context(), sql, args...)
 	require.Error(tb, err, sql)
 	var pgErr *pgconn.PgError
-	require.True(tb, errors.As(err, &pgErr), "%v", err)
+	require.ErrorAs(tb, err, &pgErr)
 	return pgErr
 }
 

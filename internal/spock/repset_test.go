@@ -110,7 +110,7 @@ func TestPartitions(t *testing.T) {
 	require.Equal(t, []string{"p {id} (id < 15)", "p1 {id} (id < 15)", "p2 {id} (id < 15)", "p21 {id} (id < 15)"}, n.lines(t, `
 		SELECT set_reloid || ' ' || set_att_list::text || ' ' || pg_get_expr(set_row_filter, set_reloid)
 		  FROM spock.replication_set_table ORDER BY set_reloid::text`))
-	require.Equal(t, `{"schema_name": "public","table_name": "p"}`, n.text(t, `SELECT string_agg(message::text, '') FROM spock.queue`))
+	require.Equal(t, []string{`{"schema_name": "public","table_name": "p"}`}, n.lines(t, `SELECT message::text FROM spock.queue`))
 
 	n.exec(t, `CREATE TABLE p22 PARTITION OF p2 FOR VALUES FROM (20) TO (30)`)
 	require.Len(t, n.published(t), 2)

@@ -144,7 +144,7 @@ func (db *DB) schemaChange(ctx context.Context, op string, f func(tx pgx.Tx) err
 
 // rollback ends a transaction that was not committed; after a commit it does nothing.
 func rollback(ctx context.Context, tx pgx.Tx) {
-	_ = tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // the connection is closed when it fails
+	_ = tx.Rollback(context.WithoutCancel(ctx)) // the connection is closed when it fails
 }
 
 func runFiles(ctx context.Context, tx pgx.Tx, files []string) error {
