@@ -73,6 +73,11 @@ func TestCapture(t *testing.T) {
 		{"CREATE TEMP VIEW passing_view AS SELECT 1", []string{}, notSent},
 		{"CREATE INDEX ON passing (id)", []string{}, notSent},
 		{"DROP TABLE passing", []string{}, notSent},
+		{
+			"CREATE TEMP TABLE brief (id int); SET spock.enable_ddl_replication = off; DROP TABLE brief; " +
+				"SET spock.enable_ddl_replication = on; CREATE TABLE after_temp (id int)",
+			[]string{"CREATE TABLE after_temp (id int)"}, replicated,
+		},
 		{"CREATE INDEX CONCURRENTLY conc ON a (v)", []string{}, notSent},
 		{"DROP INDEX CONCURRENTLY conc", []string{}, notSent},
 		{"CREATE SUBSCRIPTION sub CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE)", []string{}, notSent},

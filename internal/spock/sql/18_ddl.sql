@@ -200,7 +200,6 @@ BEGIN
         RETURN; -- inside an extension's script
     END IF;
     IF s.statement IS NULL OR pgdrover.stays_local(tag, s.statement) OR NOT pg_has_role(session_user, caller, 'MEMBER') THEN
-        PERFORM set_config('pgdrover.dropped_temporary', '', true);
         PERFORM pgdrover.tell('warning', 'This DDL statement will not be replicated.');
         RETURN;
     END IF;
@@ -281,6 +280,10 @@ $$;
 CREATE FUNCTION pgdrover.on_ddl_start()
 RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
+    -- What an earlier statement of the transaction dropped says nothing about this one.
+    IF coalesce(current_setting('pgdrover.dropped_temporary', true), '') <> '' THEN
+        PERFORM set_config('pgdrover.dropped_temporary', '', true);
+    END IF;
     IF pgdrover.flag('spock.deny_all_ddl') AND NOT pgdrover.internal() THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('cannot execute %s within spock cluster', TG_TAG);
     END IF;
