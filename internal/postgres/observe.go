@@ -16,7 +16,8 @@ type Observation struct {
 	TLI        pg.Timeline
 	// LSN is the flush position of a primary and, on a standby, the larger of
 	// what was received and what was replayed: after a restart the received
-	// position is the start of a segment, below the replayed one.
+	// position is the start of a segment, below the replayed one. When nothing
+	// comes in any more and replay has ended, it is where replay ended.
 	LSN      pg.LSN
 	Received pg.LSN
 	Replayed pg.LSN
@@ -62,8 +63,11 @@ type Standby struct {
 // only at the next checkpoint. A standby without a receiver is on the highest
 // timeline of which it has replayed or could replay something: that of the
 // newest segment around its position, or what its control file says.
+// Whether replay is idle is read before its position: what it has reached by
+// then is at least what it had when it became idle.
 const observeQuery = `
 SELECT pg_is_in_recovery(),
+  coalesce((SELECT wait_event = 'RecoveryRetrieveRetryInterval' FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), false),
   CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), '0/0')::text ELSE '0/0' END,
   CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')::text ELSE '0/0' END,
   CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_flush_lsn()::text END,
@@ -72,7 +76,6 @@ SELECT pg_is_in_recovery(),
   r.last_msg_receipt_time,
   CASE WHEN pg_is_in_recovery() AND coalesce(r.received_tli, 0) = 0
     THEN (SELECT greatest(c.timeline_id, coalesce(m.min_recovery_end_timeline, 0)) FROM pg_control_checkpoint() c, pg_control_recovery() m) ELSE 0 END,
-  coalesce((SELECT wait_event = 'RecoveryRetrieveRetryInterval' FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), false),
   current_setting('synchronous_standby_names')
 FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver r ON true`
 
@@ -91,9 +94,9 @@ func (s *Session) Observe(ctx context.Context) (Observation, error) {
 	var received, replayed, flushed, walTLI string
 	var receiverTLI, controlTLI uint32
 	var message *time.Time
-	err := s.conn.QueryRow(ctx, observeQuery, pgx.QueryExecModeCacheStatement).Scan(&o.InRecovery, &received, &replayed, &flushed, &walTLI,
+	err := s.conn.QueryRow(ctx, observeQuery, pgx.QueryExecModeCacheStatement).Scan(&o.InRecovery, &o.ReplayIdle, &received, &replayed, &flushed, &walTLI,
 		&o.Receiver.Status, &receiverTLI, &o.Receiver.Slot, &o.Receiver.Host, &o.Receiver.Port, &message,
-		&controlTLI, &o.ReplayIdle, &o.SyncNames)
+		&controlTLI, &o.SyncNames)
 	if err != nil {
 		return Observation{}, fmt.Errorf("observe PostgreSQL: %w", err)
 	}
@@ -106,6 +109,10 @@ func (s *Session) Observe(ctx context.Context) (Observation, error) {
 		return Observation{}, err
 	}
 	o.LSN = max(flush, o.Received, o.Replayed)
+	if o.InRecovery && o.ReplayIdle && o.Receiver.Status == "" {
+		// What was received beyond it is no valid WAL: a promotion would not have it.
+		o.LSN = o.Replayed
+	}
 	if o.TLI, err = s.timeline(ctx, o, walTLI, pg.Timeline(controlTLI)); err != nil {
 		return Observation{}, err
 	}
