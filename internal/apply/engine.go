@@ -299,6 +299,7 @@ func (e *Engine) keep(ctx context.Context, s subscription) {
 		var again *rereadError
 		switch {
 		case errors.As(err, &again):
+			w.forced[again.final] = again
 			log.InfoContext(ctx, "receive transaction again", "lsn", again.final.String(), "error", again.cause)
 			continue
 		case errors.Is(err, errDisabled):

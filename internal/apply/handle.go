@@ -28,6 +28,11 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 	case *pgoutput.Commit:
 		return w.endTransaction(ctx, m)
 	case *pgoutput.Relation:
+		if w.major >= 16 && m.Namespace != "spock" {
+			if err := w.askMembers(ctx, m.ID); err != nil {
+				return err
+			}
+		}
 		w.relations[m.ID] = &remoteTable{relation: m, rule: w.sets.rule(m.ID)}
 		return nil
 	case *pgoutput.Type:
@@ -38,7 +43,7 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 	if w.current == nil {
 		return fmt.Errorf("handle %s message: it stands outside of a transaction", m.Kind())
 	}
-	if w.dropping || w.repairing || w.current.skipped {
+	if w.repairing || w.current.skipped || w.dropping && !w.setRow(m) {
 		return nil
 	}
 	if err := w.change(ctx, m, data); err != nil {
@@ -57,6 +62,23 @@ func (w *Worker) beginTransaction(m *pgoutput.Begin) {
 		tx.mode, tx.cause, tx.failedAt = f.mode, f.cause, f.failedAt
 	}
 	tx.skipped = w.skip != 0 && m.FinalLSN == w.skip
+}
+
+// setRow tells whether a change is one of the provider's own replication sets.
+// Those also change in transactions that came from elsewhere, where DDL is
+// replicated: they are the provider's all the same.
+func (w *Worker) setRow(m pgoutput.Message) bool {
+	var id uint32
+	switch m := m.(type) {
+	case *pgoutput.Insert:
+		id = m.Relation
+	case *pgoutput.Update:
+		id = m.Relation
+	case *pgoutput.Delete:
+		id = m.Relation
+	}
+	t := w.relations[id]
+	return t != nil && t.relation.Namespace == "spock" && t.relation.Name != "queue"
 }
 
 // fromElsewhere tells whether a transaction that came to the provider by

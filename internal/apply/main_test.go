@@ -196,7 +196,6 @@ func equal(t *testing.T, sql string, nodes ...*node) {
 				local_origin, left(local_tuple, 40), local_timestamp, remote_origin, left(remote_tuple, 40), remote_timestamp FROM spock.resolutions ORDER BY id DESC LIMIT 60`),
 				n.text(t, "SELECT relid::regclass, key, coalesce(commit_time, (pg_xact_commit_timestamp_origin(xmin)).timestamp), author, author_lsn FROM spock.pgdrover_tombstone ORDER BY 3 DESC LIMIT 30"),
 				n.text(t, "SELECT * FROM spock.pgdrover_vector"))
-			t.Logf("%s: %s", n.name, n.text(t, "SELECT id, xmin, pg_xact_commit_timestamp_origin(xmin) FROM small ORDER BY id"))
 		}
 		require.Equal(t, difference(want, got), difference(got, want), "%s and %s differ: %s", nodes[0].name, n.name, sql)
 	}

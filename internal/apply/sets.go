@@ -267,3 +267,45 @@ func (w *Worker) copySets(ctx context.Context, from *pgconn.PgConn) error {
 	}
 	return tx.Commit(ctx)
 }
+
+// askMembers takes over the memberships that a table has on the provider now. A
+// provider that leaves out all that came to it by replication also leaves out
+// the memberships that replicated DDL has made there.
+func (w *Worker) askMembers(ctx context.Context, table uint32) error {
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return err
+	}
+	result := conn.ExecParams(ctx, `SELECT t.set_id, t.set_att_list, f.row_filter FROM spock.replication_set_table t
+		JOIN spock.replication_set s USING (set_id) JOIN spock.local_node l ON l.node_id = s.set_nodeid
+		LEFT JOIN spock.pgdrover_row_filter f ON f.set_id = t.set_id AND f.set_reloid = t.set_reloid::oid
+		WHERE t.set_reloid::oid = $1::text::oid`, [][]byte{fmt.Append(nil, table)}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return fmt.Errorf("%w for replication sets of table %d: %w", errPeer, table, result.Err)
+	}
+	for _, row := range result.Rows {
+		var set uint32
+		if _, err := fmt.Sscan(string(row[0]), &set); err != nil {
+			return fmt.Errorf("read replication sets of provider: %w", err)
+		}
+		m := member{filter: string(row[2])}
+		var list, filter *string
+		if row[1] != nil {
+			if m.columns, err = parseTextArray(string(row[1])); err != nil {
+				return err
+			}
+			text := string(row[1])
+			list = &text
+		}
+		if row[2] != nil {
+			filter = &m.filter
+		}
+		w.setMember(table, set, &m)
+		if _, err := w.db.Exec(ctx, `INSERT INTO spock.pgdrover_remote_table (sub_id, set_id, set_reloid, att_list, row_filter)
+			VALUES ($1, $2, $3, $4::text::text[], $5) ON CONFLICT (sub_id, set_id, set_reloid)
+			DO UPDATE SET att_list = excluded.att_list, row_filter = excluded.row_filter`, w.sub.id, set, table, list, filter); err != nil {
+			return fmt.Errorf("store replication sets: %w", err)
+		}
+	}
+	return nil
+}

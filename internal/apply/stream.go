@@ -301,12 +301,7 @@ func (w *Worker) put(ctx context.Context, tx *transaction) error {
 			return err
 		}
 	}
-	err := w.applier.put(ctx, tx)
-	var again *rereadError
-	if errors.As(err, &again) {
-		w.forced[again.final] = again
-	}
-	return err
+	return w.applier.put(ctx, tx)
 }
 
 // wait holds a transaction back: for the delay that was asked for, and until

@@ -81,6 +81,8 @@ func (r *refusal) Hint() string { return r.hint }
 func (w *Worker) run(ctx context.Context) (err error) {
 	w.relations, w.current, w.dropping, w.repairing = map[uint32]*remoteTable{}, nil, false, false
 	w.durable, w.inbox = &durability{}, newInbox()
+	// What an earlier life has received and not applied comes again.
+	w.received, w.idle, w.before, w.lastTime = 0, 0, 0, 0
 	if w.db, err = w.engine.connect(ctx, "pgdrover worker "+w.sub.name, nil); err != nil {
 		return err
 	}
