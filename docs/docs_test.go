@@ -26,7 +26,9 @@ func TestGeneratedPages(t *testing.T) {
 		}
 		page, err := os.ReadFile(name)
 		require.NoError(t, err)
-		require.True(t, text == string(page), "docs/%s is not what the code says: run make docs", name)
+		if text != string(page) { // not both texts in the message: they are long
+			t.Errorf("docs/%s is not what the code says: run make docs", name)
+		}
 	}
 }
 

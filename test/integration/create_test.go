@@ -81,10 +81,7 @@ func TestCreateKilledAndRepeated(t *testing.T) {
 func killAfterLine(t *testing.T, m *group.Member, line int) {
 	t.Helper()
 	pgtest.Eventually(t, group.Patience, func() error {
-		if m.Alive() != nil {
-			return nil
-		}
-		if n := strings.Count(m.Log(), "\n"); n < line {
+		if n := strings.Count(m.Log(), "\n"); n < line && m.Alive() == nil {
 			return fmt.Errorf("%d of %d lines are logged", n, line)
 		}
 		return nil
