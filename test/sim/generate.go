@@ -14,7 +14,7 @@ func moods() [][]weighted {
 	faults := []weighted{
 		{doCrash, 4}, {doBoot, 6}, {doKillPostmaster, 5}, {doKillBoth, 3}, {doKillKeeper, 4}, {doStartKeeper, 5},
 		{doFreeze, 2}, {doThaw, 3}, {doStop, 3}, {doContinue, 4}, {doIsolate, 3}, {doCutMonitor, 3}, {doCutPeers, 3},
-		{doCutLink, 3}, {doCutOneWay, 2}, {doHeal, 8}, {doSlow, 2}, {doLossy, 2}, {doCannotStart, 1}, {doCanStart, 1},
+		{doCutLink, 3}, {doCutOneWay, 2}, {doHeal, 8}, {doSlow, 2}, {doLossy, 2}, {doForeignStart, 2}, {doCannotStart, 1}, {doCanStart, 1},
 		{doKillPrimary, 6}, {doIsolatePrimary, 4}, {doCrashPrimary, 5}, {doStopPrimary, 3}, {doFreezePrimary, 2}, {doCrashOwner, 3},
 		{doKillOwnerKeeper, 3}, {doIsolateOwner, 2}, {doRepair, 12}, {doWrite, 4}, {doBurst, 1},
 	}
@@ -24,7 +24,7 @@ func moods() [][]weighted {
 	}
 	monitors := []weighted{
 		{doKillDecider, 4}, {doStartDecider, 6}, {doFreezeDecider, 3}, {doThawDecider, 4}, {doCrashMonitor, 3},
-		{doBootMonitor, 5}, {doCutOffMonitor, 2}, {doHeal, 3}, {doRepair, 3},
+		{doBootMonitor, 5}, {doEndDeciderSession, 3}, {doCoordinatorDown, 1}, {doCoordinatorUp, 2}, {doCutOffMonitor, 2}, {doHeal, 3}, {doRepair, 3},
 	}
 	all := append(append(append([]weighted{}, faults...), operators...), monitors...)
 	return [][]weighted{

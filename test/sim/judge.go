@@ -12,6 +12,8 @@ import (
 // promised. Nothing that it knows reaches keepers or monitor.
 type judge struct {
 	w *World
+	// homes are the hosts on which nodes were registered.
+	homes map[int64]*host
 	// forced are the nodes whose row an operator removed by force.
 	forced map[int64]bool
 	// By epoch: an operator allowed data loss; he removed the old primary by
@@ -26,7 +28,7 @@ type judge struct {
 }
 
 func newJudge(w *World) judge {
-	return judge{w: w, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
+	return judge{w: w, homes: map[int64]*host{}, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
 		votes: map[int64][]fsm.Vote{}}
 }
 
@@ -87,17 +89,22 @@ func (j *judge) uncontrolled(k *keeper) bool {
 
 // checkCopies: what counts as a voter's confirmation is on that voter's disk.
 func (j *judge) checkCopies(s *server, p position, l fsm.List) {
-	copies := 0
-	for _, id := range l.Voters {
-		for _, h := range j.w.hosts {
-			if h.k.id == id && h.s.exists && !h.s.broken && h.s.end.b != nil && h.s.end.holds(p) {
-				copies++
-			}
-		}
-	}
+	copies := j.holders(l, p)
 	if copies < l.K {
 		j.w.fail("I6", "%s acknowledged a commit at %s under %q, which %d voters hold", s.h, p.at, l.StandbyNames(), copies)
 	}
+}
+
+// holders counts the members of a list that have p on their disk.
+func (j *judge) holders(l fsm.List, p position) int {
+	count := 0
+	for _, id := range l.Voters {
+		h := j.homes[id]
+		if h != nil && h.s.exists && !h.s.broken && h.s.end.b != nil && h.s.end.holds(p) {
+			count++
+		}
+	}
+	return count
 }
 
 // checkList: the monitor remembers every list that a server acknowledges under.
@@ -286,15 +293,8 @@ func (j *judge) checkI12(h *host) {
 	if s.state != running || s.listDisk.Empty() {
 		return
 	}
-	holders := 0
 	want := position{s.end.b, max(s.end.b.lone, s.end.b.promised)}
-	for _, id := range s.listDisk.Voters {
-		for _, o := range j.w.hosts {
-			if o.k.id == id && o.s.exists && o.s.end.b != nil && o.s.end.holds(want) {
-				holders++
-			}
-		}
-	}
+	holders := j.holders(s.listDisk, want)
 	if want.at > s.end.b.start && holders < s.listDisk.K {
 		j.w.fail("I12", "node %d is primary under %q, but only %d voters hold what it acknowledged up to %s",
 			h.k.id, s.listDisk.StandbyNames(), holders, want.at)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -327,7 +328,7 @@ func (k *keeper) leave() {
 	k.alive, k.walk = false, nil
 	k.closeSession()
 	k.id, k.current = 0, fsm.Init
-	k.h.s.forget()
+	k.h.s.vanish() // what is on its disk stays there
 }
 
 // forget removes the data directory.
@@ -400,7 +401,10 @@ func (k *keeper) watchStandbys() {
 	if s.state != running || s.recovery || s.pmFrozen {
 		return
 	}
-	if at := s.contact(s.listDisk); at > k.standbys {
+	counted := func(id int64) bool {
+		return slices.ContainsFunc(k.peers, func(p peer) bool { return p.id == id && p.goal == fsm.Secondary })
+	}
+	if at := s.contact(s.listDisk, counted); at > k.standbys {
 		k.standbys = at
 	}
 }
@@ -414,8 +418,12 @@ func (k *keeper) mayFence() bool {
 	case LonelyFence:
 		return k.current.Writable()
 	}
+	alone := k.h.s.listDisk.Empty()
 	if k.current == fsm.WaitPrimary {
-		return !k.h.s.listDisk.Empty()
+		return !alone
+	}
+	if alone && k.goal.In(fsm.Single, fsm.WaitPrimary) {
+		return false // ordered to go on alone, and not yet there
 	}
 	return k.current.In(fsm.Primary, fsm.ApplySettings, fsm.JoinPrimary)
 }

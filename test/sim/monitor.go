@@ -42,8 +42,11 @@ type monitor struct {
 	decider    int64         // number of the process that may decide
 
 	procs       [2]*process
-	coordinator struct{ owner, prepared int64 }
-	table       *edgeTable
+	coordinator struct {
+		owner, prepared int64
+		down            bool
+	}
+	table *edgeTable
 }
 
 // process is one monitor process. What it has seen is on its own clock and
@@ -297,6 +300,9 @@ func (p *process) after(d time.Duration, fn func()) {
 }
 
 func (p *process) tryLock() {
+	if p.holds {
+		return
+	}
 	for _, other := range p.m.procs {
 		if other != p && other.holds {
 			p.after(200*time.Millisecond, p.tryLock)
@@ -317,6 +323,9 @@ func (p *process) tryLock() {
 
 // sweep looks at everything once a second, and at its own lateness first.
 func (p *process) sweep() {
+	if !p.holds {
+		return
+	}
 	now := p.m.w.now
 	if now-p.lastRun >= sweepEvery+time.Second {
 		for _, k := range p.known {
@@ -361,6 +370,9 @@ func (p *process) look(r *row) *sight {
 
 // probeRound probes every node once a second.
 func (p *process) probeRound() {
+	if !p.holds {
+		return
+	}
 	for _, r := range p.m.rows {
 		p.probe(r, false)
 	}

@@ -56,7 +56,7 @@ func (w *World) apply(o Op) {
 		w.disturb(h, o)
 		return
 	}
-	if o.Do <= doBootMonitor {
+	if o.Do <= doCoordinatorUp {
 		w.calmSince = w.now
 		w.disturbMonitor(o)
 		return
@@ -111,6 +111,11 @@ func (w *World) disturb(h *host, o Op) {
 		}
 	case doSlow:
 		h.slow = max(1, o.N)
+	case doForeignStart:
+		if !h.up && h.k.id != 0 && fsm.DutyOf(h.k.current).Postgres == fsm.PowerRunning {
+			h.boot()
+			h.s.start() // the distribution's own unit was left enabled
+		}
 	case doCannotStart:
 		h.s.cantStart = true
 	case doCanStart:
@@ -182,6 +187,7 @@ func (w *World) repair() {
 			h.k.start()
 		}
 	}
+	w.mon.coordinator.down = false
 	w.mon.boot()
 	for _, p := range w.mon.procs {
 		p.frozen = false
@@ -210,6 +216,17 @@ func (w *World) disturbMonitor(o Op) {
 		m.crash()
 	case doBootMonitor:
 		m.boot()
+	case doEndDeciderSession:
+		for _, p := range m.procs {
+			if p.alive && p.holds {
+				p.holds = false
+				p.after(w.rng.between(0, time.Second), p.tryLock)
+			}
+		}
+	case doCoordinatorDown:
+		m.coordinator.down = true
+	case doCoordinatorUp:
+		m.coordinator.down = false
 	}
 }
 

@@ -15,6 +15,7 @@ const (
 	settleLimit    = 6 * time.Minute
 	settledFor     = 3 * time.Second
 	quietFor       = 45 * time.Second
+	minSteps       = 200 // of the shortest schedule
 )
 
 // Result is what became of a schedule.
@@ -36,6 +37,9 @@ func Run(s Schedule, rules *Rules, tracing bool) Result {
 	}
 	if w.failed == nil && s.Fair {
 		w.settle()
+	}
+	for w.steps < minSteps && w.step() {
+		continue
 	}
 	return Result{Violation: w.failed, Steps: w.steps, Virtual: w.now, Acks: w.judge.acks, Lone: w.judge.lone,
 		Openings: w.judge.promotions, Trace: w.lines}
@@ -210,6 +214,9 @@ func (w *World) standbysFollow(p *row) bool {
 	want := fsm.Primary
 	if len(w.mon.rows) == 1 {
 		want = fsm.Single
+	}
+	if c := &w.mon.coordinator; w.cfg.Worker && (c.prepared != 0 || c.owner != p.ID) {
+		return false
 	}
 	l := w.mon.list()
 	return p.Goal == want && sameList(s.listDisk, l) && sameList(s.force, l) && sameList(s.old, l) &&

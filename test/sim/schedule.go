@@ -64,6 +64,7 @@ const (
 	doRepair
 	doSlow
 	doLossy
+	doForeignStart
 	doCannotStart
 	doCanStart
 	doKillDecider
@@ -72,6 +73,9 @@ const (
 	doThawDecider
 	doCrashMonitor
 	doBootMonitor
+	doEndDeciderSession
+	doCoordinatorDown
+	doCoordinatorUp
 	doFailover
 	doPromotion
 	doAllowLoss
@@ -100,7 +104,8 @@ const (
 var actionNames = [actions]string{
 	"nothing", "crash", "boot", "kill-postmaster", "kill-both", "kill-keeper", "start-keeper", "freeze", "thaw", "sigstop", "sigcont",
 	"isolate", "cut-monitor", "cut-peers", "cut-link", "cut-one-way", "cut-off-monitor", "heal", "repair", "slow", "lossy",
-	"cannot-start", "can-start", "kill-decider", "start-decider", "freeze-decider", "thaw-decider", "crash-monitor", "boot-monitor",
+	"foreign-start", "cannot-start", "can-start", "kill-decider", "start-decider", "freeze-decider", "thaw-decider", "crash-monitor", "boot-monitor",
+	"end-decider-session", "coordinator-down", "coordinator-up",
 	"failover", "promotion", "allow-loss", "maintenance", "end-maintenance", "drop", "force-drop", "priority", "quorum", "nss",
 	"register", "write", "burst", "kill-primary", "isolate-primary", "crash-primary", "sigstop-primary", "crash-owner",
 	"kill-owner-keeper", "isolate-owner", "freeze-primary", "expect",

@@ -245,13 +245,13 @@ func (s *server) quorumLSN(l fsm.List) pg.LSN {
 }
 
 // contact is when k voters of the list last gave a sign of life; with an empty
-// list, any standby.
-func (s *server) contact(l fsm.List) time.Duration {
+// list, any of the standbys that the monitor counts on.
+func (s *server) contact(l fsm.List, counted func(int64) bool) time.Duration {
 	k := max(l.K, 1)
 	var times [maxHosts * 2]time.Duration
 	n := 0
 	for _, st := range s.senders {
-		if st.copying || n == len(times) || !l.Empty() && !slices.Contains(l.Voters, st.name) {
+		if st.copying || n == len(times) || !l.Empty() && !slices.Contains(l.Voters, st.name) || l.Empty() && !counted(st.name) {
 			continue
 		}
 		if st.receiving && s.w.net.both(s.h.n, st.down.h.n) && st.down.alive() {

@@ -279,12 +279,15 @@ func (k *keeper) soon(wk *walk, limit time.Duration) outcome {
 // coordinate keeps the model coordinator of a sharded formation in step.
 func (k *keeper) coordinate(wk *walk, step fsm.Step) outcome {
 	c := &k.w.mon.coordinator
+	if c.down {
+		return outcome{kind: failed}
+	}
 	if wk.part == 0 {
 		return outcome{next, k.h.rng.delay(2 * time.Millisecond)}
 	}
 	switch step {
 	case fsm.StepCoordinatorAdd:
-		if c.owner == 0 {
+		if c.owner == 0 || wk.to == fsm.Single {
 			c.owner = k.id
 		}
 	case fsm.StepCoordinatorPrepare:
