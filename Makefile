@@ -26,7 +26,7 @@ help:
 	@echo "make sim    the simulation, a million schedules"
 	@echo "make chaos  the fault tests on real servers, ten times over"
 	@echo "make bench  failover times and idle cost, beside pg_auto_failover"
-	@echo "make docs   generated pages: command reference, state diagrams"
+	@echo "make docs   generated pages: commands, rules and transitions"
 	@echo "make setup  what the above need on a Debian-like machine with Go"
 
 setup:
@@ -79,6 +79,7 @@ demo: setup build
 	@scripts/as-server-user bin/pgdrover demo $(DEMOFLAGS)
 
 docs:
+	$(GO) test -count=1 -run 'TestCommandPages|TestSurface' ./internal/cli -rewrite
 	$(GO) test -count=1 ./docs -rewrite
 
 clean:
