@@ -82,16 +82,22 @@ func edgeTable() []edgeRow {
 		{from: []State{WaitMaintenance}, to: []State{Secondary}, steps: follow},
 
 		// An election.
-		{from: []State{Secondary, CatchingUp, FastForward, PreparePromotion, JoinSecondary, WaitMaintenance},
-			to: []State{ReportLSN}, steps: []Step{StepStart, StepEndReceiver}},
-		{from: []State{Draining, DemoteTimeout, Demoted, PrepareMaintenance, Maintenance, StopReplication},
-			to: []State{ReportLSN}, steps: aloneVote},
+		{
+			from: []State{Secondary, CatchingUp, FastForward, PreparePromotion, JoinSecondary, WaitMaintenance},
+			to:   []State{ReportLSN}, steps: []Step{StepStart, StepEndReceiver},
+		},
+		{
+			from: []State{Draining, DemoteTimeout, Demoted, PrepareMaintenance, Maintenance, StopReplication},
+			to:   []State{ReportLSN}, steps: aloneVote,
+		},
 		{from: open, to: []State{ReportLSN}, steps: append([]Step{StepCheckpoint}, aloneVote...)},
 		{from: []State{ReportLSN}, to: []State{FastForward}, steps: []Step{StepFetchWAL, StepCheckpoint}},
 		{from: []State{FastForward}, to: []State{PreparePromotion}},
 		{from: []State{Secondary, CatchingUp, ReportLSN}, to: []State{PreparePromotion}},
-		{from: []State{ReportLSN, PreparePromotion, FastForward, Secondary, CatchingUp}, to: []State{JoinSecondary},
-			steps: []Step{StepStart, StepEndReceiver}},
+		{
+			from: []State{ReportLSN, PreparePromotion, FastForward, Secondary, CatchingUp}, to: []State{JoinSecondary},
+			steps: []Step{StepStart, StepEndReceiver},
+		},
 		{from: []State{PreparePromotion}, to: []State{StopReplication}, steps: []Step{StepCloseGate, StepPromote}},
 		{from: []State{StopReplication}, to: []State{WaitPrimary}, steps: []Step{
 			StepStart, StepSetList, StepEnforceList, StepOpenGate, StepHBA, StepSlots,
@@ -105,15 +111,21 @@ func edgeTable() []edgeRow {
 			StepStart, StepOpenGate, StepCheckTimeline, StepFollow, StepCheckTimeline, StepCheckConnection, StepSlots,
 		}},
 		{from: []State{ReportLSN, JoinSecondary, FastForward, PreparePromotion}, to: []State{Secondary}, steps: follow},
-		{from: []State{Secondary, ReportLSN, JoinSecondary, FastForward, PreparePromotion, WaitMaintenance},
-			to: []State{CatchingUp}, steps: point},
-		{from: []State{Maintenance, PrepareMaintenance, StopReplication, Draining, DemoteTimeout, Demoted},
-			to: []State{CatchingUp}, steps: rejoin},
+		{
+			from: []State{Secondary, ReportLSN, JoinSecondary, FastForward, PreparePromotion, WaitMaintenance},
+			to:   []State{CatchingUp}, steps: point,
+		},
+		{
+			from: []State{Maintenance, PrepareMaintenance, StopReplication, Draining, DemoteTimeout, Demoted},
+			to:   []State{CatchingUp}, steps: rejoin,
+		},
 
 		// Leaving.
 		{from: standby, to: []State{Demoted, DemoteTimeout, Draining}, steps: []Step{StepStop}},
-		{from: []State{Init, StopReplication, Maintenance, PrepareMaintenance, WaitStandby},
-			to: []State{Demoted, DemoteTimeout, Draining}, steps: []Step{StepStop}},
+		{
+			from: []State{Init, StopReplication, Maintenance, PrepareMaintenance, WaitStandby},
+			to:   []State{Demoted, DemoteTimeout, Draining}, steps: []Step{StepStop},
+		},
 		{from: States(), to: []State{Dropped}, steps: []Step{StepStop, StepForgetInit}},
 	}
 }

@@ -103,10 +103,9 @@ func (t *turn) callOld() bool {
 		primary := n.ID == t.rec.Primary || slices.ContainsFunc(t.rec.Lists, func(l List) bool { return l.Primary == n.ID })
 		stopped := n.Settled() && n.Goal.In(Draining, DemoteTimeout, Demoted, PrepareMaintenance)
 		returning := !n.Settled() && n.Goal == CatchingUp && n.Reported != WaitStandby
-		if !t.alive(n) || !(stopped && (primary && !t.stray(n.ID) || anybody) || returning && anybody) {
-			continue
+		if t.alive(n) && (stopped && primary && !t.stray(n.ID) || (stopped || returning) && anybody) {
+			changed = t.goal(n, ReportLSN, "%s to report_lsn to find the failover candidate", n) || changed
 		}
-		changed = t.goal(n, ReportLSN, "%s to report_lsn to find the failover candidate", n) || changed
 	}
 	return changed
 }
@@ -126,7 +125,7 @@ func (t *turn) durable(s *Node) bool {
 	}
 	// A stopped primary left nothing acknowledged that its whole quorum lacks.
 	// But what it wrote last without asking anybody is worth waiting for, if it stopped cleanly.
-	if t.rec.Fenced && !(t.rec.Election.Planned && t.rec.FinalLSN != 0) && t.soleQuorum(s) {
+	if t.rec.Fenced && (!t.rec.Election.Planned || t.rec.FinalLSN == 0) && t.soleQuorum(s) {
 		return true
 	}
 	return t.waited(s)
@@ -159,7 +158,7 @@ func (t *turn) exclusive(s *Node) bool {
 // word: after the last final report it gets the demote timeout to fence itself.
 func (t *turn) waited(s *Node) bool {
 	e := t.rec.Election
-	if !t.asyncElection() && !e.AllowDataLoss && !(e.Off && t.quorumsSatisfied()) {
+	if !t.asyncElection() && !e.AllowDataLoss && (!e.Off || !t.quorumsSatisfied()) {
 		return false
 	}
 	if e.Async && !e.AllowDataLoss && !t.followersGone() {

@@ -21,11 +21,11 @@ const (
 type Session int
 
 const (
-	// SessionNone: this client never held a session lock; only silence counts.
+	// SessionNone is a client that never held a session lock; only silence counts.
 	SessionNone Session = iota
-	// SessionHeld: the keeper's session is there.
+	// SessionHeld means that the keeper's session is there.
 	SessionHeld
-	// SessionLost: a session was there and its lock is released.
+	// SessionLost means that a session was there and its lock is released.
 	SessionLost
 )
 
@@ -33,11 +33,11 @@ const (
 type Streaming int
 
 const (
-	// StreamingUnknown: not reported (an older client, or not a standby).
+	// StreamingUnknown is not reported (an older client, or not a standby).
 	StreamingUnknown Streaming = iota
-	// StreamingYes: the receiver streams from the node's upstream.
+	// StreamingYes means that the receiver streams from the node's upstream.
 	StreamingYes
-	// StreamingNo: the receiver does not stream.
+	// StreamingNo means that the receiver does not stream.
 	StreamingNo
 )
 

@@ -134,8 +134,10 @@ func (l *life) arrive(n *Node) {
 func (l *life) ask(n *Node) {
 	kinds := []IntentKind{IntentFailover, IntentPromotion, IntentStartMaintenance, IntentStopMaintenance, IntentRemove, IntentRemoved}
 	l.w.next++
-	i := Intent{ID: l.w.next, Kind: rapid.SampledFrom(kinds).Draw(l.rt, "ask"), Node: n.ID, At: l.w.now,
-		AllowDataLoss: rapid.IntRange(0, 5).Draw(l.rt, "loss") == 0}
+	i := Intent{
+		ID: l.w.next, Kind: rapid.SampledFrom(kinds).Draw(l.rt, "ask"), Node: n.ID, At: l.w.now,
+		AllowDataLoss: rapid.IntRange(0, 5).Draw(l.rt, "loss") == 0,
+	}
 	if i.Kind == IntentRemoved {
 		if len(l.w.g.Nodes) < 3 {
 			return
@@ -163,8 +165,10 @@ func (l *life) change(n *Node) {
 			return
 		}
 		id := l.w.g.Nodes[len(l.w.g.Nodes)-1].ID + 1
-		l.w.g.Nodes = append(l.w.g.Nodes, Node{ID: id, Goal: goal, Reported: Init, GoalNumber: 1, PgIsRunning: true, TLI: 1,
-			Health: HealthUnknown, Session: SessionHeld, Priority: 50, Quorum: true, Seen: l.w.now, Host: "localhost", Port: 6000 + int(id)})
+		l.w.g.Nodes = append(l.w.g.Nodes, Node{
+			ID: id, Goal: goal, Reported: Init, GoalNumber: 1, PgIsRunning: true, TLI: 1,
+			Health: HealthUnknown, Session: SessionHeld, Priority: 50, Quorum: true, Seen: l.w.now, Host: "localhost", Port: 6000 + int(id),
+		})
 	}
 	l.w.next++
 	l.w.g.Intents = append(l.w.g.Intents, Intent{ID: l.w.next, Kind: IntentSettings, Text: "a change", At: l.w.now})

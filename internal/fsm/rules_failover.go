@@ -296,7 +296,7 @@ func (t *turn) canDoWithout(s *Node) bool {
 		}
 		return t.mayVote(n)
 	}
-	if !t.allSatisfied(has) && !t.rec.Election.AllowDataLoss && !(t.rec.Election.Off && t.maySolo()) && !t.asyncElection() {
+	if !t.allSatisfied(has) && !t.rec.Election.AllowDataLoss && (!t.rec.Election.Off || !t.maySolo()) && !t.asyncElection() {
 		return false
 	}
 	return slices.ContainsFunc(t.others(s), func(n *Node) bool { return has(n.ID) && t.electable(n) })

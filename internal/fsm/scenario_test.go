@@ -353,8 +353,10 @@ func (w *world) intent(d *datadriven.TestData) {
 	d.MaybeScanArgs(w.t, "text", &i.Text)
 	if i.Kind == IntentRemoved {
 		n := w.node(i.Node)
-		i.Ghost = &Ghost{ID: n.ID, Name: n.Name, Host: n.Host, Port: n.Port, Goal: n.Goal, Reported: n.Reported,
-			Quorum: n.Quorum, TLI: n.TLI, LSN: n.LSN}
+		i.Ghost = &Ghost{
+			ID: n.ID, Name: n.Name, Host: n.Host, Port: n.Port, Goal: n.Goal, Reported: n.Reported,
+			Quorum: n.Quorum, TLI: n.TLI, LSN: n.LSN,
+		}
 		w.g.Nodes = slices.DeleteFunc(w.g.Nodes, func(x Node) bool { return x.ID == i.Node })
 	} else if r := CheckIntent(w.g, i, w.now); r != nil {
 		fmt.Fprintf(&w.out, "%s %s: %s\n", r.Severity, r.Code, r.Message)

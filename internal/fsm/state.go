@@ -1,6 +1,9 @@
 package fsm
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // State is a node's state: reported by its keeper, or assigned as its goal.
 // The order and the names are those of the SQL enum
@@ -86,12 +89,7 @@ func (s *State) UnmarshalText(text []byte) error {
 
 // In reports whether s is one of set.
 func (s State) In(set ...State) bool {
-	for _, x := range set {
-		if s == x {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(set, s)
 }
 
 // Writable reports whether a node in this state takes ordinary writes.

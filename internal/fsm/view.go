@@ -86,15 +86,6 @@ func (t *turn) writable() *Node {
 
 func beingDemoted(n *Node) bool { return n.Goal.In(Draining, DemoteTimeout, PrepareMaintenance) }
 
-// inPrimaryState: the node works as a primary, or moves between primary and apply_settings.
-func inPrimaryState(n *Node) bool {
-	if n == nil {
-		return false
-	}
-	return n.Settled() && n.Goal.Writable() ||
-		n.Reported.In(Primary, ApplySettings) && n.Goal.In(Primary, ApplySettings)
-}
-
 // reporting: the last report was seen recently enough.
 func (t *turn) reporting(n *Node) bool {
 	return t.now.Sub(t.lastSeen(n)) <= t.patience(n)

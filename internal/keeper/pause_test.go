@@ -18,9 +18,9 @@ func TestPauseOfTheKeeperProvesNothing(t *testing.T) {
 		f.saw(view{At: at, Ready: true, SyncNames: pg.StandbyNames{K: 1, Members: []string{pg.StandbyName(2)}}})
 	}
 	f := newFence(0)
-	for at := range 10 * time.Second / time.Second {
-		look(f, at*time.Second)
-		f.answered(at * time.Second)
+	for at := time.Duration(0); at < 10*time.Second; at += time.Second {
+		look(f, at)
+		f.answered(at)
 	}
 	look(f, 40*time.Second)
 	require.False(t, f.expired(40*time.Second, timeout), "it has only just woken up")
