@@ -161,7 +161,7 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 		return nil
 	}
 	first := again[0]
-	var cause error = errPipeline
+	cause := errPipeline
 	if failed != nil {
 		cause = failed.err
 	}
@@ -298,7 +298,7 @@ func (a *applier) wishOf(ctx context.Context, tx *transaction) (*wish, error) {
 		if err != nil {
 			tx.mode, tx.cause = max(tx.mode, careful), err
 			w.all = true
-			return w, nil
+			return w, nil //nolint:nilerr // the careful form meets it again, and knows what to do
 		}
 		m, err := a.decoder.DecodeOne(c.data, false)
 		if err != nil {

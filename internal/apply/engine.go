@@ -40,8 +40,8 @@ type Engine struct {
 	node     conflict.NodeID
 	skew     atomic.Int64 // nanoseconds
 	last     string       // the vector that was sent last
-	delay    time.Duration
-	onError  time.Duration
+	delay    atomic.Int64 // nanoseconds, the longest pause before a worker's next life
+	readonly string
 
 	retention time.Time
 	sequences time.Time
@@ -55,7 +55,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: &amended{}, delay: 5 * time.Second}, nil
+	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: &amended{}, readonly: "off"}, nil
 }
 
 func (e *Engine) maxSkew() time.Duration { return time.Duration(e.skew.Load()) }
@@ -110,7 +110,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	for {
 		err := e.serve(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to stop, it has
 		}
 		e.log.WarnContext(ctx, "engine stopped, starts again", "error", err)
 		if !sleep(ctx, jitter(time.Second)) {
@@ -254,7 +254,7 @@ func (e *Engine) isNode(ctx context.Context, db *pgx.Conn) (bool, error) {
 func (e *Engine) adjust(ctx context.Context, group *sync.WaitGroup, workers map[uint32]*live, subs []subscription) {
 	wanted := map[uint32]subscription{}
 	for _, s := range subs {
-		if s.enabled && !s.pending {
+		if s.enabled && !s.pending && e.readonly != "all" {
 			wanted[s.id] = s
 		}
 	}
@@ -325,12 +325,12 @@ func (e *Engine) keep(ctx context.Context, s subscription) {
 // restartDelay is the pause before the next life: longer after each failure,
 // up to the configured one.
 func (e *Engine) restartDelay(err error, failures int) time.Duration {
-	var no *refusal
-	if errors.As(err, &no) {
-		return e.delay
+	limit := time.Duration(e.delay.Load())
+	if _, ok := errors.AsType[*refusal](err); ok {
+		return limit
 	}
 	d := 100 * time.Millisecond << min(failures-1, 10)
-	return jitter(min(d, e.delay))
+	return jitter(min(d, limit))
 }
 
 // noteError keeps a worker's last error for the operator.
@@ -341,8 +341,7 @@ func (e *Engine) noteError(ctx context.Context, s subscription, err error, failu
 	}
 	defer func() { _ = db.Close(context.WithoutCancel(ctx)) }()
 	state := "down"
-	var no *refusal
-	if errors.As(err, &no) {
+	if _, ok := errors.AsType[*refusal](err); ok {
 		state = "refused"
 	}
 	if _, cerr := db.Exec(ctx, `INSERT INTO spock.pgdrover_subscription (sub_id, state, state_since, last_error, last_error_code, last_error_at, failures)
@@ -361,7 +360,13 @@ func (e *Engine) housekeeping(ctx context.Context, db *pgx.Conn) error {
 		return err
 	}
 	e.skew.Store(int64(s.milliseconds("spock.max_clock_skew")))
-	e.delay, e.onError = s.milliseconds("spock.restart_delay_default"), s.milliseconds("spock.restart_delay_on_exception")
+	e.delay.Store(int64(s.milliseconds("spock.restart_delay_default")))
+	if mode := s.values["spock.readonly"]; mode != e.readonly {
+		if _, err := db.Exec(ctx, "SELECT pgdrover.enforce_readonly($1)", mode); err != nil {
+			return fmt.Errorf("enforce read-only mode: %w", err)
+		}
+		e.readonly = mode
+	}
 	if err := e.counts.store(ctx, db); err != nil {
 		return fmt.Errorf("store counters: %w", err)
 	}

@@ -59,8 +59,7 @@ func isSessionError(err error) bool {
 	if err == nil || errors.Is(err, errPeer) {
 		return err != nil
 	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgerrcode.IsConnectionException(pgErr.Code) || pgErr.Severity == "FATAL"
 	}
 	return errors.Is(err, errPipeline) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||

@@ -94,7 +94,7 @@ func TestExceptionDiscard(t *testing.T) {
 	require.Equal(t, "INSERT|[SQLSTATE 23514] new row for relation \"t\" violates check constraint \"t_v_check\"",
 		b.text(t, "SELECT operation, error_message FROM spock.exception_log WHERE error_message LIKE '[SQL%'"))
 	require.Equal(t, "3", b.text(t, "SELECT count(*) FROM spock.exception_log"))
-	require.Equal(t, `[{"value": 2, "attname": "id", "atttype": "integer"}, {"value": 200, "attname": "v", "atttype": "integer"}]`,
+	require.JSONEq(t, `[{"value": 2, "attname": "id", "atttype": "integer"}, {"value": 200, "attname": "v", "atttype": "integer"}]`,
 		b.text(t, "SELECT remote_new_tup FROM spock.exception_log WHERE error_message LIKE '[SQL%'"))
 }
 

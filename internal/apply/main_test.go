@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -38,9 +39,7 @@ const database = "app"
 func newServer(t *testing.T, name string, settings map[string]string) *pgtest.Server {
 	t.Helper()
 	all := map[string]string{"track_commit_timestamp": "on", "max_connections": "60", "autovacuum_naptime": "'60s'"}
-	for k, v := range settings {
-		all[k] = v
-	}
+	maps.Copy(all, settings)
 	s := pgtest.NewServer(t, pgtest.ServerConfig{Name: name, Settings: all})
 	s.Exec(t, "postgres", "CREATE DATABASE "+database)
 	return s

@@ -3,6 +3,7 @@ package apply
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -20,16 +21,16 @@ type verdict struct {
 	strict bool
 }
 
-// over is the test for the row of an alias; $time is the change's commit time.
+// over is the test for the row of alias k; time is the change's commit time.
 // A row of the running transaction has no stamp yet, and a very old one none any
 // more: both lose.
-func (v verdict) over(alias, time string, strict bool) string {
+func (v verdict) over(time string, strict bool) string {
 	if strict || v.strict {
-		return fmt.Sprintf("(SELECT s.roident IS NULL OR s.roident IN (%s) FROM pg_xact_commit_timestamp_origin(%s.xmin) s)",
-			v.same, alias)
+		return fmt.Sprintf("(SELECT s.roident IS NULL OR s.roident IN (%s) FROM pg_xact_commit_timestamp_origin(k.xmin) s)",
+			v.same)
 	}
-	return fmt.Sprintf(`(SELECT coalesce(%[2]s > s."timestamp" OR s.roident IN (%[3]s) OR %[2]s = s."timestamp" AND s.roident IN (%[4]s), true)`+
-		` FROM pg_xact_commit_timestamp_origin(%[1]s.xmin) s)`, alias, time, v.same, v.beaten)
+	return fmt.Sprintf(`(SELECT coalesce(%[1]s > s."timestamp" OR s.roident IN (%[2]s) OR %[1]s = s."timestamp" AND s.roident IN (%[3]s), true)`+
+		` FROM pg_xact_commit_timestamp_origin(k.xmin) s)`, time, v.same, v.beaten)
 }
 
 // plan is a prepared statement of the fast form, for one row or for a run of
@@ -169,24 +170,19 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 		timeOne, timeMany = single.add(timestamptzOID), multi.add(timestamptzOID)
 	}
 	p.one = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s WHERE %s AND %s RETURNING 1) SELECT 1 / count(*) FROM w",
-		g.name, strings.Join(set, ", "), where, v.over("k", timeOne, incomplete))
+		g.name, strings.Join(set, ", "), where, v.over(timeOne, incomplete))
 	p.oneOf = single.types
 	if batch {
 		p.many = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s FROM unnest(%s) v (%s) WHERE %s AND %s RETURNING 1)"+
 			" SELECT 1 / (count(*) = %s)::int FROM w", g.name, strings.Join(setMany, ", "), strings.Join(arrays, ", "),
-			strings.Join(aliases, ", "), g.keyJoin(written), v.over("k", timeMany, incomplete), multi.add(int8OID))
+			strings.Join(aliases, ", "), g.keyJoin(written), v.over(timeMany, incomplete), multi.add(int8OID))
 		p.manyOf = multi.types
 	}
 	return p
 }
 
 func (g *target) isKey(local int) bool {
-	for _, k := range g.key {
-		if k == local {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(g.key, local)
 }
 
 // keyTest compares a row's key with parameters.
@@ -230,13 +226,13 @@ func (g *target) deletePlan(v verdict) *plan {
 	if p.time {
 		timeOne, timeMany = single.add(timestamptzOID), multi.add(timestamptzOID)
 	}
-	p.one = fmt.Sprintf(form, g.name, "", where, v.over("k", timeOne, false), *g.KeyBytes, g.OID, v.node,
+	p.one = fmt.Sprintf(form, g.name, "", where, v.over(timeOne, false), *g.KeyBytes, g.OID, v.node,
 		single.add(pgLSNOID), "count(*)")
 	p.oneOf = single.types
 	if batch {
 		lsn := multi.add(pgLSNOID)
 		p.many = fmt.Sprintf(form, g.name, fmt.Sprintf("USING unnest(%s) v (%s)", strings.Join(arrays, ", "), strings.Join(aliases, ", ")),
-			g.keyJoin(0), v.over("k", timeMany, false), *g.KeyBytes, g.OID, v.node, lsn,
+			g.keyJoin(0), v.over(timeMany, false), *g.KeyBytes, g.OID, v.node, lsn,
 			fmt.Sprintf("(count(*) = %s)::int", multi.add(int8OID)))
 		p.manyOf = multi.types
 	}

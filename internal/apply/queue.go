@@ -202,8 +202,7 @@ func parseTextArray(s string) ([]string, error) {
 
 // sqlState is an error's code, or "".
 func sqlState(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code
 	}
 	return ""

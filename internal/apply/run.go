@@ -3,6 +3,7 @@ package apply
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 
 	"github.com/pgdrover/pgdrover/internal/pgoutput"
 )
@@ -141,7 +142,7 @@ func (r *run) twice(g *target, row pgoutput.Tuple, kind pgoutput.Kind) bool {
 	var key []byte
 	for _, k := range g.key {
 		v := row[g.sent[g.place[k]].remote]
-		key = append(key, byte(len(v.Data)>>16), byte(len(v.Data)>>8), byte(len(v.Data)))
+		key = binary.BigEndian.AppendUint32(key, uint32(len(v.Data))) //nolint:gosec // below 1 GB
 		key = append(key, v.Data...)
 	}
 	if r.seen[string(key)] {

@@ -100,7 +100,7 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 	var set []string
 	var values []pgoutput.Value
 	for at, s := range r.g.sent {
-		if r.g.Columns[s.local].Always && !(r.keyChanged() && r.g.isKey(s.local)) {
+		if r.g.Columns[s.local].Always && (!r.keyChanged() || !r.g.isKey(s.local)) {
 			continue // the server takes no value for it
 		}
 		expr, v := c.assignment(r, step, s, at, &p)
@@ -279,14 +279,14 @@ func (c *carefully) truncate(ctx context.Context, tables []*remoteTable, m *pgou
 		when := int64Value(int64(c.tx.commitTime))
 		v := c.verdict
 		v.strict = false
-		reply, err := c.session.query(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s AS k WHERE NOT %s)", g.only(), v.over("k", "$1", false)),
+		reply, err := c.session.query(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s AS k WHERE NOT %s)", g.only(), v.over("$1", false)),
 			[]uint32{timestamptzOID}, when)
 		if err != nil {
 			return err
 		}
 		if conflict.Truncate(string(reply.rows[0][0].Data) == "t", c.rules) == conflict.TruncateAll {
 			whole = append(whole, g.name)
-		} else if _, err := c.session.query(ctx, fmt.Sprintf("DELETE FROM %s AS k WHERE %s", g.only(), v.over("k", "$1", false)),
+		} else if _, err := c.session.query(ctx, fmt.Sprintf("DELETE FROM %s AS k WHERE %s", g.only(), v.over("$1", false)),
 			[]uint32{timestamptzOID}, when); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/conflict"
@@ -30,25 +31,17 @@ const (
 // stream receives and applies until something ends it.
 func (w *Worker) stream(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	received := make(chan error, 1)
-	go func() {
-		err := w.receiver.Run(ctx, func(m walreceiver.Message) error { return w.inbox.put(ctx, m) })
-		received <- err
-		w.inbox.signal()
-	}()
-	err := w.applyAll(ctx, received)
-	cancel(err)
-	if err != nil {
-		select {
-		case <-received: // the receiver has ended by itself
-		default:
-			<-received
-		}
-	}
-	return err
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel(nil)
+	received := make(chan error, 1) // holds 1: why nothing more will come
+	group.Go(func() {
+		received <- w.receiver.Run(ctx, func(m walreceiver.Message) error { return w.inbox.put(ctx, m) })
+	})
+	return w.applyAll(ctx, received)
 }
 
-func (w *Worker) applyAll(ctx context.Context, ended chan error) error {
+func (w *Worker) applyAll(ctx context.Context, ended <-chan error) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	w.public, w.idleAt = time.Now(), time.Now().Add(-idleEvery)
@@ -74,7 +67,6 @@ func (w *Worker) applyAll(ctx context.Context, ended chan error) error {
 				return err
 			}
 		case err := <-ended:
-			ended <- err
 			return err
 		case <-ctx.Done():
 			return w.leave(context.WithoutCancel(ctx), context.Cause(ctx))

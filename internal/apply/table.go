@@ -2,11 +2,11 @@ package apply
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgoutput"
@@ -254,18 +254,6 @@ func (g *target) value(c sent, v pgoutput.Value) pgoutput.Value {
 // withElement puts another element type into an array's header.
 func withElement(data []byte, element uint32) []byte {
 	out := slices.Clone(data)
-	out[8], out[9], out[10], out[11] = byte(element>>24), byte(element>>16), byte(element>>8), byte(element)
+	binary.BigEndian.PutUint32(out[8:], element)
 	return out
-}
-
-// columnList is the quoted names of columns.
-func (t *table) columnList(columns []int) string {
-	var b strings.Builder
-	for i, c := range columns {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(pg.QuoteIdent(t.Columns[c].Name))
-	}
-	return b.String()
 }

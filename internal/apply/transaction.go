@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"encoding/binary"
 	"hash/fnv"
 	"strconv"
 
@@ -102,7 +103,7 @@ func (w *wish) row(g *target, row pgoutput.Tuple) {
 			}
 			exact = exact && g.Columns[c].Exact && (v.Kind == pgoutput.Binary || g.Columns[c].isText()) &&
 				g.sent[place].typ == g.Columns[c].Type
-			_, _ = hash.Write([]byte{0, byte(len(v.Data) >> 16), byte(len(v.Data) >> 8), byte(len(v.Data))})
+			_, _ = hash.Write(binary.BigEndian.AppendUint32(nil, uint32(len(v.Data)))) //nolint:gosec // below 1 GB
 			_, _ = hash.Write(v.Data)
 		}
 		switch {

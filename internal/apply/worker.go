@@ -51,7 +51,6 @@ type Worker struct {
 	before    pg.Timestamp // commit time of the transaction before
 	heard     time.Time
 	public    time.Time
-	insertLSN pg.LSN
 	serverAt  pg.Timestamp
 }
 
