@@ -29,6 +29,14 @@ func (j *judge) decided(p *process, g fsm.Group, d fsm.Decision, before fsm.Reco
 	for _, a := range d.Assign {
 		if a.Node == rec.Owner && a.Goal.Writable() {
 			j.async[rec.Epoch] = j.openAsync
+			if before.Primary == a.Node {
+				// It had been ordered to open before and nobody else was since:
+				// what that order left behind is not lost once more.
+				j.async[rec.Epoch] = j.openAsync || j.async[j.openEpoch]
+				j.word[rec.Epoch] = j.word[rec.Epoch] || j.word[j.openEpoch]
+				j.off[rec.Epoch] = j.off[rec.Epoch] || j.off[j.openEpoch]
+			}
+			j.openEpoch = rec.Epoch
 		}
 	}
 	for _, c := range d.Close {

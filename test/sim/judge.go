@@ -22,6 +22,8 @@ type judge struct {
 	votes            map[int64][]fsm.Vote // as known when the candidate was chosen
 	// The same of the epoch in which the head opened, and of the open election.
 	headWord, headForced, headAsync, openAsync bool
+	// openEpoch is the epoch of the last order to open.
+	openEpoch int64
 
 	dropped                             bool // some node was removed on request
 	acks, lone, lost, promotions, goals int  // for statistics
