@@ -23,6 +23,7 @@ type copier struct {
 	local    *pgconn.PgConn    // writes, under the subscription's origin
 	point    pg.LSN
 	snapshot string
+	with     string // a statement for the transaction of the copy
 }
 
 // copied is a table to be copied.
@@ -129,7 +130,13 @@ func (c *copier) copyAll(ctx context.Context, kind string) error {
 	if err := c.openLocal(ctx); err != nil {
 		return err
 	}
-	defer c.closeLocal(ctx)
+	defer func() {
+		// A session that merely ends keeps its origin for a moment.
+		if c.local != nil && !c.local.IsClosed() && c.local.TxStatus() == 'I' {
+			_ = runAll(ctx, c.local, "SELECT pg_replication_origin_session_reset()")
+		}
+		c.closeLocal(ctx)
+	}()
 	skip := map[string]bool{}
 	for _, s := range c.w.sub.schemas {
 		skip[s] = true
@@ -208,7 +215,7 @@ func (c *copier) copyTable(ctx context.Context, t copied) error {
 	if result.Err != nil {
 		return fmt.Errorf("write journal of copy: %w", errors.Join(result.Err, c.rollback(ctx)))
 	}
-	if err := runAll(ctx, c.local, "COMMIT"); err != nil {
+	if err := runAll(ctx, c.local, c.with+"; COMMIT"); err != nil {
 		return fmt.Errorf("commit copy of %s.%s: %w", t.schema, t.name, err)
 	}
 	c.w.log.InfoContext(ctx, "table copied", "table", t.schema+"."+t.name, "rows", rows, "bytes", size)

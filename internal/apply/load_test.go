@@ -30,7 +30,7 @@ func TestLoad(t *testing.T) {
 	require.NoError(t, err, string(out))
 	a.exec(t, `CREATE TABLE big (id int PRIMARY KEY, v text); SELECT spock.repset_add_table('default', c::regclass)
 		FROM unnest('{pgbench_accounts,pgbench_branches,pgbench_tellers,big}'::text[]) c;
-		SELECT spock.repset_add_table('default_insert_only', 'pgbench_history'); CREATE PUBLICATION everything FOR ALL TABLES`)
+		SELECT spock.repset_add_table('default_insert_only', 'pgbench_history'); CREATE PUBLICATION everything FOR TABLES IN SCHEMA public`)
 	b.subscribe(t, a, wholeCopy)
 	b.exec(t, "SELECT spock.sub_wait_for_sync('sub_n1_n2')")
 	out, err = exec.Command("sh", "-c", fmt.Sprintf("%s/pg_dump -s -n public --no-publications '%s' | grep -v pgdrover_ | %s/psql -q '%s'", a.server.Bin, a.server.DSN(database),

@@ -98,8 +98,10 @@ func (g *target) lookPlan(p *plan) {
 	if !g.hasKey || g.KeyBytes == nil {
 		return
 	}
-	const look = `SELECT 1 / (NOT EXISTS (SELECT FROM %[2]s JOIN spock.pgdrover_tombstone d ON d.relid = %[1]d AND d.key = %[3]s
-		WHERE %[4]s) AND NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d AND d.key IS NULL AND %[4]s))::int`
+	// Most tables have none at the moment: then there is nothing to look up.
+	const look = `SELECT 1 / (NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d) OR
+		NOT EXISTS (SELECT FROM %[2]s JOIN spock.pgdrover_tombstone d ON d.relid = %[1]d AND d.key = %[3]s WHERE %[4]s) AND
+		NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d AND d.key IS NULL AND %[4]s))::int`
 	const newer = `coalesce(d.commit_time, (SELECT s."timestamp" FROM pg_xact_commit_timestamp_origin(d.xmin) s), '-infinity') >= %s`
 	var single, multi parameters
 	var values, arrays, names []string

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,12 +108,23 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
 	if err != nil {
 		return err
 	}
-	for _, candidate := range tables {
-		if candidate.schema == t.schema && (candidate.name == t.name || candidate.parent == t.schema+"."+t.name) {
-			if err := c.copyTable(ctx, candidate); err != nil {
-				return err
-			}
+	tables = slices.DeleteFunc(tables, func(x copied) bool {
+		return x.schema != t.schema || x.name != t.name && x.parent != t.schema+"."+t.name
+	})
+	for i, candidate := range tables {
+		if i == len(tables)-1 {
+			// Data and state commit together: nothing is copied twice.
+			c.with = fmt.Sprintf("UPDATE spock.local_sync_status SET sync_status = 'y', sync_statuslsn = '%s'"+
+				" WHERE sync_subid = %d AND sync_nspname = %s AND sync_relname = %s",
+				c.point, w.sub.id, pg.QuoteLiteral(t.schema), pg.QuoteLiteral(t.name))
 		}
+		if err := c.copyTable(ctx, candidate); err != nil {
+			return err
+		}
+	}
+	// A session that merely ends keeps its origin for a moment.
+	if err := runAll(ctx, c.local, "SELECT pg_replication_origin_session_reset()"); err != nil {
+		return fmt.Errorf("give origin back: %w", err)
 	}
 	c.closeLocal(ctx)
 	if err := w.applier.session.run(ctx, "SELECT pg_replication_origin_session_setup("+pg.QuoteLiteral(w.sub.slot)+")"); err != nil {
