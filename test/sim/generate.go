@@ -157,12 +157,16 @@ func GenerateFor(m Mutation, seed uint64) Schedule {
 	}
 	switch m {
 	case ListForAnybody:
+		// The primary stands still just before it asks for its list.
 		s.Nodes, s.NSS, s.Async = 2+r.below(2), 0, 0
 		s.LostReplies, s.BadCopies, s.Ops = 0, 0, nil
 		for range 3 {
-			s.fill(&r, []weighted{{doPriority, 3}, {doNSS, 2}, {doQuorum, 1}, {doCrash, 1}}, 1)
-			s.Ops = append(s.Ops, Op{On: trigger(1 + r.below(int(onList))), Wait: time.Second, Do: doFreezePrimary},
-				Op{Wait: r.between(4*time.Second, 9*time.Second), Do: doRepair}, Op{Wait: 10 * time.Second})
+			s.Ops = append(s.Ops, Op{Do: doPriority, A: 1 + r.below(2), N: 50, Wait: r.between(0, time.Second)})
+			for range 1 + r.below(4) {
+				s.Ops = append(s.Ops, Op{On: onStep, Wait: time.Second})
+			}
+			s.Ops = append(s.Ops, Op{Do: doFreezePrimary},
+				Op{Wait: r.between(5*time.Second, 9*time.Second), Do: doRepair}, Op{Wait: 10 * time.Second})
 		}
 	case NoFence, NoDemoteWait, RowIsContact:
 		s.Async = everybody
@@ -175,12 +179,11 @@ func GenerateFor(m Mutation, seed uint64) Schedule {
 			}
 		}
 	case ContactWhenAnswered:
-		s.Async, s.Ops = everybody, nil
-		for range 3 {
-			s.Ops = append(s.Ops, Op{Do: doLossy, A: 1, N: 80}, Op{Do: doLossy, A: 2, N: 80}, Op{Wait: r.between(0, 4*time.Second), Do: doStopPrimary},
-				Op{Wait: r.between(34*time.Second, 50*time.Second), Do: doContinue, A: 1}, Op{Do: doContinue, A: 2},
-				Op{Wait: 3 * time.Second, Do: doRepair}, Op{Wait: 5 * time.Second})
-		}
+		// A report is under way when the keeper stops; its answer waits for it.
+		s.Async, s.Ops, s.Priorities[0] = everybody, nil, 100
+		s.Ops = append(s.Ops, Op{Do: doLossy, A: 1, N: 80}, Op{Wait: r.between(0, 4*time.Second), Do: doStopPrimary},
+			Op{Wait: 3 * time.Second, Do: doIsolate, A: 1}, Op{Wait: r.between(36*time.Second, 50*time.Second), Do: doContinue, A: 1},
+			Op{Wait: 15 * time.Second})
 	case UnderstatedLSN:
 		s.Nodes, s.NSS, s.Async, s.Ops = 3, -1, 0, nil
 		for range 2 {

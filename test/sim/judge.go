@@ -139,6 +139,7 @@ func (j *judge) opened(s *server) {
 	if id := s.h.k.id; w.mon.record.Primary != id || w.mon.node(id) == nil {
 		// It was told to open, stood still, and the group has moved on: it may
 		// be open for clients, but must not be able to acknowledge anything.
+		b.given, b.loose = j.word[w.mon.record.Epoch], j.async[w.mon.record.Epoch]
 		j.checkFence(s)
 		return
 	}

@@ -36,7 +36,8 @@ const (
 	OpenEmpty Mutation = "open-empty"
 	// NoGuard: a clone keeps the list that it was copied with.
 	NoGuard Mutation = "no-guard"
-	// ListNotEnforced: the gate opens while the list before may still be in force.
+	// ListNotEnforced: without the guard, and the gate opens while the list
+	// before may still be in force.
 	ListNotEnforced Mutation = "list-not-enforced"
 	// NoFence: a primary that is cut off goes on.
 	NoFence Mutation = "no-fence"

@@ -375,7 +375,7 @@ func sameList(a, b fsm.List) bool {
 // guard leaves a stopped server a list that nobody satisfies: should it come
 // out of recovery, it acknowledges nothing before it has a list of its own.
 func (s *server) guard() {
-	if s.w.rules.Broken != NoGuard {
+	if s.w.rules.Broken != NoGuard && s.w.rules.Broken != ListNotEnforced {
 		s.listDisk = fsm.List{Number: -1, K: 1, Voters: []int64{-1}}
 	}
 }
