@@ -209,6 +209,9 @@ func recordText(r fsm.Record) string {
 	if r.FinalLSN != 0 {
 		fmt.Fprintf(&b, " final=%d/%s", r.FinalTLI, r.FinalLSN)
 	}
+	if len(r.Strays) > 0 {
+		fmt.Fprintf(&b, " strays=%v", r.Strays)
+	}
 	for _, l := range r.Lists {
 		fmt.Fprintf(&b, " list#%d(%d)=%d%v", l.Number, l.Primary, l.K, l.Voters)
 	}
