@@ -5,6 +5,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 GO          ?= go
 export CGO_ENABLED := 0
+# The version comes from below; asking git again fails when the tree belongs to somebody else.
+export GOFLAGS += -buildvcs=false
 # One binary without dependencies; the version is the nearest tag.
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS     := -s -w -X main.version=$(VERSION)

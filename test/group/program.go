@@ -30,7 +30,7 @@ func MainAsRoot(m pgtest.Tests) { pgtest.Setup{Prepare: build, KeepRoot: true}.M
 func build(dir string) ([]string, error) {
 	program := filepath.Join(dir, "pgdrover")
 	flags := strings.Fields(os.Getenv(flagsVar))
-	args := slices.Concat([]string{"build", "-o", program}, flags, []string{"github.com/pgdrover/pgdrover/cmd/pgdrover"})
+	args := slices.Concat([]string{"build", "-buildvcs=false", "-o", program}, flags, []string{"github.com/pgdrover/pgdrover/cmd/pgdrover"})
 	cmd := exec.Command("go", args...)
 	cmd.Env = os.Environ()
 	if !slices.Contains(flags, "-race") {
