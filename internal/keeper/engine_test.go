@@ -93,7 +93,7 @@ func TestNewGoalGivesUpTheRunningEdge(t *testing.T) {
 		w.monitor.assign(fsm.Draining)
 		w.pass(50 * time.Millisecond)
 		w.reached(fsm.Draining)
-		require.False(t, w.server.running)
+		require.False(t, w.server.runs())
 	})
 }
 
@@ -199,7 +199,7 @@ func TestNothingIsStartedBeforeTheMonitorConfirmed(t *testing.T) {
 		require.Empty(t, w.server.done())
 		w.monitor.setDown(false)
 		w.pass(2 * time.Second)
-		require.True(t, w.server.running)
+		require.True(t, w.server.runs())
 	})
 }
 
@@ -212,7 +212,7 @@ func TestServerOfADemotedNodeIsStoppedFirst(t *testing.T) {
 			}, func(t *testing.T, w *world) {
 				w.pass(time.Second)
 				require.Equal(t, []fsm.Step{fsm.StepStop}, w.server.done())
-				require.False(t, w.server.running)
+				require.False(t, w.server.runs())
 			})
 		})
 	}
@@ -244,7 +244,7 @@ func TestPrimaryIsRestartedOnTheSpot(t *testing.T) {
 		w.pass(2500 * time.Millisecond)
 		w.server.setRunning(false)
 		w.pass(50 * time.Millisecond)
-		require.True(t, w.server.running)
+		require.True(t, w.server.runs())
 		w.pass(5 * time.Second)
 		for _, r := range w.monitor.all() {
 			require.True(t, r.Running)
@@ -259,7 +259,7 @@ func TestPrimaryIsRestartedWithoutMonitor(t *testing.T) {
 		w.pass(2 * time.Second)
 		w.server.setRunning(false)
 		w.pass(time.Second)
-		require.True(t, w.server.running)
+		require.True(t, w.server.runs())
 	})
 }
 
@@ -314,7 +314,7 @@ func TestDroppedNodeStopsSaysSoAndEnds(t *testing.T) {
 		err := <-w.ended
 		require.ErrorIs(t, err, ErrDropped)
 		w.reached(fsm.Dropped)
-		require.False(t, w.server.running)
+		require.False(t, w.server.runs())
 		w.ended <- nil
 	})
 }
@@ -347,7 +347,7 @@ func TestMonitorLossIsSurvived(t *testing.T) {
 		w.monitor.setDown(true)
 		w.pass(time.Hour)
 		require.Empty(t, w.server.done())
-		require.True(t, w.server.running)
+		require.True(t, w.server.runs())
 		w.monitor.setDown(false)
 		w.pass(1100 * time.Millisecond)
 		require.Less(t, w.clock()-w.monitor.last().at, 1100*time.Millisecond)

@@ -184,6 +184,12 @@ type fakeServer struct {
 	exited   chan struct{}
 }
 
+func (s *fakeServer) runs() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running
+}
+
 func (s *fakeServer) setRunning(running bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

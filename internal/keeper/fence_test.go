@@ -37,12 +37,12 @@ func TestPrimaryThatIsCutOffStopsItself(t *testing.T) {
 				w.server.standbys[2], w.server.standbys[3] = true, true
 			}, func(t *testing.T, w *world) {
 				w.pass(60 * time.Second)
-				require.True(t, w.server.running)
+				require.True(t, w.server.runs())
 				cutOff(w)
 				w.pass(18 * time.Second)
-				require.True(t, w.server.running)
+				require.True(t, w.server.runs())
 				w.pass(6 * time.Second)
-				require.False(t, w.server.running)
+				require.False(t, w.server.runs())
 				steps := w.server.done()
 				require.Equal(t, fsm.StepStopNow, steps[len(steps)-1], "a fast stop would wait for a silent standby")
 				require.Equal(t, fsm.DemoteTimeout, w.current())
@@ -59,11 +59,11 @@ func TestFencedPrimaryStartsOnlyAfterTheMonitorSpoke(t *testing.T) {
 		w.pass(5 * time.Second)
 		cutOff(w)
 		w.pass(60 * time.Second)
-		require.False(t, w.server.running)
+		require.False(t, w.server.runs())
 		require.Equal(t, fsm.DemoteTimeout, w.current())
 		w.monitor.setDown(false)
 		w.pass(2 * time.Second)
-		require.True(t, w.server.running, "the goal is still primary")
+		require.True(t, w.server.runs(), "the goal is still primary")
 		w.reached(fsm.Primary)
 		seen := false
 		for _, r := range w.monitor.all() {
@@ -77,7 +77,7 @@ func TestOneContactIsEnough(t *testing.T) {
 	t.Run("monitor", func(t *testing.T) {
 		inWorld(t, fsm.Primary, func(w *world) { w.server.names = list(1, 2) }, func(t *testing.T, w *world) {
 			w.pass(5 * time.Minute)
-			require.True(t, w.server.running)
+			require.True(t, w.server.runs())
 		})
 	})
 	t.Run("standby", func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestOneContactIsEnough(t *testing.T) {
 			w.monitor.setDown(true)
 			w.server.edit(func() { w.server.standbys[2] = false })
 			w.pass(5 * time.Minute)
-			require.True(t, w.server.running)
+			require.True(t, w.server.runs())
 		})
 	})
 }
@@ -103,7 +103,7 @@ func TestAsManyStandbysAsACommitNeeds(t *testing.T) {
 		cutOff(w)
 		w.server.edit(func() { w.server.standbys[3] = true })
 		w.pass(30 * time.Second)
-		require.False(t, w.server.running, "one of two is too few")
+		require.False(t, w.server.runs(), "one of two is too few")
 	})
 }
 
@@ -116,7 +116,7 @@ func TestOnlyMembersOfTheListCount(t *testing.T) {
 		cutOff(w)
 		w.server.edit(func() { w.server.standbys[9] = true })
 		w.pass(30 * time.Second)
-		require.False(t, w.server.running)
+		require.False(t, w.server.runs())
 	})
 }
 
@@ -128,10 +128,10 @@ func TestAnySecondaryCountsForAnAsynchronousPrimary(t *testing.T) {
 		w.pass(5 * time.Second)
 		w.monitor.setDown(true)
 		w.pass(time.Minute)
-		require.True(t, w.server.running)
+		require.True(t, w.server.runs())
 		w.server.edit(func() { w.server.standbys[9] = false })
 		w.pass(30 * time.Second)
-		require.False(t, w.server.running, "the monitor does not wait for a node that is catching up")
+		require.False(t, w.server.runs(), "the monitor does not wait for a node that is catching up")
 	})
 }
 
@@ -142,7 +142,7 @@ func TestWhoeverNobodyReplacesIsNotStopped(t *testing.T) {
 				w.pass(5 * time.Second)
 				cutOff(w)
 				w.pass(time.Hour)
-				require.True(t, w.server.running)
+				require.True(t, w.server.runs())
 			})
 		})
 	}

@@ -48,7 +48,7 @@ func TestStopHandsAPrimaryOver(t *testing.T) {
 		w.end(sigterm{})
 		w.reached(fsm.Maintenance)
 		require.Contains(t, w.monitor.asked, "start_maintenance")
-		require.False(t, w.server.running)
+		require.False(t, w.server.runs())
 		require.True(t, w.saved[len(w.saved)-1].MaintenanceOnStop)
 	})
 }
@@ -75,7 +75,7 @@ func TestStopThatNobodyTakesOverEndsInTime(t *testing.T) {
 		begin := w.clock()
 		w.end(sigterm{})
 		require.Less(t, w.clock()-begin, 35*time.Second)
-		require.False(t, w.server.running)
+		require.False(t, w.server.runs())
 	})
 }
 
@@ -89,7 +89,7 @@ func TestSecondSignalIsStronger(t *testing.T) {
 		}()
 		w.end(sigterm{})
 		require.Less(t, w.clock()-begin, 5*time.Second)
-		require.False(t, w.server.running)
+		require.False(t, w.server.runs())
 	})
 }
 
@@ -115,7 +115,7 @@ func TestFastAndImmediateStops(t *testing.T) {
 			w.monitor.assign(fsm.Primary)
 			w.pass(time.Second)
 			w.end(sigint{})
-			require.False(t, w.server.running)
+			require.False(t, w.server.runs())
 		})
 	})
 	t.Run("without monitor", func(t *testing.T) {
@@ -125,7 +125,7 @@ func TestFastAndImmediateStops(t *testing.T) {
 			w.pass(2 * time.Second)
 			begin := w.clock()
 			w.end(sigterm{})
-			require.False(t, w.server.running)
+			require.False(t, w.server.runs())
 			require.Less(t, w.clock()-begin, 5*time.Second)
 		})
 	})
@@ -135,7 +135,7 @@ func TestDetachLeavesTheServer(t *testing.T) {
 	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
 		w.pass(2 * time.Second)
 		w.end(ErrDetach)
-		require.True(t, w.server.running)
+		require.True(t, w.server.runs())
 	})
 }
 
