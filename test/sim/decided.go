@@ -108,8 +108,9 @@ func beingPromoted(n fsm.Node) bool {
 		return true
 	case fsm.WaitPrimary:
 		return n.Reported.In(fsm.PreparePromotion, fsm.StopReplication)
+	default:
+		return false
 	}
-	return false
 }
 
 func closes(g fsm.Group, d fsm.Decision, node int64, kind fsm.IntentKind) bool {

@@ -30,8 +30,10 @@ type judge struct {
 }
 
 func newJudge(w *World) judge {
-	return judge{w: w, homes: map[int64]*host{}, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
-		votes: map[int64][]fsm.Vote{}}
+	return judge{
+		w: w, homes: map[int64]*host{}, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
+		votes: map[int64][]fsm.Vote{},
+	}
 }
 
 // acknowledged: clients were told that everything up to at is safe, under list l.
