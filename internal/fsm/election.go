@@ -94,7 +94,7 @@ func (t *turn) fanOut() bool {
 // acknowledged, and with an operator's leave anybody, even on the way back
 // to being a standby of a primary that is gone.
 func (t *turn) callOld() bool {
-	if t.allSatisfied(t.voted) && t.anyCandidate() {
+	if t.allSatisfied(t.voted) && t.canElect() {
 		return false
 	}
 	anybody := t.rec.Election.AllowDataLoss && !t.anyCandidate()
@@ -108,6 +108,14 @@ func (t *turn) callOld() bool {
 		}
 	}
 	return changed
+}
+
+// canElect: some candidate has what was reported, or can fetch it.
+func (t *turn) canElect() bool {
+	best := t.bestPosition()
+	return slices.ContainsFunc(t.members(), func(n *Node) bool {
+		return t.candidate(n) && (t.position(n).compare(best) >= 0 || t.source(n, best) != nil)
+	})
 }
 
 func (t *turn) anyCandidate() bool { return slices.ContainsFunc(t.members(), t.candidate) }
