@@ -228,6 +228,7 @@ func (t *turn) openFor(s *Node, why string) {
 	} else {
 		t.order(s, goal, "%s to %s after %s.", s, goal, why)
 	}
+	t.strayBeyond(s)
 	for _, n := range t.others(s) {
 		if n.Goal.In(ReportLSN, JoinSecondary) && slices.Contains(t.rec.Strays, n.ID) {
 			// The new primary may take the same timeline number for another
@@ -242,6 +243,17 @@ func (t *turn) openFor(s *Node, why string) {
 	for _, n := range t.others(s) {
 		if n.Goal.In(Secondary, CatchingUp) && n.Reported != WaitStandby {
 			t.order(n, CatchingUp, "%s to catchingup to follow %s.", n, s)
+		}
+	}
+}
+
+// strayBeyond marks the nodes on timelines that s does not know, when an
+// operator's leave promotes one that is behind: the number of its new timeline
+// may be theirs as well.
+func (t *turn) strayBeyond(s *Node) {
+	for _, n := range t.others(s) {
+		if s.TLI != 0 && (n.TLI > s.TLI || n.TLI == s.TLI && s.Reported == StopReplication) {
+			t.strays(n)
 		}
 	}
 }
