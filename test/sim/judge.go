@@ -188,6 +188,9 @@ func (j *judge) lostWrites(s *server, other *branch, id int64) {
 // its client since it was cut off has no bound; what it once promised has.
 func (j *judge) tolerable(s *server, b *branch, at pg.LSN) bool {
 	limit := pg.LSN(j.w.cfg.settings().PromoteThreshold) + 64*recordSize
+	if j.headForced && s.end.b.parent == b {
+		return true // its writer was removed by force: the operator's word that it is off
+	}
 	if !j.headAsync || b != j.w.head && b.promised >= at {
 		return false
 	}
