@@ -76,7 +76,8 @@ func TestCapture(t *testing.T) {
 		{
 			"CREATE TEMP TABLE brief (id int); SET spock.enable_ddl_replication = off; DROP TABLE brief; " +
 				"SET spock.enable_ddl_replication = on; CREATE TABLE after_temp (id int)",
-			[]string{"CREATE TABLE after_temp (id int)"}, replicated,
+			[]string{"CREATE TABLE after_temp (id int)"},
+			replicated,
 		},
 		{"CREATE INDEX CONCURRENTLY conc ON a (v)", []string{}, notSent},
 		{"DROP INDEX CONCURRENTLY conc", []string{}, notSent},
