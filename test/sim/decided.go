@@ -23,7 +23,7 @@ func (j *judge) decided(p *process, g fsm.Group, d fsm.Decision, before fsm.Reco
 		j.word[epoch] = j.word[epoch] || e.AllowDataLoss
 		j.off[epoch] = j.off[epoch] || e.Off
 	}
-	if rec.Election != nil && (before.Election == nil || rec.Primary != before.Primary) {
+	if rec.Election != nil && before.Election == nil {
 		j.openAsync = j.asyncByChoice(g, before)
 	}
 	for _, a := range d.Assign {
