@@ -78,12 +78,13 @@ SELECT n.formationid, n.groupid, n.nodeid, n.reporttime, l.objid IS NOT NULL, n.
 // Pulses returns the last report's time and the state of the session lock of
 // every node, in one query that takes no lock: call it ten times a second.
 func (d *Decider) Pulses(ctx context.Context) ([]Pulse, error) {
-	scan := func(row pgx.CollectableRow) (Pulse, error) {
-		var p Pulse
-		err := row.Scan(&p.Formation, &p.Group, &p.NodeID, &p.Reported, &p.HasSession, &p.EverHad)
-		return p, err
-	}
-	return collect(ctx, d.db.conn, "read the signs of life", scan, qPulses)
+	return collect(ctx, d.db.conn, "read the signs of life", scanPulse, qPulses)
+}
+
+func scanPulse(row pgx.CollectableRow) (Pulse, error) {
+	var p Pulse
+	err := row.Scan(&p.Formation, &p.Group, &p.NodeID, &p.Reported, &p.HasSession, &p.EverHad)
+	return p, err
 }
 
 // Stamps are a node's times on the database's clock. Compare them with

@@ -41,6 +41,7 @@ func queries() map[string]string {
 		"qNodeByName":              qNodeByName,
 		"qNodeRows":                qNodeRows,
 		"qNodes":                   qNodes,
+		"qNow":                     qNow,
 		"qNotifyStates":            qNotifyStates,
 		"qNotifyTexts":             qNotifyTexts,
 		"qOtherNodes":              qOtherNodes,

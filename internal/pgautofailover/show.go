@@ -29,6 +29,32 @@ type NodeState struct {
 	Region        string
 }
 
+// ConnectionType is the type of connection that a node in a state gives.
+func ConnectionType(s fsm.State) string {
+	switch {
+	case s.In(fsm.Single, fsm.Primary, fsm.WaitPrimary, fsm.JoinPrimary, fsm.PrepareMaintenance, fsm.ApplySettings):
+		return "read-write"
+	case s.In(fsm.Secondary, fsm.CatchingUp, fsm.PreparePromotion, fsm.StopReplication, fsm.WaitMaintenance,
+		fsm.FastForward, fsm.JoinSecondary, fsm.ReportLSN):
+		return "read-only"
+	}
+	return "none"
+}
+
+// Connection is the type of connection that the node gives, with the mark of a
+// server that does not answer ("!") or of which nothing is known yet ("?").
+func (n NodeState) Connection() string {
+	kind := ConnectionType(n.Reported)
+	switch n.Health {
+	case fsm.HealthGood:
+		return kind
+	case fsm.HealthBad:
+		return kind + " !"
+	case fsm.HealthUnknown:
+	}
+	return kind + " ?"
+}
+
 const (
 	currentStateColumns = `
 SELECT formation_kind, nodename, nodehost, nodeport, group_id, node_id, current_group_state::text,
@@ -89,18 +115,19 @@ SELECT eventid, eventtime, eventtime::text, formationid, nodeid, groupid, nodena
 
 // LastEvents returns the newest events of a formation, or of one group when group is not nil, oldest first.
 func (db *DB) LastEvents(ctx context.Context, formation string, group *int, count int) ([]Event, error) {
-	scan := func(row pgx.CollectableRow) (Event, error) {
-		var e Event
-		err := row.Scan(&e.ID, &e.Time, &e.TimeText, &e.Formation, &e.NodeID, &e.Group, &e.Name, &e.Host, &e.Port,
-			(*stateText)(&e.Reported), (*stateText)(&e.Goal), &e.SyncState, (*uint32)(&e.TLI), (*lsnText)(&e.LSN), &e.Priority,
-			&e.Quorum, &e.Description, &e.RulePos, &e.RuleSection)
-		return e, err
-	}
 	const op = "read the last events"
 	if group == nil {
-		return collect(ctx, db.conn, op, scan, qLastEvents, formation, count)
+		return collect(ctx, db.conn, op, scanEvent, qLastEvents, formation, count)
 	}
-	return collect(ctx, db.conn, op, scan, qLastEventsGroup, formation, *group, count)
+	return collect(ctx, db.conn, op, scanEvent, qLastEventsGroup, formation, *group, count)
+}
+
+func scanEvent(row pgx.CollectableRow) (Event, error) {
+	var e Event
+	err := row.Scan(&e.ID, &e.Time, &e.TimeText, &e.Formation, &e.NodeID, &e.Group, &e.Name, &e.Host, &e.Port,
+		(*stateText)(&e.Reported), (*stateText)(&e.Goal), &e.SyncState, (*uint32)(&e.TLI), (*lsnText)(&e.LSN), &e.Priority,
+		&e.Quorum, &e.Description, &e.RulePos, &e.RuleSection)
+	return e, err
 }
 
 // GroupWaiting is a group that does not move although it should, and why.
