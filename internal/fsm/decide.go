@@ -193,6 +193,7 @@ func NextDeadline(g Group, now time.Time) (soonest time.Time, ok bool) {
 		note(later(n.ReportedAt, g.MonitorStart).Add(s.DemoteTimeout + instant))
 		note(n.ReportedAt.Add(settleWindow + instant))
 		note(n.GoalAt.Add(s.DemoteTimeout + instant))
+		note(later(n.Seen, g.MonitorStart).Add(s.DemoteTimeout + instant))
 		note(n.GoalAt.Add(s.FastForwardTimeout + instant))
 	}
 	for _, i := range g.Intents {

@@ -173,6 +173,11 @@ func (t *turn) waited(s *Node) bool {
 		return false
 	}
 	last := t.g.MonitorStart
+	if p := t.old(); p != nil && !e.AllowDataLoss {
+		// Each report that is answered starts its clock again; while it is heard
+		// its own word is on the way.
+		last = later(last, p.Seen)
+	}
 	for _, n := range t.members() {
 		if t.voted(n.ID) || n.ID == s.ID {
 			last = later(last, n.ReportedAt)
@@ -286,7 +291,7 @@ func (t *turn) elect() bool {
 	for _, s := range candidates {
 		// A forked node, which only an operator's leave brings here, can fetch nothing.
 		complete := t.position(s).forked || t.position(s).compare(best) >= 0
-		if !complete && t.wantsAsyncThreshold(s) {
+		if !complete && t.wantsAsyncThreshold(s) || complete && t.stranger(s) {
 			continue
 		}
 		src := t.source(s, best)
@@ -355,6 +360,13 @@ func (t *turn) wantsAsyncThreshold(s *Node) bool {
 	p := t.old()
 	return t.asyncElection() && p != nil && !t.rec.Election.AllowDataLoss &&
 		(s.TLI != t.rec.Timeline || !within(s, p, t.g.Settings.PromoteThreshold))
+}
+
+// stranger: the old primary was removed by force, and s never followed it: what
+// that one acknowledged, to the others as well, s has none of.
+func (t *turn) stranger(s *Node) bool {
+	e := t.rec.Election
+	return e.Off && !e.AllowDataLoss && s.TLI < t.rec.Timeline && !t.allSatisfied(t.voted)
 }
 
 // byMerit: the node asked for by name, then those not handing over, then

@@ -49,7 +49,7 @@ func (t *turn) waitingForVotes() string {
 	case !slices.ContainsFunc(t.members(), t.electable):
 		return "no node has a candidate priority above zero: set one, or run pgdrover perform promotion --name for the node to promote"
 	}
-	return "the election waits for a healthy candidate that has, or can fetch, everything that was reported"
+	return "the election waits for a healthy candidate that has, or can fetch, everything that was reported; " + overrideHint
 }
 
 func (t *turn) waitingForOwner() string {

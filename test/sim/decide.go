@@ -24,7 +24,7 @@ func (p *process) group() fsm.Group {
 	if m.w.cfg.Worker {
 		g.Formation.Kind, g.ID = "citus", 1
 	}
-	at := func(d time.Duration) time.Time { return epoch.Add(d) }
+	at := epoch.Add
 	if p != nil {
 		g.MonitorStart = at(p.start)
 	}

@@ -23,7 +23,7 @@ func (j *judge) decided(p *process, g fsm.Group, d fsm.Decision, before fsm.Reco
 		j.word[epoch] = j.word[epoch] || e.AllowDataLoss
 		j.off[epoch] = j.off[epoch] || e.Off
 	}
-	if rec.Election != nil && (before.Election == nil || before.Owner != 0 && rec.Owner == 0) {
+	if rec.Election != nil && before.Election == nil {
 		j.openAsync = j.asyncByChoice(g, before)
 	}
 	for _, a := range d.Assign {
@@ -108,8 +108,9 @@ func beingPromoted(n fsm.Node) bool {
 		return true
 	case fsm.WaitPrimary:
 		return n.Reported.In(fsm.PreparePromotion, fsm.StopReplication)
+	default:
+		return false
 	}
-	return false
 }
 
 func closes(g fsm.Group, d fsm.Decision, node int64, kind fsm.IntentKind) bool {

@@ -12,32 +12,114 @@ type weighted struct {
 // thought of, the others go deep.
 func moods() [][]weighted {
 	faults := []weighted{
-		{doCrash, 4}, {doBoot, 6}, {doKillPostmaster, 5}, {doKillBoth, 3}, {doKillKeeper, 4}, {doStartKeeper, 5},
-		{doFreeze, 2}, {doThaw, 3}, {doStop, 3}, {doContinue, 4}, {doIsolate, 3}, {doCutMonitor, 3}, {doCutPeers, 3},
-		{doCutLink, 3}, {doCutOneWay, 2}, {doHeal, 8}, {doSlow, 2}, {doLossy, 2}, {doForeignStart, 2}, {doCannotStart, 1}, {doCanStart, 1},
-		{doKillPrimary, 6}, {doIsolatePrimary, 4}, {doCrashPrimary, 5}, {doStopPrimary, 3}, {doFreezePrimary, 2}, {doCrashOwner, 3},
-		{doKillOwnerKeeper, 3}, {doIsolateOwner, 2}, {doRepair, 12}, {doWrite, 4}, {doBurst, 1},
+		{doCrash, 4},
+		{doBoot, 6},
+		{doKillPostmaster, 5},
+		{doKillBoth, 3},
+		{doKillKeeper, 4},
+		{doStartKeeper, 5},
+		{doFreeze, 2},
+		{doThaw, 3},
+		{doStop, 3},
+		{doContinue, 4},
+		{doIsolate, 3},
+		{doCutMonitor, 3},
+		{doCutPeers, 3},
+		{doCutLink, 3},
+		{doCutOneWay, 2},
+		{doHeal, 8},
+		{doSlow, 2},
+		{doLossy, 2},
+		{doForeignStart, 2},
+		{doCannotStart, 1},
+		{doCanStart, 1},
+		{doKillPrimary, 6},
+		{doIsolatePrimary, 4},
+		{doCrashPrimary, 5},
+		{doStopPrimary, 3},
+		{doFreezePrimary, 2},
+		{doCrashOwner, 3},
+		{doKillOwnerKeeper, 3},
+		{doIsolateOwner, 2},
+		{doRepair, 12},
+		{doWrite, 4},
+		{doBurst, 1},
 	}
 	operators := []weighted{
-		{doFailover, 6}, {doPromotion, 5}, {doMaintenance, 5}, {doEndMaintenance, 6}, {doDrop, 2}, {doForceDrop, 1},
-		{doPriority, 4}, {doQuorum, 4}, {doNSS, 4}, {doRegister, 5}, {doAllowLoss, 1}, {doWrite, 3}, {doRepair, 2},
+		{doFailover, 6},
+		{doPromotion, 5},
+		{doMaintenance, 5},
+		{doEndMaintenance, 6},
+		{doDrop, 2},
+		{doForceDrop, 1},
+		{doPriority, 4},
+		{doQuorum, 4},
+		{doNSS, 4},
+		{doRegister, 5},
+		{doAllowLoss, 1},
+		{doWrite, 3},
+		{doRepair, 2},
 	}
 	monitors := []weighted{
-		{doKillDecider, 4}, {doStartDecider, 6}, {doFreezeDecider, 3}, {doThawDecider, 4}, {doCrashMonitor, 3},
-		{doBootMonitor, 5}, {doEndDeciderSession, 3}, {doCoordinatorDown, 1}, {doCoordinatorUp, 2}, {doCutOffMonitor, 2}, {doHeal, 3}, {doRepair, 3},
+		{doKillDecider, 4},
+		{doStartDecider, 6},
+		{doFreezeDecider, 3},
+		{doThawDecider, 4},
+		{doCrashMonitor, 3},
+		{doBootMonitor, 5},
+		{doEndDeciderSession, 3},
+		{doCoordinatorDown, 1},
+		{doCoordinatorUp, 2},
+		{doCutOffMonitor, 2},
+		{doHeal, 3},
+		{doRepair, 3},
 	}
 	all := append(append(append([]weighted{}, faults...), operators...), monitors...)
 	return [][]weighted{
 		all, all,
 		faults,
 		append(append([]weighted{}, faults...), operators...),
-		{{doFailover, 6}, {doPromotion, 6}, {doCutLink, 3}, {doHeal, 5}, {doSlow, 3}, {doCrashOwner, 2}, {doKillOwnerKeeper, 2},
-			{doKillPrimary, 2}, {doRepair, 8}, {doCutPeers, 2}, {doLossy, 3}},
-		{{doNSS, 5}, {doQuorum, 5}, {doPriority, 3}, {doMaintenance, 4}, {doEndMaintenance, 5}, {doCrash, 3}, {doCrashPrimary, 5},
-			{doRepair, 8}, {doIsolatePrimary, 3}, {doStop, 2}, {doContinue, 2}, {doKillKeeper, 2}, {doStartKeeper, 2}, {doFreezePrimary, 2}, {doThaw, 2}},
+		{
+			{doFailover, 6},
+			{doPromotion, 6},
+			{doCutLink, 3},
+			{doHeal, 5},
+			{doSlow, 3},
+			{doCrashOwner, 2},
+			{doKillOwnerKeeper, 2},
+			{doKillPrimary, 2},
+			{doRepair, 8},
+			{doCutPeers, 2},
+			{doLossy, 3},
+		},
+		{
+			{doNSS, 5},
+			{doQuorum, 5},
+			{doPriority, 3},
+			{doMaintenance, 4},
+			{doEndMaintenance, 5},
+			{doCrash, 3},
+			{doCrashPrimary, 5},
+			{doRepair, 8},
+			{doIsolatePrimary, 3},
+			{doStop, 2},
+			{doContinue, 2},
+			{doKillKeeper, 2},
+			{doStartKeeper, 2},
+			{doFreezePrimary, 2},
+			{doThaw, 2},
+		},
 		{{doCrash, 5}, {doCrashPrimary, 6}, {doCutPeers, 3}, {doRepair, 6}, {doBoot, 4}, {doAllowLoss, 1}, {doSlow, 2}},
-		{{doIsolatePrimary, 6}, {doCutMonitor, 4}, {doCutPeers, 4}, {doHeal, 6}, {doStopPrimary, 3}, {doContinue, 4},
-			{doKillKeeper, 3}, {doRepair, 4}},
+		{
+			{doIsolatePrimary, 6},
+			{doCutMonitor, 4},
+			{doCutPeers, 4},
+			{doHeal, 6},
+			{doStopPrimary, 3},
+			{doContinue, 4},
+			{doKillKeeper, 3},
+			{doRepair, 4},
+		},
 		append(append([]weighted{}, monitors...), weighted{doKillPrimary, 4}, weighted{doIsolatePrimary, 3}, weighted{doFailover, 3},
 			weighted{doRepair, 4}),
 	}
@@ -105,14 +187,17 @@ func newOp(r *source, do action, nodes int) Op {
 		if o.On == onAck {
 			o.Wait = time.Second
 		}
-	case r.chance(15):
-		o.Wait = 0
-	case r.chance(45):
-		o.Wait = r.between(0, 300*time.Millisecond)
-	case r.chance(60):
-		o.Wait = r.between(300*time.Millisecond, 5*time.Second)
 	default:
-		o.Wait = r.between(5*time.Second, 45*time.Second)
+		switch p := r.below(100); {
+		case p < 15:
+			o.Wait = 0
+		case p < 53:
+			o.Wait = r.between(0, 300*time.Millisecond)
+		case p < 81:
+			o.Wait = r.between(300*time.Millisecond, 5*time.Second)
+		default:
+			o.Wait = r.between(5*time.Second, 45*time.Second)
+		}
 	}
 	o.Wait = o.Wait.Round(time.Millisecond)
 	switch do {
@@ -138,10 +223,9 @@ func newOp(r *source, do action, nodes int) Op {
 		o.N = [...]int{50, 50, 100, 0}[r.below(4)]
 	case doCutOneWay:
 		o.B = r.below(nodes + 1)
-	}
-	switch do {
-	case doCutLink, doCutOneWay, doRegister:
 	default:
+	}
+	if do != doCutLink && do != doCutOneWay && do != doRegister {
 		o.B = 0
 	}
 	return o
@@ -196,6 +280,7 @@ func GenerateFor(m Mutation, seed uint64) Schedule {
 	case OneVoterEnough:
 		s.Nodes, s.NSS, s.Async, s.Ops = 4+r.below(2), 2, 0, nil
 		s.fill(&r, []weighted{{doNSS, 4}, {doCutLink, 3}, {doSlow, 3}, {doHeal, 2}, {doPriority, 1}, {doRepair, 1}}, 16)
+	default:
 	}
 	return s
 }

@@ -30,8 +30,10 @@ type judge struct {
 }
 
 func newJudge(w *World) judge {
-	return judge{w: w, homes: map[int64]*host{}, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
-		votes: map[int64][]fsm.Vote{}}
+	return judge{
+		w: w, homes: map[int64]*host{}, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
+		votes: map[int64][]fsm.Vote{},
+	}
 }
 
 // acknowledged: clients were told that everything up to at is safe, under list l.
@@ -186,6 +188,9 @@ func (j *judge) lostWrites(s *server, other *branch, id int64) {
 // its client since it was cut off has no bound; what it once promised has.
 func (j *judge) tolerable(s *server, b *branch, at pg.LSN) bool {
 	limit := pg.LSN(j.w.cfg.settings().PromoteThreshold) + 64*recordSize
+	if j.headForced && s.end.b.parent == b {
+		return true // its writer was removed by force: the operator's word that it is off
+	}
 	if !j.headAsync || b != j.w.head && b.promised >= at {
 		return false
 	}

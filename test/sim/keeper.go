@@ -417,6 +417,7 @@ func (k *keeper) mayFence() bool {
 		return false
 	case LonelyFence:
 		return k.current.Writable()
+	default:
 	}
 	alone := k.h.s.listDisk.Empty()
 	if k.current == fsm.WaitPrimary {

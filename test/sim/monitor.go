@@ -46,7 +46,6 @@ type monitor struct {
 		owner, prepared int64
 		down            bool
 	}
-	table *edgeTable
 }
 
 // process is one monitor process. What it has seen is on its own clock and
@@ -344,8 +343,10 @@ func (p *process) look(r *row) *sight {
 	now := p.m.w.now
 	k := p.known[r.ID]
 	if k == nil {
-		k = &sight{reports: r.reports, goalAt: now, repAt: now, streamAt: now, goalNumber: r.GoalNumber,
-			reported: r.Reported, streaming: r.Streaming}
+		k = &sight{
+			reports: r.reports, goalAt: now, repAt: now, streamAt: now, goalNumber: r.GoalNumber,
+			reported: r.Reported, streaming: r.Streaming,
+		}
 		p.known[r.ID] = k
 	}
 	if k.reports != r.reports {

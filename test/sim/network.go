@@ -107,9 +107,6 @@ func (n *network) expireSessions(a, b int, since time.Duration) {
 	}
 }
 
-// heal opens the way from a to b.
-func (n *network) heal(a, b int) { n.cuts[a][b] = false }
-
 // healAll opens everything.
 func (n *network) healAll() {
 	n.cuts = [maxHosts + 1][maxHosts + 1]bool{}

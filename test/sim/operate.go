@@ -7,7 +7,7 @@ import (
 	"github.com/pgdrover/pgdrover/internal/fsm"
 )
 
-// primary is the host of the node that the monitor takes for the primary, or 0.
+// primaryHost is the host of the node that the monitor takes for the primary, or nil.
 func (w *World) primaryHost() *host {
 	for _, r := range w.mon.rows {
 		if r.Goal.Writable() {
@@ -50,6 +50,7 @@ func (w *World) apply(o Op) {
 		if h = w.ownerHost(); h == nil {
 			return
 		}
+	default:
 	}
 	if o.Do < doKillDecider || o.Do >= doKillPrimary {
 		w.calmSince = w.now
@@ -158,6 +159,7 @@ func (w *World) disturbLinks(h *host, o Op) {
 		for n := range maxHosts + 1 {
 			w.net.lossy[h.n][n], w.net.lossy[n][h.n] = o.N, o.N
 		}
+	default:
 	}
 }
 
@@ -227,6 +229,7 @@ func (w *World) disturbMonitor(o Op) {
 		m.coordinator.down = true
 	case doCoordinatorUp:
 		m.coordinator.down = false
+	default:
 	}
 }
 
@@ -248,6 +251,7 @@ func (w *World) operate(h *host, o Op) {
 			m.register(h, o.N, o.B == 0, false)
 		}
 		return
+	default:
 	}
 	if !m.up {
 		return
@@ -273,6 +277,7 @@ func (w *World) operate(h *host, o Op) {
 		m.removeByForce(r.ID)
 	case doPriority, doQuorum, doNSS:
 		w.set(r, o)
+	default:
 	}
 }
 
@@ -295,7 +300,7 @@ func (w *World) set(r *row, o Op) {
 	if m.active() == nil || busy && len(m.rows) > 1 {
 		return
 	}
-	text := ""
+	var text string
 	switch o.Do {
 	case doPriority:
 		r.Priority = o.N
@@ -312,6 +317,8 @@ func (w *World) set(r *row, o Op) {
 		}
 		m.nss = o.N
 		text = fmt.Sprintf("updating number_sync_standbys to %d", o.N)
+	default:
+		return
 	}
 	if w.tracing {
 		w.logf("operator: %s", text)

@@ -9,8 +9,10 @@ import (
 
 // RealRules are the functions of fsm with one safeguard switched off, or none.
 func RealRules(broken Mutation) *Rules {
-	return &Rules{Decide: fsm.Decide, CheckIntent: fsm.CheckIntent, FirstGoal: fsm.FirstGoal, Broken: broken,
-		plain: newEdgeTable(fsm.Standalone), worker: newEdgeTable(fsm.Worker)}
+	return &Rules{
+		Decide: fsm.Decide, CheckIntent: fsm.CheckIntent, FirstGoal: fsm.FirstGoal, Broken: broken,
+		plain: newEdgeTable(fsm.Standalone), worker: newEdgeTable(fsm.Worker),
+	}
 }
 
 // decide is Decide behind the switch.
@@ -24,6 +26,7 @@ func (r *Rules) decide(g fsm.Group, now time.Time) (fsm.Decision, error) {
 		g.Settings.DemoteTimeout = 0
 	case LoneOrder:
 		return r.decideAlone(g, now)
+	default:
 	}
 	return r.Decide(g, now)
 }
@@ -55,6 +58,7 @@ func (r *Rules) decideOnOtherLists(g fsm.Group, now time.Time) (fsm.Decision, er
 				shown[i].Voters = reachable(g, l.Voters)
 			}
 		}
+	default:
 	}
 	g.Record.Lists = shown
 	d, err := r.Decide(g, now)

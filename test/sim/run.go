@@ -41,8 +41,10 @@ func Run(s Schedule, rules *Rules, tracing bool) Result {
 	for w.steps < minSteps && w.step() {
 		continue
 	}
-	return Result{Violation: w.failed, Steps: w.steps, Virtual: w.now, Acks: w.judge.acks, Lone: w.judge.lone,
-		Openings: w.judge.promotions, Trace: w.lines}
+	return Result{
+		Violation: w.failed, Steps: w.steps, Virtual: w.now, Acks: w.judge.acks, Lone: w.judge.lone,
+		Openings: w.judge.promotions, Trace: w.lines,
+	}
 }
 
 // form registers the nodes and waits until the group is at work.

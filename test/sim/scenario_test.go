@@ -46,8 +46,10 @@ func TestPartitionHeals(t *testing.T) {
 				t.Parallel()
 				for second := range 61 {
 					for nodes := 2; nodes <= 3; nodes++ {
-						s := Schedule{Setup: Setup{Seed: uint64(second), Nodes: nodes, NSS: -1, Async: async, Fair: true,
-							Priorities: [6]int{50, 50, 50, 50, 50, 50}}}
+						s := Schedule{Setup: Setup{
+							Seed: uint64(second), Nodes: nodes, NSS: -1, Async: async, Fair: true,
+							Priorities: [6]int{50, 50, 50, 50, 50, 50},
+						}}
 						s.Ops = []Op{{Wait: 3 * time.Second, Do: kind, A: 1}, {Wait: time.Duration(second) * time.Second, Do: doRepair}}
 						require.Nil(t, play(t, s))
 					}

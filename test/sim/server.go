@@ -361,7 +361,7 @@ func (s *server) lsnReported() pg.LSN {
 }
 
 func sameList(a, b fsm.List) bool {
-	if a.K != b.K && !(a.Empty() && b.Empty()) || len(a.Voters) != len(b.Voters) {
+	if a.K != b.K && (!a.Empty() || !b.Empty()) || len(a.Voters) != len(b.Voters) {
 		return false
 	}
 	for i := range a.Voters {

@@ -97,7 +97,7 @@ func (k *keeper) stepSetList(wk *walk) outcome {
 }
 
 // stepEnforceList: the list holds for every session before anybody is let in.
-func (k *keeper) stepEnforceList(wk *walk) outcome {
+func (k *keeper) stepEnforceList() outcome {
 	s := k.h.s
 	l := s.listDisk
 	switch {
@@ -326,7 +326,7 @@ func (k *keeper) stepFollow(wk *walk) outcome {
 		if !k.reachable(k.w.hosts[wk.source.host].s) {
 			return outcome{kind: failed}
 		}
-		if s.state != down && !(s.state == running && s.recovery) {
+		if s.state != down && (s.state != running || !s.recovery) {
 			s.stopFast()
 			return k.soon(wk, time.Minute)
 		}
@@ -404,7 +404,7 @@ func (k *keeper) stepStandbyAlone(wk *walk) outcome {
 	s := k.h.s
 	switch wk.part {
 	case 0:
-		if s.state != down && !(s.state == running && s.recovery && s.upLive == nowhere) {
+		if s.state != down && (s.state != running || !s.recovery || s.upLive != nowhere) {
 			s.stopFast()
 			return outcome{again, 20 * time.Millisecond}
 		}
@@ -475,14 +475,4 @@ func (k *keeper) stepGate(wk *walk, closed bool) outcome {
 		return outcome{again, 3 * time.Millisecond}
 	}
 	return outcome{done, time.Millisecond}
-}
-
-// peerIDs is for messages.
-func (k *keeper) peerIDs() []int64 {
-	ids := make([]int64, 0, len(k.peers))
-	for _, p := range k.peers {
-		ids = append(ids, p.id)
-	}
-	slices.Sort(ids)
-	return ids
 }

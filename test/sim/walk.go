@@ -216,7 +216,7 @@ func (k *keeper) perform(wk *walk, step fsm.Step) outcome {
 	case fsm.StepSetList:
 		return k.stepSetList(wk)
 	case fsm.StepEnforceList:
-		return k.stepEnforceList(wk)
+		return k.stepEnforceList()
 	case fsm.StepWaitVoters:
 		return k.stepWaitVoters(wk)
 	case fsm.StepSlots, fsm.StepHBA:
@@ -264,8 +264,9 @@ func (k *keeper) perform(wk *walk, step fsm.Step) outcome {
 		s.signal, s.upDisk = true, nowhere
 		s.guard()
 		return outcome{done, quick}
+	default:
+		return k.coordinate(wk, step)
 	}
-	return k.coordinate(wk, step)
 }
 
 // soon polls, and gives the edge up after a limit.
