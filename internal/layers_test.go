@@ -26,7 +26,7 @@ var floors = map[string]int{
 	"fsm": 1, "conflict": 1, "pgoutput": 1, "workflow": 1,
 	"postgres": 2, "walreceiver": 2, "pgautofailover": 2, "spock": 2, "supervisor": 2,
 	"monitor": 3, "keeper": 3, "apply": 3, "orchestrator": 3, "status": 3,
-	"watch": 4, "web": 4,
+	"watch": 4, "web": 4, "demo": 4,
 	"cli":    5,
 	"pgtest": 6,
 }

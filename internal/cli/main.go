@@ -98,6 +98,9 @@ func (c *call) dispatch(ctx context.Context) (cmd *cobra.Command, args []string,
 	cmd, args, c.breadcrumb = c.root, c.env.Args, c.env.Name
 	for cmd.HasSubCommands() {
 		line, err := getopt(c.env.Name, cmd.Flags(), args, false)
+		if cmd.RunE != nil && len(line.words) == 0 {
+			break // it does something itself, and reads its options then
+		}
 		if code, done := c.common(ctx, cmd, line.options); done {
 			return nil, nil, code, true
 		}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
@@ -125,37 +124,13 @@ func stateTable(nodes []pgautofailover.NodeState) *table {
 	}}
 	for _, n := range nodes {
 		t.add(n.Name, nodeID(n.FormationKind, n.Group, n.NodeID), hostPort(n.Host, n.Port),
-			fmt.Sprintf("%3d: %s", n.TLI, n.LSN), connection(n.Reported)+healthMark(n.Health),
+			fmt.Sprintf("%3d: %s", n.TLI, n.LSN), n.Connection(),
 			n.Reported.String(), n.Goal.String())
 	}
 	return t
 }
 
 func hostPort(host string, port int) string { return host + ":" + strconv.Itoa(port) }
-
-// connection is the type of connection that a node in a state gives.
-func connection(s fsm.State) string {
-	switch {
-	case s.In(fsm.Single, fsm.Primary, fsm.WaitPrimary, fsm.JoinPrimary, fsm.PrepareMaintenance, fsm.ApplySettings):
-		return "read-write"
-	case s.In(fsm.Secondary, fsm.CatchingUp, fsm.PreparePromotion, fsm.StopReplication, fsm.WaitMaintenance,
-		fsm.FastForward, fsm.JoinSecondary, fsm.ReportLSN):
-		return "read-only"
-	}
-	return "none"
-}
-
-// healthMark follows the connection type: nothing when the server answers.
-func healthMark(h fsm.Health) string {
-	switch h {
-	case fsm.HealthGood:
-		return ""
-	case fsm.HealthBad:
-		return " !"
-	case fsm.HealthUnknown:
-	}
-	return " ?"
-}
 
 func stateJSON(nodes []pgautofailover.NodeState) array {
 	out := array{}

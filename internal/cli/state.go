@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgdrover/pgdrover/internal/keeper"
 	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/postgres"
 )
 
@@ -106,7 +107,7 @@ func showLocalState(env *Env, cmd *cobra.Command) error {
 		return err
 	}
 	tli, lsn, recovery := n.position(ctx, server)
-	conn := connection(st.Current)
+	conn := pgautofailover.ConnectionType(st.Current)
 	if jsonWanted(cmd) {
 		return writeJSON(env.Stdout, object{
 			{"node_id", int64(st.NodeID)},

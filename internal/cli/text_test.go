@@ -47,7 +47,7 @@ func TestStateTable(t *testing.T) {
 func TestConnection(t *testing.T) {
 	t.Parallel()
 	for _, s := range fsm.States() {
-		switch got := connection(s); got {
+		switch got := pgautofailover.ConnectionType(s); got {
 		case "read-write":
 			require.True(t, s.Writable() || s == fsm.PrepareMaintenance, s)
 		case "read-only", "none":

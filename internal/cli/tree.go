@@ -33,7 +33,12 @@ func newRootCmd(env *Env) *cobra.Command {
 		newStatusCmd(env),
 	}
 	if env.program() == nameDrover {
-		cmds = append(cmds, newDemoCmd(env), newCompletionCmd(env))
+		// What pg_autoctl does not have: a new command, or the set that holds
+		// a new tree of them, is one line here.
+		cmds = append(cmds,
+			newDemoCmd(env),
+			newCompletionCmd(env),
+		)
 	}
 	cmds = append(cmds, newHelpCmd(env), newVersionCmd(env))
 	root := newSet(env.program(), "High availability for PostgreSQL", cmds...)
@@ -46,14 +51,20 @@ func newRootCmd(env *Env) *cobra.Command {
 func newSet(use, short string, cmds ...*cobra.Command) *cobra.Command {
 	set := &cobra.Command{Use: use, Short: short, SilenceErrors: true, SilenceUsage: true}
 	addCommonFlags(set)
+	return withSubcommands(set, cmds...)
+}
+
+// withSubcommands adds commands to a set, or to a command that also does
+// something of its own when no word follows it.
+func withSubcommands(parent *cobra.Command, cmds ...*cobra.Command) *cobra.Command {
 	for i, cmd := range cmds {
 		if cmd.Annotations == nil {
 			cmd.Annotations = map[string]string{}
 		}
 		cmd.Annotations[position] = fmt.Sprintf("%03d", i)
-		set.AddCommand(cmd)
+		parent.AddCommand(cmd)
 	}
-	return set
+	return parent
 }
 
 // runFunc is what a command does with the words that remain.

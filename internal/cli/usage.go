@@ -17,8 +17,11 @@ func usageSuffix(cmd *cobra.Command) string {
 	if suffix != "" {
 		return suffix
 	}
-	if cmd.HasSubCommands() {
+	switch {
+	case cmd.RunE == nil:
 		return "<command>"
+	case cmd.HasSubCommands():
+		return "[ options | <command> ]"
 	}
 	return "[ options ]"
 }
@@ -31,10 +34,11 @@ func printUsage(w io.Writer, breadcrumb string, cmd *cobra.Command) {
 		fmt.Fprintf(&b, "%s: %s\n", breadcrumb, cmd.Short)
 	}
 	fmt.Fprintf(&b, "usage: %s %s\n\n", breadcrumb, usageSuffix(cmd))
+	if cmd.RunE != nil {
+		b.WriteString(optionLines(cmd) + "\n")
+	}
 	if cmd.HasSubCommands() {
 		listing(&b, breadcrumb, cmd)
-	} else {
-		b.WriteString(optionLines(cmd) + "\n")
 	}
 	_, _ = io.WriteString(w, b.String())
 }

@@ -1,4 +1,4 @@
-package cli
+package demo
 
 import (
 	"context"
@@ -12,15 +12,15 @@ import (
 
 // The demonstration's own table and statements.
 const (
-	qDemoTable  = `CREATE TABLE IF NOT EXISTS public.demo (id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT pg_catalog.now())`
-	qDemoInsert = `INSERT INTO public.demo (id) VALUES ($1) RETURNING pg_catalog.current_setting('port')::int`
-	qDemoRows   = `SELECT id FROM public.demo`
+	qTable  = `CREATE TABLE IF NOT EXISTS public.demo (id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT pg_catalog.now())`
+	qInsert = `INSERT INTO public.demo (id) VALUES ($1) RETURNING pg_catalog.current_setting('port')::int`
+	qRows   = `SELECT id FROM public.demo`
 )
 
-// demoWriter writes one row after the other and remembers which were
+// writer writes one row after the other and remembers which were
 // acknowledged. A commit that came with a warning is not counted: it means
 // that the wait for a standby was cut short.
-type demoWriter struct {
+type writer struct {
 	uri string
 
 	mu        sync.Mutex
@@ -36,10 +36,10 @@ type demoWriter struct {
 	warned    bool // by the server, on the current connection
 }
 
-func newDemoWriter(uri string) *demoWriter { return &demoWriter{uri: uri} }
+func newWriter(uri string) *writer { return &writer{uri: uri} }
 
 // connect finds the node that takes writes, as any application with this URI does.
-func (w *demoWriter) connect(ctx context.Context) (*pgx.Conn, error) {
+func (w *writer) connect(ctx context.Context) (*pgx.Conn, error) {
 	cfg, err := pgx.ParseConfig(w.uri)
 	if err != nil {
 		return nil, err
@@ -57,20 +57,20 @@ func (w *demoWriter) connect(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // prepare creates the table.
-func (w *demoWriter) prepare(ctx context.Context) error {
+func (w *writer) prepare(ctx context.Context) error {
 	conn, err := w.connect(ctx)
 	if err != nil {
 		return fmt.Errorf("connect to the group: %w", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing hangs on it
-	if _, err := conn.Exec(ctx, qDemoTable); err != nil {
+	if _, err := conn.Exec(ctx, qTable); err != nil {
 		return fmt.Errorf("create the table: %w", err)
 	}
 	return nil
 }
 
 // begin writes in the background until the function it answers is called.
-func (w *demoWriter) begin(ctx context.Context) (stop func()) {
+func (w *writer) begin(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { w.loop(ctx) })
@@ -81,7 +81,7 @@ func (w *demoWriter) begin(ctx context.Context) (stop func()) {
 }
 
 // loop keeps a connection and writes through it.
-func (w *demoWriter) loop(ctx context.Context) {
+func (w *writer) loop(ctx context.Context) {
 	for ctx.Err() == nil {
 		conn, err := w.connect(ctx)
 		if err != nil {
@@ -103,7 +103,7 @@ func (w *demoWriter) loop(ctx context.Context) {
 	}
 }
 
-func (w *demoWriter) note(err error) {
+func (w *writer) note(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lastErr = err
@@ -115,7 +115,7 @@ const writePatience = time.Second
 
 // write adds one row under an id that is never used again. The connection is
 // cut, and no cancel request sent, when the answer does not come.
-func (w *demoWriter) write(ctx context.Context, conn *pgx.Conn) error {
+func (w *writer) write(ctx context.Context, conn *pgx.Conn) error {
 	w.mu.Lock()
 	w.attempts++
 	id := w.attempts
@@ -125,7 +125,7 @@ func (w *demoWriter) write(ctx context.Context, conn *pgx.Conn) error {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
 	defer cancel()
 	var port int
-	if err := conn.QueryRow(limited, qDemoInsert, id).Scan(&port); err != nil {
+	if err := conn.QueryRow(limited, qInsert, id).Scan(&port); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -143,14 +143,14 @@ func (w *demoWriter) write(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // mark is the moment of the failure: gaps count from here.
-func (w *demoWriter) mark() {
+func (w *writer) mark() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.marked, w.markCount, w.markPort, w.longest = time.Now(), len(w.acked), w.lastPort, 0
 }
 
 // gap is the longest pause between two acknowledged writes since the mark, the current one included.
-func (w *demoWriter) gap() time.Duration {
+func (w *writer) gap() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.marked.IsZero() {
@@ -160,7 +160,7 @@ func (w *demoWriter) gap() time.Duration {
 }
 
 // silence is the time since the last acknowledged write.
-func (w *demoWriter) silence() time.Duration {
+func (w *writer) silence() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.lastAck.IsZero() {
@@ -169,39 +169,39 @@ func (w *demoWriter) silence() time.Duration {
 	return time.Since(w.lastAck)
 }
 
-func (w *demoWriter) acknowledged() int {
+func (w *writer) acknowledged() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.acked)
 }
 
-func (w *demoWriter) acknowledgedSinceMark() int {
+func (w *writer) acknowledgedSinceMark() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.acked) - w.markCount
 }
 
 // lastServer and serverAtMark tell the servers by their ports.
-func (w *demoWriter) lastServer() int {
+func (w *writer) lastServer() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.lastPort
 }
 
-func (w *demoWriter) serverAtMark() int {
+func (w *writer) serverAtMark() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.markPort
 }
 
 // count reads the table back and compares.
-func (w *demoWriter) count(ctx context.Context) (surviving, lost int, err error) {
+func (w *writer) count(ctx context.Context) (surviving, lost int, err error) {
 	conn, err := w.connect(ctx)
 	if err != nil {
 		return 0, 0, fmt.Errorf("connect to the group: %w", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only read
-	rows, err := conn.Query(ctx, qDemoRows)
+	rows, err := conn.Query(ctx, qRows)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read the rows back: %w", err)
 	}
