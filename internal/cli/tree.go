@@ -36,6 +36,7 @@ func newRootCmd(env *Env) *cobra.Command {
 		// What pg_autoctl does not have: a new command, or the set that holds
 		// a new tree of them, is one line here.
 		cmds = append(cmds,
+			newSpockCmd(env),
 			newDemoCmd(env),
 			newCompletionCmd(env),
 		)

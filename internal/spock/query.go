@@ -27,6 +27,7 @@ func queries() map[string]string {
 		"qForgetCopy":          qForgetCopy,
 		"qGenSlotName":         qGenSlotName,
 		"qInstallLock":         qInstallLock,
+		"qInstallationDirs":    qInstallationDirs,
 		"qKeepRow":             qKeepRow,
 		"qKeyExpression":       qKeyExpression,
 		"qLag":                 qLag,

@@ -1,0 +1,354 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/spock"
+)
+
+func newSpockStatusCmd(env *Env) *cobra.Command {
+	cmd := newMixedLeaf("status", "Show a node's subscriptions: state, lag, counters and the last error",
+		func(cmd *cobra.Command, words []string) error {
+			if err := noWords(words); err != nil {
+				return err
+			}
+			return showSpockStatus(cmd.Context(), env, cmd)
+		})
+	dsnFlag(cmd, "a node's database")
+	cmd.Flags().Bool("check", false, "end with code 3 unless an engine runs and every enabled subscription replicates")
+	return cmd
+}
+
+// showSpockStatus shows every node that answers; one that does not is an error at the end.
+func showSpockStatus(ctx context.Context, env *Env, cmd *cobra.Command) error {
+	infos, err := dsns(env, cmd)
+	if err != nil {
+		return err
+	}
+	var nodes []spockNode
+	var failures []error
+	for _, info := range infos {
+		err := withSpock(ctx, env, info, func(ctx context.Context, db *spock.DB, info pg.ConnInfo) error {
+			n, err := readSpockNode(ctx, db, place(info))
+			if err == nil {
+				nodes = append(nodes, n)
+			}
+			return err
+		})
+		if err != nil {
+			failures = append(failures, err)
+		}
+	}
+	if jsonWanted(cmd) {
+		err = writeSpockJSON(env.Stdout, nodes)
+	} else {
+		err = writeSpockTables(env.Stdout, nodes)
+	}
+	if err != nil {
+		return err
+	}
+	if len(failures) > 0 {
+		for _, f := range failures[:len(failures)-1] {
+			env.errorf("%s", f)
+		}
+		return failures[len(failures)-1]
+	}
+	if !on(cmd, "check") {
+		return nil
+	}
+	for _, n := range nodes {
+		if trouble := n.trouble(); trouble != "" {
+			return fail(exitBadState, "%s: %s", n.place, trouble)
+		}
+	}
+	return nil
+}
+
+// spockNode is what status shows of one node.
+type spockNode struct {
+	place      string
+	schema     int
+	name       string
+	id         uint32
+	engine     bool
+	subs       []spockSub
+	tombstones int64
+	oldest     time.Time
+	resolved   int64
+	exceptions int64
+	counters   []spock.Counter // of the engine
+	copies     []spock.CopyProgress
+	invalid    []spock.Setting
+}
+
+// spockSub is what status shows of one subscription.
+type spockSub struct {
+	spock.Subscription
+	status   string
+	state    spock.EngineState
+	known    bool // there is a progress row
+	progress spock.Progress
+	lagBytes int64
+	lag      time.Duration
+	stats    spock.ChannelStats
+	counters []spock.Counter
+}
+
+// readSpockNode asks a node for all that status shows.
+func readSpockNode(ctx context.Context, db *spock.DB, where string) (spockNode, error) {
+	n := spockNode{place: where}
+	var err error
+	if n.schema, err = spock.SchemaVersion(ctx, db); err != nil {
+		return n, err
+	}
+	local, err := db.LocalNode(ctx)
+	switch {
+	case errors.Is(err, spock.ErrNotFound):
+		return n, nil // installed, but no node: that is all there is to show
+	case err != nil:
+		return n, err
+	}
+	n.name, n.id = local.Name, local.ID
+	if n.engine, err = db.EngineConnected(ctx); err != nil {
+		return n, err
+	}
+	if n.tombstones, n.oldest, err = db.TombstoneStats(ctx); err != nil {
+		return n, err
+	}
+	if n.resolved, n.exceptions, err = db.Records(ctx); err != nil {
+		return n, err
+	}
+	if n.copies, err = db.CopyProgress(ctx); err != nil {
+		return n, err
+	}
+	settings, err := db.Settings(ctx)
+	if err != nil {
+		return n, err
+	}
+	for _, s := range sortedSettings(settings) {
+		if s.Invalid != "" {
+			n.invalid = append(n.invalid, s)
+		}
+	}
+	return n, n.readSubscriptions(ctx, db)
+}
+
+func (n *spockNode) readSubscriptions(ctx context.Context, db *spock.DB) error {
+	subs, err := db.Subscriptions(ctx)
+	if err != nil {
+		return err
+	}
+	statuses, err := db.SubscriptionStatuses(ctx, "")
+	if err != nil {
+		return err
+	}
+	states, err := db.EngineStates(ctx)
+	if err != nil {
+		return err
+	}
+	progress, err := db.Progress(ctx)
+	if err != nil {
+		return err
+	}
+	stats, err := db.ChannelStats(ctx)
+	if err != nil {
+		return err
+	}
+	counters, err := db.Counters(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range counters {
+		if c.Subscription == 0 {
+			n.counters = append(n.counters, c)
+		}
+	}
+	for _, sub := range subs {
+		s := spockSub{Subscription: sub}
+		for _, x := range statuses {
+			if x.Name == sub.Name {
+				s.status = x.Status
+			}
+		}
+		for _, x := range states {
+			if x.ID == sub.ID {
+				s.state = x
+			}
+		}
+		for _, x := range progress {
+			if x.Node == n.id && x.Provider == sub.Provider {
+				s.known, s.progress = true, x
+			}
+		}
+		s.count(stats, counters)
+		s.measure(time.Now())
+		n.subs = append(n.subs, s)
+	}
+	return nil
+}
+
+// count sums the statistics of the subscription's tables.
+func (s *spockSub) count(stats []spock.ChannelStats, counters []spock.Counter) {
+	for _, x := range stats {
+		if x.Subscription != s.ID {
+			continue
+		}
+		s.stats.Inserted += x.Inserted
+		s.stats.Updated += x.Updated
+		s.stats.Deleted += x.Deleted
+		s.stats.Conflicts += x.Conflicts
+		s.stats.DCA += x.DCA
+	}
+	for _, c := range counters {
+		if c.Subscription == s.ID {
+			s.counters = append(s.counters, c)
+		}
+	}
+}
+
+// measure says how far behind the subscription is. A stream that has nothing
+// to apply is not behind; one that does not run falls behind with the clock.
+func (s *spockSub) measure(now time.Time) {
+	if !s.known {
+		return
+	}
+	if s.progress.ByCommit {
+		s.lagBytes = max(0, pg.LSN(s.progress.InsertLSN).Sub(pg.LSN(s.progress.CommitLSN)))
+	}
+	switch {
+	case s.status != statusReplicating:
+		s.lag = max(0, now.Sub(s.progress.UpdatedAt))
+	case s.lagBytes > 0:
+		s.lag = max(0, now.Sub(s.progress.CommitAt))
+	}
+}
+
+const statusReplicating = "replicating"
+
+// trouble is what --check complains about; "" when all is well.
+func (n *spockNode) trouble() string {
+	if n.name == "" {
+		return "the database is not a node"
+	}
+	if !n.engine {
+		return "no engine serves node " + n.name
+	}
+	for _, s := range n.subs {
+		if s.Enabled && s.status != statusReplicating {
+			return fmt.Sprintf("subscription %s is %s", s.Name, s.word())
+		}
+	}
+	return ""
+}
+
+// word is the status, with the engine's own word for what it is about.
+func (s *spockSub) word() string {
+	if s.state.State != "" && s.status != statusReplicating && s.status != "disabled" {
+		return s.status + " (" + s.state.State + ")"
+	}
+	return s.status
+}
+
+func writeSpockTables(w io.Writer, nodes []spockNode) error {
+	for _, n := range nodes {
+		if err := n.write(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *spockNode) write(w io.Writer) error {
+	if n.name == "" {
+		_, err := fmt.Fprintf(w, "%s: schema spock version %d, not a node yet\n\n", n.place, n.schema)
+		return err
+	}
+	engine := "engine runs"
+	if !n.engine {
+		engine = "NO ENGINE"
+	}
+	if _, err := fmt.Fprintf(w, "Node %s (%d) at %s: %s; %d conflicts on record, %d exceptions, %d tombstones%s\n\n",
+		n.name, n.id, n.place, engine, n.resolved, n.exceptions, n.tombstones, n.age()); err != nil {
+		return err
+	}
+	if len(n.subs) == 0 {
+		_, err := fmt.Fprint(w, "No subscriptions.\n\n")
+		return err
+	}
+	t := &table{columns: []column{
+		{title: "Subscription", width: 12},
+		{title: "Provider"},
+		{title: "Status", width: 11},
+		{title: "Lag bytes"},
+		{title: "Lag ms"},
+		{title: "Applied"},
+		{title: "Inserted"},
+		{title: "Updated"},
+		{title: "Deleted"},
+		{title: "Conflicts"},
+		{title: "Failures"},
+	}}
+	for _, s := range n.subs {
+		lagBytes, lag, applied := "?", "?", "-"
+		if s.known {
+			lagBytes, lag = strconv.FormatInt(s.lagBytes, 10), strconv.FormatInt(s.lag.Milliseconds(), 10)
+			applied = s.progress.CommitLSN.String()
+		}
+		t.add(s.Name, s.ProviderName, s.word(), lagBytes, lag, applied, strconv.FormatInt(s.stats.Inserted, 10),
+			strconv.FormatInt(s.stats.Updated, 10), strconv.FormatInt(s.stats.Deleted, 10),
+			strconv.FormatInt(s.stats.Conflicts, 10), strconv.Itoa(s.state.Failures))
+	}
+	if err := t.write(w); err != nil {
+		return err
+	}
+	return n.writeRemarks(w)
+}
+
+// age says how old the oldest tombstone is: an old one means a peer that is away.
+func (n *spockNode) age() string {
+	if n.tombstones == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (oldest %s)", time.Since(n.oldest).Round(time.Second))
+}
+
+// writeRemarks says what does not fit into the table: errors, copies under way, settings that are not legal.
+func (n *spockNode) writeRemarks(w io.Writer) error {
+	var lines []string
+	for _, s := range n.subs {
+		if s.state.LastError != "" {
+			when := s.state.LastErrorAt.Format(time.DateTime)
+			lines = append(lines, fmt.Sprintf("Last error of %s, %s: %s", s.Name, when, s.state.LastError))
+		}
+		for _, c := range s.counters {
+			lines = append(lines, fmt.Sprintf("Counter of %s: %s %d", s.Name, c.Name, c.Value))
+		}
+	}
+	for _, c := range n.copies {
+		if c.State != "done" {
+			lines = append(lines, fmt.Sprintf("Copy of %s.%s by %s: %s, %d of %d bytes, %d rows", c.Schema, c.Table, c.Subscription, c.State,
+				c.BytesDone, c.BytesTotal, c.Rows))
+		}
+	}
+	for _, s := range n.invalid {
+		lines = append(lines, fmt.Sprintf("Setting %s = %q is not legal; %s is in force", s.Name, s.Invalid, s.Value))
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	for _, line := range lines {
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintln(w)
+	return err
+}

@@ -1,0 +1,38 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+)
+
+// TestSpockScripts runs the scripts of the spock commands on databases of a shared server.
+func TestSpockScripts(t *testing.T) {
+	t.Parallel()
+	serverPrograms := pgtest.Bin(t)
+	bin := programs(t)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/spock", RequireExplicitExec: true, RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+			env.Setenv("HOME", pgtest.Dir(t))
+			env.Setenv("PGCTL", filepath.Join(serverPrograms, "pg_ctl"))
+			env.Setenv("PSQL", filepath.Join(serverPrograms, "psql"))
+			for _, name := range []string{"DSN1", "DSN2"} {
+				dsn := pgtest.DatabaseWith(t, map[string]string{"track_commit_timestamp": "on", "max_replication_slots": "40", "max_wal_senders": "40"})
+				env.Setenv(name, dsn)
+				info, err := pg.ParseConnInfo(dsn)
+				require.NoError(t, err)
+				env.Setenv(name+"_OTHER", info.With("dbname", "no_such_database").DSN())
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": scriptCode, "until": scriptUntil},
+	})
+}
