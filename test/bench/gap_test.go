@@ -3,11 +3,7 @@ package bench
 import (
 	"flag"
 	"fmt"
-	"os"
-	"slices"
-	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/pgdrover/pgdrover/test/group"
@@ -20,20 +16,24 @@ var rounds = flag.Int("rounds", 5, "how often each failure is measured; the medi
 
 // failure is something that happens to a primary, or is done to it.
 type failure struct {
-	name  string
-	nodes int
-	aim   time.Duration
+	name string
+	aim  time.Duration
+	// stays: the same node serves on.
+	stays bool
 	// cause lets it happen and returns what brings the group back to health afterwards.
 	cause func(b *testing.B, g *group.Group, primary *group.Member) (heal func())
 }
 
-func failures() []failure {
+// failures by the number of nodes that they happen to.
+func failures(nodes int) []failure {
+	if nodes == 3 {
+		return []failure{{name: "switchover, three nodes", aim: 400 * time.Millisecond, cause: switchover}}
+	}
 	return []failure{
-		{"switchover, 2 nodes", 2, 400 * time.Millisecond, switchover},
-		{"switchover, 3 nodes", 3, 400 * time.Millisecond, switchover},
-		{"postmaster killed", 2, time.Second, postmasterKilled},
-		{"postmaster and keeper killed", 2, 1500 * time.Millisecond, bothKilled},
-		{"host silent", 2, 5 * time.Second, hostSilent},
+		{name: "switchover, two nodes", aim: 400 * time.Millisecond, cause: switchover},
+		{name: "postmaster killed", aim: time.Second, stays: true, cause: postmasterKilled},
+		{name: "postmaster and keeper killed", aim: 1500 * time.Millisecond, cause: bothKilled},
+		{name: "host silent", aim: 5 * time.Second, cause: hostSilent},
 	}
 }
 
@@ -65,36 +65,42 @@ func hostSilent(b *testing.B, _ *group.Group, primary *group.Member) (heal func(
 // is whole again.
 func BenchmarkGap(b *testing.B) {
 	all := contenders(b)
-	var lines []line
-	for _, f := range failures() {
-		l := line{what: f.name, aim: f.aim}
+	for _, nodes := range []int{2, 3} {
 		for _, c := range all {
-			b.Run(strings.ReplaceAll(f.name, " ", "-")+"/"+c.name, func(b *testing.B) {
+			b.Run(fmt.Sprintf("nodes=%d/%s", nodes, c.name), func(b *testing.B) {
 				c.use(b)
-				gaps := measure(b, f)
-				l.add(c.name, median(gaps))
+				g, w := startWritten(b, nodes)
+				for _, f := range failures(nodes) {
+					began := time.Now()
+					gaps := measure(b, g, w, f)
+					measured.add("write gap: "+f.name, inSeconds, f.aim.Seconds(), c.name, seconds(gaps)...)
+					b.Logf("%s, %s: %v, all in %s", c.name, f.name, gaps, time.Since(began).Round(time.Second))
+				}
 				b.ReportMetric(0, "ns/op")
-				b.ReportMetric(median(gaps).Seconds(), "s-gap")
-				b.Logf("%s: %v", c.name, gaps)
 			})
 		}
-		lines = append(lines, l)
 	}
-	show("write gap, median of "+fmt.Sprint(*rounds), lines)
 }
 
-func measure(b *testing.B, f failure) []time.Duration {
+// startWritten starts a group and its writer, and waits until the monitor has
+// watched long enough to act.
+func startWritten(b *testing.B, nodes int) (*group.Group, *group.Writer) {
 	b.Helper()
-	g := group.Start(b, group.Config{Nodes: f.nodes})
+	g := group.Start(b, group.Config{Nodes: nodes})
 	tidy(b, g)
 	g.CreateLedger(b)
 	// Several sessions, so that one that waits for a server that does not
 	// answer does not hide that another one is served.
 	w := g.Write(b, group.WriterConfig{Sessions: 4, Patience: 500 * time.Millisecond})
-	defer w.Stop()
 	w.WaitAck(b, time.Now())
 	// A monitor replaces nobody right after its start: it has to watch first.
 	time.Sleep(startupGrace)
+	return g, w
+}
+
+// measure lets a failure happen again and again.
+func measure(b *testing.B, g *group.Group, w *group.Writer, f failure) []time.Duration {
+	b.Helper()
 	var gaps []time.Duration
 	for range *rounds {
 		primary := g.WaitWhole(b)
@@ -102,7 +108,7 @@ func measure(b *testing.B, f failure) []time.Duration {
 		began := time.Now()
 		heal := f.cause(b, g, primary)
 		next := w.WaitAck(b, began.Add(50*time.Millisecond))
-		for next.Port == primary.Port && f.lasting() {
+		for next.Port == primary.Port && !f.stays {
 			next = w.WaitAck(b, next.Got)
 		}
 		// What follows right behind belongs to it as well.
@@ -112,63 +118,7 @@ func measure(b *testing.B, f failure) []time.Duration {
 		primary = g.WaitWhole(b)
 		w.WaitAck(b, time.Now())
 		primary.RequireAll(b, w.Acks())
+		tidy(b, g) // also for what was started meanwhile
 	}
-	tidy(b, g) // also for what was started meanwhile
 	return gaps
-}
-
-// lasting: another node has to take over.
-func (f failure) lasting() bool { return f.name != "postmaster killed" }
-
-// line is one row of the table of results.
-type line struct {
-	what   string
-	aim    time.Duration
-	result map[string]time.Duration
-}
-
-func (l *line) add(contender string, d time.Duration) {
-	if l.result == nil {
-		l.result = make(map[string]time.Duration)
-	}
-	l.result[contender] = d
-}
-
-// show prints results side by side, with the ratio between them and the aims.
-func show(title string, lines []line) {
-	fmt.Printf("\n%s\n", title)
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "\t%s\t%s\tratio\taim\t\n", ours, theirs)
-	for _, l := range lines {
-		mine, other := l.result[ours], l.result[theirs]
-		ratio, theirText, verdict := "-", "-", "met"
-		if other > 0 {
-			theirText = seconds(other)
-			ratio = fmt.Sprintf("%.3f", mine.Seconds()/other.Seconds())
-		}
-		switch {
-		case mine == 0:
-			verdict = "not measured"
-		case mine > l.aim:
-			verdict = "missed"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", l.what, seconds(mine), theirText, ratio, seconds(l.aim), verdict)
-	}
-	_ = w.Flush()
-	fmt.Println()
-}
-
-func seconds(d time.Duration) string {
-	if d == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f s", d.Seconds())
-}
-
-func median(all []time.Duration) time.Duration {
-	if len(all) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(all))
-	return sorted[len(sorted)/2]
 }

@@ -1,10 +1,7 @@
 package bench
 
 import (
-	"fmt"
-	"os"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/pgdrover/pgdrover/test/group"
@@ -17,34 +14,25 @@ type cost struct {
 }
 
 // BenchmarkIdle measures what the programs and servers of a group of three
-// cost when nothing happens: aims are 30 MB and 0.5 % of a core for a keeper,
-// 1 % for a monitor with its server.
+// cost when nothing happens.
 func BenchmarkIdle(b *testing.B) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nidle group of three, percent of a core\tprogram\tserver\tmemory of the program")
 	for _, c := range contenders(b) {
 		b.Run(c.name, func(b *testing.B) {
 			c.use(b)
 			g := group.Start(b, group.Config{Nodes: 3})
 			tidy(b, g)
-			primary := g.WaitWhole(b)
+			g.WaitWhole(b)
 			time.Sleep(5 * time.Second) // what followed the last edge is over then
-			members := append([]*group.Member{g.Monitor}, g.Nodes...)
-			costs := idleCosts(b, members)
-			for i, m := range members {
-				name := m.Name
-				if m == primary {
-					name += " (primary)"
-				}
-				fmt.Fprintf(w, "%s, %s\t%.2f %%\t%.2f %%\t%.1f MB\n", c.name, name, costs[i].program, costs[i].server, costs[i].memory)
+			costs := idleCosts(b, append([]*group.Member{g.Monitor}, g.Nodes...))
+			for _, k := range costs[1:] {
+				measured.add("idle, three nodes: memory of a keeper", inMegabytes, 30, c.name, k.memory)
+				measured.add("idle, three nodes: a keeper, of a core", ofACore, 0.5, c.name, k.program)
+				measured.add("idle, three nodes: a node's server, of a core", ofACore, 0, c.name, k.server)
 			}
+			measured.add("idle, three nodes: the monitor with its server, of a core", ofACore, 1, c.name, costs[0].program+costs[0].server)
 			b.ReportMetric(0, "ns/op")
-			b.ReportMetric(costs[0].program+costs[0].server, "monitor-%core")
-			b.ReportMetric(max(costs[1].program, costs[2].program, costs[3].program), "keeper-%core")
-			b.ReportMetric(max(costs[1].memory, costs[2].memory, costs[3].memory), "keeper-MB")
 		})
 	}
-	_ = w.Flush()
 }
 
 func idleCosts(b *testing.B, members []*group.Member) []cost {

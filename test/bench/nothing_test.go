@@ -14,58 +14,69 @@ import (
 	"github.com/pgdrover/pgdrover/test/group"
 )
 
+const (
+	twoNodes    = "from nothing: two nodes of a monitor that runs"
+	withMonitor = "from nothing: a monitor and two nodes"
+)
+
 // BenchmarkFromNothing measures how long it takes to have two nodes that
 // replicate: without a monitor to begin with, with one that runs already, and
 // by hand without anything that watches.
 func BenchmarkFromNothing(b *testing.B) {
 	all := contenders(b)
-	var bare time.Duration
+	var bare []float64
 	b.Run("bare", func(b *testing.B) {
-		bare = repeat(b, bareCluster)
+		repeat(b, func(b *testing.B) {
+			b.Helper()
+			bare = append(bare, bareCluster(b).Seconds())
+		})
 	})
-	whole := line{what: "monitor and two nodes", aim: bare * 3 / 2}
-	nodes := line{what: "two nodes of a monitor that runs", aim: bare * 3 / 2}
+	aim := median(bare) * 3 / 2
+	for _, what := range []string{twoNodes, withMonitor} {
+		measured.explain(what, inSeconds, aim, fmt.Sprintf("1.5 times initdb, base backup and two starts by hand, %.2f s", median(bare)))
+	}
 	for _, c := range all {
 		b.Run(c.name, func(b *testing.B) {
 			c.use(b)
-			var without []time.Duration
-			whole.add(c.name, repeat(b, func(b *testing.B) time.Duration {
+			repeat(b, func(b *testing.B) {
 				b.Helper()
-				began := time.Now()
-				g := group.New(b, group.Config{})
-				ready := time.Now()
-				for i := range 2 {
-					g.Create(b, fmt.Sprintf("node%d", i+1))
-					if i == 0 {
-						g.WaitState(b, g.Nodes[0], "single")
-					}
-				}
-				g.WaitWhole(b)
-				without = append(without, time.Since(ready))
-				took := time.Since(began)
-				tidy(b, g)
-				return took
-			}))
-			nodes.add(c.name, median(without))
-			b.ReportMetric(median(without).Seconds(), "s-nodes-only")
+				whole, nodes := cluster(b)
+				measured.add(twoNodes, inSeconds, aim, c.name, nodes.Seconds())
+				measured.add(withMonitor, inSeconds, aim, c.name, whole.Seconds())
+			})
 		})
 	}
-	show(fmt.Sprintf("from nothing; the bare initdb, base backup and two starts take %s", seconds(bare)), []line{whole, nodes})
+}
+
+// cluster makes a monitor and two nodes, and returns how long everything took
+// and how long the nodes did.
+func cluster(b *testing.B) (whole, nodes time.Duration) {
+	b.Helper()
+	began := time.Now()
+	g := group.New(b, group.Config{})
+	ready := time.Now()
+	for i := range 2 {
+		g.Create(b, fmt.Sprintf("node%d", i+1))
+		if i == 0 {
+			g.WaitState(b, g.Nodes[0], "single")
+		}
+	}
+	g.WaitWhole(b)
+	whole, nodes = time.Since(began), time.Since(ready)
+	tidy(b, g)
+	return whole, nodes
 }
 
 // repeat runs something a few times, each in a benchmark of its own so that it
-// cleans up after itself, and returns the median.
-func repeat(b *testing.B, once func(b *testing.B) time.Duration) time.Duration {
+// cleans up after itself.
+func repeat(b *testing.B, once func(b *testing.B)) {
 	b.Helper()
-	var all []time.Duration
 	for i := range *rounds {
 		b.Run(strconv.Itoa(i+1), func(b *testing.B) {
-			all = append(all, once(b))
+			once(b)
 			b.ReportMetric(0, "ns/op")
-			b.ReportMetric(all[len(all)-1].Seconds(), "s")
 		})
 	}
-	return median(all)
 }
 
 // bareCluster makes a primary and a standby with PostgreSQL's own programs.

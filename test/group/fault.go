@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -77,6 +78,21 @@ func (m *Member) KillBoth(t testing.TB) {
 func (m *Member) StopBoth(t testing.TB) (resume func()) {
 	t.Helper()
 	return m.suspend(t, m.proc.Pid, m.Postmaster(t))
+}
+
+// StartServer starts the member's server without its process, as a distribution's
+// own unit does at boot.
+func (m *Member) StartServer(t testing.TB) {
+	t.Helper()
+	res := pgtest.Run(t, Patience, pgtest.Command{
+		Path: filepath.Join(m.group.cfg.Bin, "pg_ctl"), Dir: m.group.root, Host: m.Host, Args: []string{
+			"start", "--silent", "--wait", "--pgdata", m.Dir, "--log", filepath.Join(m.group.root, m.Name+".pg_ctl.log"),
+			"--options", fmt.Sprintf("-p %d -k %s", m.Port, m.group.root),
+		},
+	})
+	if res.Code != 0 {
+		t.Fatalf("start server of %s: exit code %d\n%s%s", m.Name, res.Code, res.Stdout, res.Stderr)
+	}
 }
 
 // Freeze stops the member's process and its whole server by SIGSTOP, as a host
@@ -157,4 +173,50 @@ func (m *Member) SyncNames(t testing.TB) string {
 		t.Fatalf("read setting of %s: %v", m.Name, err)
 	}
 	return names
+}
+
+// refuseEverybody is a pg_hba.conf under which nobody gets in.
+const refuseEverybody = "local all,replication all reject\nhost all,replication all all reject\n"
+
+// Refuse makes the member's server answer every new connection with an error,
+// and ends the sessions of all its clients; what streams goes on streaming. The
+// function that it returns lets everybody in again.
+func (m *Member) Refuse(t testing.TB) (admit func()) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	conn, err := m.Connect(ctx, pgtest.Superuser, "postgres")
+	if err != nil {
+		t.Fatalf("connect to %s: %v", m.Name, err)
+	}
+	defer conn.Close(ctx)
+	path := filepath.Join(m.Dir, "pg_hba.conf")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In place: the file belongs to the user who runs the server.
+	if err := os.WriteFile(path, []byte(refuseEverybody), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.signal(t, syscall.SIGHUP, m.Postmaster(t))
+	pgtest.Eventually(t, Patience, func() error {
+		another, err := m.Connect(ctx, pgtest.Superuser, "postgres")
+		if err != nil {
+			return nil //nolint:nilerr // as it should be
+		}
+		return errors.Join(fmt.Errorf("%s still lets clients in", m.Name), another.Close(ctx))
+	})
+	_, err = conn.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")
+	if err != nil {
+		t.Fatalf("end the sessions of %s: %v", m.Name, err)
+	}
+	return func() {
+		if err := os.WriteFile(path, before, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if pid, err := m.postmaster(); err == nil { // otherwise it will read the file as it starts
+			m.signal(t, syscall.SIGHUP, pid)
+		}
+	}
 }

@@ -131,6 +131,12 @@ func (m *Member) hostname() string {
 	return m.IP()
 }
 
+// CreateArgs are the arguments of "create postgres" for the member.
+func (m *Member) CreateArgs(options ...string) []string {
+	args := append(m.createArgs("postgres"), "--name", m.Name, "--monitor", m.group.MonitorURI())
+	return append(args, options...)
+}
+
 func (m *Member) createArgs(kind string) []string {
 	return []string{
 		"create", kind, "--pgdata", m.Dir, "--pgport", strconv.Itoa(m.Port), "--hostname", m.hostname(),
@@ -142,6 +148,9 @@ func (m *Member) createArgs(kind string) []string {
 func (g *Group) MonitorURI() string {
 	return fmt.Sprintf("postgres://autoctl_node@%s:%d/pg_auto_failover?sslmode=prefer", g.Monitor.hostname(), g.Monitor.Port)
 }
+
+// Path is a place for a test's own files, removed with the group.
+func (g *Group) Path(name string) string { return filepath.Join(g.root, name) }
 
 // Create starts a new node with further options of "create postgres" and does
 // not wait for anything.
@@ -165,8 +174,7 @@ func (g *Group) Outsider(t testing.TB, name string) *Member {
 // Create runs "create postgres" for the member with further options.
 func (m *Member) Create(t testing.TB, options ...string) {
 	t.Helper()
-	args := append(m.createArgs("postgres"), "--name", m.Name, "--monitor", m.group.MonitorURI())
-	m.start(t, append(args, options...)...)
+	m.start(t, m.CreateArgs(options...)...)
 }
 
 // Start runs the program for a data directory that exists already.

@@ -121,7 +121,7 @@ func (g *Group) RequireEqual(t testing.TB) {
 
 // RequireOneAtATime ends the test when two servers acknowledged rows in
 // overlapping time: one on an older timeline took a row after another on a newer
-// timeline had acknowledged one.
+// timeline had acknowledged one, or two wrote one timeline.
 func RequireOneAtATime(t testing.TB, acks []Ack) {
 	t.Helper()
 	if old, recent, ok := Overlap(acks); ok {
@@ -132,7 +132,8 @@ func RequireOneAtATime(t testing.TB, acks []Ack) {
 }
 
 // Overlap finds a row that was sent to, and acknowledged by, a server on an
-// older timeline after a server on a newer one had acknowledged a row.
+// older timeline after a server on a newer one had acknowledged a row; or one
+// that another server acknowledged on the same timeline, which belongs to one.
 func Overlap(acks []Ack) (old, recent Ack, found bool) {
 	// The first acknowledgement of each timeline is the earliest proof that it
 	// is open.
@@ -144,7 +145,7 @@ func Overlap(acks []Ack) (old, recent Ack, found bool) {
 	}
 	for _, a := range acks {
 		for tli, f := range first {
-			if tli > a.Timeline && a.Sent.After(f.Got) {
+			if tli > a.Timeline && a.Sent.After(f.Got) || tli == a.Timeline && a.Port != f.Port {
 				return a, f, true
 			}
 		}

@@ -27,6 +27,12 @@ func Main(m pgtest.Tests) { pgtest.Setup{Prepare: build}.Main(m) }
 // network namespaces; see pgtest.MainAsRoot.
 func MainAsRoot(m pgtest.Tests) { pgtest.Setup{Prepare: build, KeepRoot: true}.Main(m) }
 
+// MainWithSmallDisk is MainAsRoot with a file system of so many megabytes; see
+// pgtest.SmallDisk.
+func MainWithSmallDisk(m pgtest.Tests, megabytes int) {
+	pgtest.Setup{Prepare: build, KeepRoot: true, SmallDisk: megabytes}.Main(m)
+}
+
 func build(dir string) ([]string, error) {
 	program := filepath.Join(dir, "pgdrover")
 	flags := strings.Fields(os.Getenv(flagsVar))
@@ -67,8 +73,23 @@ func environment(root string) []string {
 // Run runs one command of the program to its end.
 func (g *Group) Run(t testing.TB, args ...string) pgtest.Result {
 	t.Helper()
-	return pgtest.Run(t, commandPatience, pgtest.Command{
-		Path: g.program, Args: args, Env: environment(g.root), Dir: g.root, Host: g.Monitor.Host,
+	return g.RunCommand(t, pgtest.Command{Args: args})
+}
+
+// RunCommand is Run with a say in more than the arguments: further variables, or
+// the superuser of the system.
+func (g *Group) RunCommand(t testing.TB, c pgtest.Command) pgtest.Result {
+	t.Helper()
+	c.Path, c.Dir, c.Host = g.program, g.root, g.Monitor.Host
+	c.Env = append(environment(g.root), c.Env...)
+	return pgtest.Run(t, commandPatience, c)
+}
+
+// Begin starts one command of the program and does not wait for it.
+func (g *Group) Begin(t testing.TB, args ...string) *pgtest.Process {
+	t.Helper()
+	return pgtest.Start(t, pgtest.Command{
+		Name: "pgdrover-" + args[0], Path: g.program, Args: args, Env: environment(g.root), Dir: g.root, Host: g.Monitor.Host,
 	})
 }
 

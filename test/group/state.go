@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -133,6 +134,24 @@ func (g *Group) WaitState(t testing.TB, m *Member, states ...string) {
 func (g *Group) WaitWhole(t testing.TB) *Member {
 	t.Helper()
 	return g.WaitPrimary(t)
+}
+
+// WaitReady waits until the group is whole and every server lets clients in: what
+// the monitor says may be older than what has just happened to a node.
+func (g *Group) WaitReady(t testing.TB) *Member {
+	t.Helper()
+	for _, m := range g.Nodes {
+		pgtest.Eventually(t, Patience, func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			conn, err := m.Connect(ctx, pgtest.Superuser, "postgres")
+			if err != nil {
+				return fmt.Errorf("connect to %s: %w%s", m.Name, err, g.ended())
+			}
+			return conn.Close(ctx)
+		})
+	}
+	return g.WaitWhole(t)
 }
 
 // WaitPrimary waits until one node is primary (single when it is alone) and all

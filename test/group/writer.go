@@ -360,8 +360,3 @@ func (w *Writer) Gap(since time.Time) time.Duration {
 	}
 	return longest
 }
-
-// AckedBy returns the acknowledgements of one server.
-func (w *Writer) AckedBy(m *Member) []Ack {
-	return slices.DeleteFunc(w.Acks(), func(a Ack) bool { return a.Port != m.Port })
-}

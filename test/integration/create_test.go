@@ -23,27 +23,26 @@ const randomKills = 30
 // it finishes, whatever the first one left behind.
 func TestCreateKilledAndRepeated(t *testing.T) {
 	t.Parallel()
-	g := group.Start(t, group.Config{Nodes: 1})
-	g.Nodes[0].Exec(t, "CREATE TABLE bulk AS SELECT i, repeat('x', 500) AS text FROM generate_series(1, 20000) i")
-	for _, kind := range []struct {
-		name    string
-		options func(i int) []string
-	}{
-		{"standby", func(int) []string { return []string{"--maximum-backup-rate", "50M"} }},
-		{"first node", func(i int) []string {
+	for name, options := range map[string]func(t *testing.T, g *group.Group, i int) []string{
+		"standby": func(*testing.T, *group.Group, int) []string { return []string{"--maximum-backup-rate", "50M"} },
+		"first node": func(t *testing.T, g *group.Group, i int) []string {
+			t.Helper()
 			formation := fmt.Sprintf("f%d", i)
 			g.Must(t, "create", "formation", "--pgdata", g.Monitor.Dir, "--formation", formation, "--kind", "pgsql")
 			return []string{"--formation", formation}
-		}},
+		},
 	} {
-		step(t, kind.name, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := group.Start(t, group.Config{Nodes: 1})
+			g.Nodes[0].Exec(t, "CREATE TABLE bulk AS SELECT i, repeat('x', 500) AS text FROM generate_series(1, 20000) i")
+			server := g.Nodes[0].Postmaster(t)
 			n := 0
-			// create runs one creation, which kill may end, and the same again.
-			create := func(t *testing.T, kill func(m *group.Member)) *group.Member {
-				t.Helper()
+			// again runs one creation, which kill may end, and the same again.
+			again := func(kill func(m *group.Member)) *group.Member {
 				n++
-				m := g.Outsider(t, fmt.Sprintf("%s%d", strings.ReplaceAll(kind.name, " ", "_"), n))
-				options := kind.options(n)
+				m := g.Outsider(t, fmt.Sprintf("%s%d", strings.ReplaceAll(name, " ", "_"), n))
+				options := options(t, g, n)
 				if kill != nil {
 					m.Create(t, options...)
 					kill(m)
@@ -53,28 +52,26 @@ func TestCreateKilledAndRepeated(t *testing.T) {
 				require.Zero(t, m.Process().Wait(t, group.Patience), "the same command again:\n%s", m.Process().Tail(30))
 				return m
 			}
-			drop := func(t *testing.T, m *group.Member) {
-				t.Helper()
-				g.Must(t, "drop", "node", "--pgdata", m.Dir, "--destroy")
-			}
+			drop := func(m *group.Member) { g.Must(t, "drop", "node", "--pgdata", m.Dir, "--destroy") }
 
 			start := time.Now()
-			m := create(t, nil)
+			m := again(nil)
 			whole, lines := time.Since(start), strings.Count(m.Log(), "\n")
-			drop(t, m)
+			drop(m)
 			t.Logf("a creation takes %s and logs %d lines", whole.Round(time.Millisecond), lines)
 			require.Positive(t, lines)
 
 			for line := 1; line <= lines; line++ {
-				drop(t, create(t, func(m *group.Member) { killAfterLine(t, m, line) }))
+				drop(again(func(m *group.Member) { killAfterLine(t, m, line) }))
 			}
 			for range randomKills / 2 {
 				delay := rand.N(whole)
-				drop(t, create(t, func(m *group.Member) { killAfter(t, m, delay) }))
+				drop(again(func(m *group.Member) { killAfter(t, m, delay) }))
 			}
+			g.WaitWhole(t)
+			require.Equal(t, server, g.Nodes[0].Postmaster(t), "the first node must not notice")
 		})
 	}
-	g.WaitWhole(t)
 }
 
 // killAfterLine kills the member's process when it has logged so many lines.

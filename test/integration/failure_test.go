@@ -15,11 +15,24 @@ import (
 // written starts a whole group with a writer.
 func written(t *testing.T, nodes int) (*group.Group, *group.Writer) {
 	t.Helper()
-	// The monitor replaces nobody for 10 s after its own start; here that would
-	// only be a part of every time that is logged.
-	g := group.Start(t, group.Config{Nodes: nodes, MonitorSettings: map[string]string{"startup_grace_period": "1s"}})
+	return writtenWith(t, nodes, group.WriterConfig{})
+}
+
+// patient is a writer that takes no stall of the machine for a broken session.
+var patient = group.WriterConfig{Patience: 30 * time.Second}
+
+func writtenWith(t *testing.T, nodes int, cfg group.WriterConfig) (*group.Group, *group.Writer) {
+	t.Helper()
+	g := group.Start(t, group.Config{Nodes: nodes, MonitorSettings: map[string]string{
+		// The monitor replaces nobody for 10 s after its own start; here that
+		// would only be a part of every time that is logged.
+		"startup_grace_period": "1s",
+		// A small machine under many tests is silent for seconds by itself.
+		"node_considered_unhealthy_timeout": "6s",
+		"health_check_timeout":              "4s",
+	}})
 	g.CreateLedger(t)
-	w := g.Write(t, group.WriterConfig{})
+	w := g.Write(t, cfg)
 	w.WaitAck(t, time.Now())
 	return g, w
 }
@@ -68,16 +81,6 @@ func TestPrimaryFails(t *testing.T) {
 				w.WaitAck(t, start)
 				settle(t, g, w, start)
 			})
-			step(t, "keeper killed", func(t *testing.T) {
-				old := g.WaitWhole(t)
-				server := old.Postmaster(t)
-				start := time.Now()
-				old.KillKeeper(t)
-				old.Start(t)
-				settle(t, g, w, start)
-				require.Equal(t, server, old.Postmaster(t), "the server must not notice")
-				require.Equal(t, old.Name, g.WaitWhole(t).Name, "nobody may take over")
-			})
 			step(t, "postmaster and keeper killed", func(t *testing.T) {
 				old := g.WaitWhole(t)
 				start := time.Now()
@@ -123,6 +126,57 @@ func TestPrimaryFails(t *testing.T) {
 	}
 }
 
+// keeperGone is longer than a node may be silent before it counts as lost, if
+// its server does not answer either.
+const keeperGone = 10 * time.Second
+
+// TestKeeperKilledAlone leaves servers alone for a while: neither they nor those
+// who write to them may notice.
+func TestKeeperKilledAlone(t *testing.T) {
+	t.Parallel()
+	for _, nodes := range []int{2, 3} {
+		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
+			t.Parallel()
+			g, w := writtenWith(t, nodes, patient)
+			primary := g.WaitWhole(t)
+			for what, victim := range map[string]*group.Member{"the primary's": primary, "a standby's": g.Others(primary)[0]} {
+				step(t, what, func(t *testing.T) {
+					server := victim.Postmaster(t)
+					start := time.Now()
+					victim.KillKeeper(t)
+					writeFor(t, w, keeperGone)
+					victim.Start(t)
+					settle(t, g, w, start)
+					require.Equal(t, server, victim.Postmaster(t), "the server must not notice")
+					require.Equal(t, primary.Name, g.WaitWhole(t).Name, "nobody may take over")
+				})
+			}
+			requireUnbroken(t, w, primary)
+			finish(t, g, w)
+		})
+	}
+}
+
+// requireUnbroken ends the test when a session of the writer broke, or another
+// server than this one acknowledged a row.
+func requireUnbroken(t *testing.T, w *group.Writer, primary *group.Member) {
+	t.Helper()
+	require.Zero(t, w.Outcome().Unknown, "no session may break")
+	for _, a := range w.Acks() {
+		require.Equal(t, primary.Port, a.Port, "no other node may acknowledge")
+	}
+}
+
+// writeFor lets time pass in which rows are acknowledged to the very end: it is
+// this time that is tested.
+func writeFor(t *testing.T, w *group.Writer, d time.Duration) {
+	t.Helper()
+	start := time.Now()
+	for last := w.WaitAck(t, start); last.Got.Sub(start) < d; {
+		last = w.WaitAck(t, last.Got)
+	}
+}
+
 func TestStandbyFails(t *testing.T) {
 	t.Parallel()
 	g, w := written(t, 2)
@@ -159,10 +213,13 @@ func TestSwitchoverWithThirdNodeStopped(t *testing.T) {
 		third.Stop(t)
 		w.WaitAck(t, start)
 		g.WaitPrimary(t, third)
-		g.Switchover(t)
-		next := g.WaitPrimary(t, third)
-		require.NotEqual(t, primary.Name, next.Name)
-		w.WaitAck(t, time.Now())
+		for range 2 { // and back
+			before := g.WaitPrimary(t, third)
+			g.Switchover(t)
+			w.WaitAck(t, time.Now())
+			require.NotEqual(t, before.Name, g.WaitPrimary(t, third).Name)
+		}
+		require.Equal(t, primary.Name, g.WaitPrimary(t, third).Name)
 		third.Start(t)
 		settle(t, g, w, start)
 	})
@@ -174,6 +231,17 @@ func TestSwitchoverWithThirdNodeStopped(t *testing.T) {
 		g.Switchover(t)
 		w.WaitAck(t, time.Now())
 		resume()
+		settle(t, g, w, start)
+		require.NotEqual(t, before.Name, g.WaitWhole(t).Name)
+	})
+	step(t, "killed", func(t *testing.T) {
+		before := g.WaitWhole(t)
+		third := g.Others(before)[1]
+		start := time.Now()
+		third.KillBoth(t)
+		g.Switchover(t)
+		w.WaitAck(t, time.Now())
+		third.Start(t)
 		settle(t, g, w, start)
 		require.NotEqual(t, before.Name, g.WaitWhole(t).Name)
 	})
@@ -219,22 +287,27 @@ func TestPrimaryLostAfterAnotherNode(t *testing.T) {
 
 func TestTwentyFailovers(t *testing.T) {
 	t.Parallel()
-	g, w := written(t, 3)
-	for i := range 20 {
-		old := g.WaitWhole(t)
-		start := time.Now()
-		old.KillBoth(t)
-		g.NewPrimary(t, old)
-		w.WaitAck(t, time.Now())
-		gap := w.Gap(start)
-		old.Start(t)
-		primary := g.WaitWhole(t)
-		primary.RequireAll(t, w.Acks())
-		group.RequireOneAtATime(t, w.Acks())
-		t.Logf("failover %d: %s to %s, write gap %s, whole after %s", i+1, old.Name, primary.Name,
-			gap.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
+	for _, nodes := range []int{2, 3} {
+		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
+			t.Parallel()
+			g, w := written(t, nodes)
+			for i := range 20 {
+				old := g.WaitWhole(t)
+				start := time.Now()
+				old.KillBoth(t)
+				g.NewPrimary(t, old)
+				w.WaitAck(t, time.Now())
+				gap := w.Gap(start)
+				old.Start(t)
+				primary := g.WaitWhole(t)
+				primary.RequireAll(t, w.Acks())
+				group.RequireOneAtATime(t, w.Acks())
+				t.Logf("failover %d: %s to %s, write gap %s, whole after %s", i+1, old.Name, primary.Name,
+					gap.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
+			}
+			finish(t, g, w)
+		})
 	}
-	finish(t, g, w)
 }
 
 // monitorGone is how long the monitor stays away.
@@ -242,29 +315,27 @@ const monitorGone = 30 * time.Second
 
 func TestMonitorFails(t *testing.T) {
 	t.Parallel()
-	g, w := written(t, 2)
-	primary := g.WaitWhole(t)
-	for name, kill := range map[string]func(*group.Member, testing.TB){
-		"process and server": (*group.Member).KillBoth,
-		"process alone":      (*group.Member).KillKeeper,
-	} {
-		step(t, name, func(t *testing.T) {
-			start := time.Now()
-			kill(g.Monitor, t)
-			// The time that passes is what is tested: writes, all the way through.
-			for last := w.WaitAck(t, start); last.Got.Sub(start) < monitorGone; {
-				last = w.WaitAck(t, last.Got)
-			}
-			g.Monitor.Start(t)
-			settle(t, g, w, start)
-			require.Equal(t, primary.Name, g.WaitWhole(t).Name, "nobody may take over")
-			for _, a := range w.Acks() {
-				require.Equal(t, primary.Port, a.Port)
-			}
-			require.Zero(t, w.Outcome().Unknown, "no session may break")
+	for _, nodes := range []int{2, 3} {
+		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
+			t.Parallel()
+			g, w := writtenWith(t, nodes, patient)
+			step(t, "process and server", func(t *testing.T) { monitorKilled(t, g, w, (*group.Member).KillBoth) })
+			step(t, "process alone", func(t *testing.T) { monitorKilled(t, g, w, (*group.Member).KillKeeper) })
+			finish(t, g, w)
 		})
 	}
-	finish(t, g, w)
+}
+
+func monitorKilled(t *testing.T, g *group.Group, w *group.Writer, kill func(*group.Member, testing.TB)) {
+	t.Helper()
+	primary := g.WaitWhole(t)
+	start := time.Now()
+	kill(g.Monitor, t)
+	writeFor(t, w, monitorGone)
+	g.Monitor.Start(t)
+	settle(t, g, w, start)
+	require.Equal(t, primary.Name, g.WaitWhole(t).Name, "nobody may take over")
+	requireUnbroken(t, w, primary)
 }
 
 func TestFormationURIReachesThePrimary(t *testing.T) {

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -20,17 +21,24 @@ type rig struct {
 	writers []*group.Writer
 }
 
-func start(t *testing.T, nodes int) *rig {
+// writerPause lets many groups share a small machine.
+const writerPause = 10 * time.Millisecond
+
+// stallsAllowed is for groups in which nobody may take over: a small machine
+// under many tests is silent for seconds by itself.
+var stallsAllowed = map[string]string{"node_considered_unhealthy_timeout": "8s", "health_check_timeout": "5s"}
+
+func start(t *testing.T, nodes int, settings map[string]string) *rig {
 	t.Helper()
 	names := []string{"monitor"}
 	for i := range nodes {
 		names = append(names, fmt.Sprintf("node%d", i+1))
 	}
 	net := pgtest.NewNetwork(t, names...)
-	r := &rig{net: net, Group: group.Start(t, group.Config{Nodes: nodes, Network: net})}
+	r := &rig{net: net, Group: group.Start(t, group.Config{Nodes: nodes, Network: net, MonitorSettings: settings})}
 	r.CreateLedger(t)
 	for _, m := range r.Nodes {
-		r.writers = append(r.writers, r.Write(t, group.WriterConfig{Only: m, Sessions: 1}))
+		r.writers = append(r.writers, r.Write(t, group.WriterConfig{Only: m, Sessions: 1, Pause: writerPause}))
 	}
 	return r
 }
@@ -46,6 +54,18 @@ func (r *rig) acks() []group.Ack {
 		all = append(all, w.Acks()...)
 	}
 	return all
+}
+
+// gap is the longest time since a moment in which no node acknowledged a row.
+func (r *rig) gap(since time.Time) time.Duration {
+	acks := slices.DeleteFunc(r.acks(), func(a group.Ack) bool { return a.Got.Before(since) })
+	slices.SortFunc(acks, func(a, b group.Ack) int { return a.Got.Compare(b.Got) })
+	var longest time.Duration
+	for _, a := range acks {
+		longest = max(longest, a.Got.Sub(since))
+		since = a.Got
+	}
+	return longest
 }
 
 // during lets time pass: the length of a partition is what the test varies.
@@ -118,8 +138,12 @@ func TestPartitions(t *testing.T) {
 		for _, cut := range cuts {
 			t.Run(fmt.Sprintf("%d nodes, %s", nodes, cut.name), func(t *testing.T) {
 				t.Parallel()
-				r := start(t, nodes)
-				for _, length := range []time.Duration{time.Second, 7 * time.Second, longest} {
+				var settings map[string]string
+				if cut.stays {
+					settings = stallsAllowed
+				}
+				r := start(t, nodes, settings)
+				for _, length := range []time.Duration{time.Second, 2*time.Second + rand.N(20*time.Second), longest} {
 					before := r.settle(t)
 					cut.make(t, r, before)
 					start := time.Now()
@@ -127,12 +151,14 @@ func TestPartitions(t *testing.T) {
 					end := time.Now()
 					r.net.Heal(t)
 					after := r.settle(t)
+					whole := time.Since(end)
 					if length == longest && (nodes == 2 || !cut.waits) {
 						require.True(t, slices.ContainsFunc(r.acks(), func(a group.Ack) bool {
 							return a.Sent.After(start) && a.Got.Before(end)
 						}), "writes must go on somewhere during a long cut")
 					}
-					t.Logf("cut for %s: %s was primary, %s is, %d rows acknowledged", length, before.Name, after.Name, len(r.acks()))
+					t.Logf("cut for %s: %s was primary, %s is, whole again %s after the end, longest time without an acknowledgement %s, %d rows",
+						length.Round(time.Millisecond), before.Name, after.Name, whole.Round(time.Millisecond), r.gap(start).Round(time.Millisecond), len(r.acks()))
 					if cut.stays {
 						require.Equal(t, before.Name, after.Name, "nobody may take over")
 					}
@@ -151,7 +177,7 @@ func TestPartitions(t *testing.T) {
 // acknowledge rows that the others never see.
 func TestEmptiedListIsFound(t *testing.T) {
 	t.Parallel()
-	r := start(t, 3)
+	r := start(t, 3, nil)
 	old := r.settle(t)
 	old.Exec(t, "ALTER SYSTEM SET synchronous_standby_names TO ''")
 	old.Exec(t, "SELECT pg_reload_conf()")

@@ -1,0 +1,274 @@
+package integration
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/test/group"
+)
+
+const (
+	// faultsVar says how many faults a group of TestRandomFaults goes through.
+	faultsVar = "PGDROVER_TEST_FAULTS"
+	// seedVar repeats the order and the delays of an earlier run.
+	seedVar = "PGDROVER_TEST_SEED"
+)
+
+// fewFaults is for every run; the long one says how many it wants.
+const fewFaults = 6
+
+// trouble is a group that goes through faults.
+type trouble struct {
+	*group.Group
+
+	w   *group.Writer
+	rnd *rand.Rand
+}
+
+// upTo is a random time that is often short.
+func (r *trouble) upTo(d time.Duration) time.Duration {
+	f := r.rnd.Float64()
+	return time.Duration(f * f * float64(d))
+}
+
+// during lets time pass: how long a fault lasts is what the test varies.
+func during(t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+// standby picks a node that is not the primary.
+func (r *trouble) standby(primary *group.Member) *group.Member {
+	others := r.Others(primary)
+	return others[r.rnd.IntN(len(others))]
+}
+
+// fault is something that happens to a whole group. It returns when all that
+// was stopped or killed has been started again; the group need not be whole.
+type fault struct {
+	name  string
+	cause func(t *testing.T, r *trouble, primary *group.Member)
+}
+
+// faults of one member.
+var faults = []fault{
+	{"primary's postmaster killed", func(t *testing.T, _ *trouble, primary *group.Member) {
+		t.Helper()
+		primary.KillPostmaster(t)
+	}},
+	{"primary killed until it is replaced", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		primary.KillBoth(t)
+		r.NewPrimary(t, primary)
+		primary.Start(t)
+	}},
+	{"primary killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		primary.KillBoth(t)
+		during(t, r.upTo(4*time.Second))
+		primary.Start(t)
+	}},
+	{"primary's keeper killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		primary.KillKeeper(t)
+		during(t, r.upTo(6*time.Second))
+		primary.Start(t)
+	}},
+	{"primary silent for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		resume := primary.Freeze(t)
+		during(t, r.upTo(15*time.Second))
+		resume()
+	}},
+	{"primary's keeper and postmaster stopped for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		resume := primary.StopBoth(t)
+		during(t, r.upTo(15*time.Second))
+		resume()
+	}},
+	{"primary stopped by its operator", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		primary.Stop(t)
+		during(t, r.upTo(2*time.Second))
+		primary.Start(t)
+	}},
+	{"switchover", func(t *testing.T, r *trouble, _ *group.Member) {
+		t.Helper()
+		r.Switchover(t)
+	}},
+	{"a standby killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		standby := r.standby(primary)
+		standby.KillBoth(t)
+		during(t, r.upTo(6*time.Second))
+		standby.Start(t)
+	}},
+	{"a standby silent for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		resume := r.standby(primary).Freeze(t)
+		during(t, r.upTo(15*time.Second))
+		resume()
+	}},
+	{"monitor killed for a moment", func(t *testing.T, r *trouble, _ *group.Member) {
+		t.Helper()
+		r.Monitor.KillBoth(t)
+		during(t, r.upTo(4*time.Second))
+		r.Monitor.Start(t)
+	}},
+}
+
+// doubleFaults hit a second member while the group deals with the first.
+var doubleFaults = []fault{
+	{"a keeper killed during a switchover", func(t *testing.T, r *trouble, _ *group.Member) {
+		t.Helper()
+		victim := r.Nodes[r.rnd.IntN(len(r.Nodes))]
+		asked := r.Begin(t, "perform", "switchover", "--pgdata", r.Monitor.Dir)
+		during(t, r.upTo(1200*time.Millisecond))
+		victim.KillKeeper(t)
+		during(t, r.upTo(2*time.Second))
+		victim.Start(t)
+		asked.Wait(t, group.Patience)
+	}},
+	{"the monitor's process killed during a failover", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		primary.KillBoth(t)
+		during(t, r.upTo(1500*time.Millisecond))
+		r.Monitor.KillKeeper(t)
+		during(t, r.upTo(2*time.Second))
+		r.Monitor.Start(t)
+		during(t, r.upTo(2*time.Second))
+		primary.Start(t)
+	}},
+	{"a standby killed during a failover", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		standby := r.standby(primary)
+		primary.KillBoth(t)
+		during(t, r.upTo(2*time.Second))
+		standby.KillBoth(t)
+		during(t, r.upTo(4*time.Second))
+		both := []*group.Member{primary, standby}
+		r.rnd.Shuffle(2, func(i, j int) { both[i], both[j] = both[j], both[i] })
+		both[0].Start(t)
+		during(t, r.upTo(2*time.Second))
+		both[1].Start(t)
+	}},
+	{"a standby silent during a failover", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		standby := r.standby(primary)
+		primary.KillBoth(t)
+		during(t, r.upTo(2*time.Second))
+		resume := standby.Freeze(t)
+		during(t, r.upTo(8*time.Second))
+		primary.Start(t)
+		during(t, r.upTo(4*time.Second))
+		resume()
+	}},
+	{"the new primary killed as soon as it writes", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		primary.KillBoth(t)
+		next := r.NewPrimary(t, primary)
+		next.KillBoth(t)
+		during(t, r.upTo(2*time.Second))
+		primary.Start(t)
+		during(t, r.upTo(2*time.Second))
+		next.Start(t)
+	}},
+	{"a dead primary's server started by somebody else", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		primary.KillBoth(t)
+		r.NewPrimary(t, primary)
+		primary.StartServer(t)
+		during(t, r.upTo(4*time.Second))
+		primary.Start(t)
+	}},
+	{"everything killed", func(t *testing.T, r *trouble, _ *group.Member) {
+		t.Helper()
+		all := append([]*group.Member{r.Monitor}, r.Nodes...)
+		r.rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		for _, m := range all {
+			m.KillBoth(t)
+		}
+		r.rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		for _, m := range all {
+			m.Start(t)
+			during(t, r.upTo(time.Second))
+		}
+	}},
+}
+
+// TestRandomFaults lets faults happen in random order, the next one as soon as
+// the group is whole again, and looks for every acknowledged row after each.
+func TestRandomFaults(t *testing.T) {
+	t.Parallel()
+	count, seed := number(t, faultsVar, fewFaults), uint64(number(t, seedVar, int(time.Now().UnixNano())))
+	for _, nodes := range []int{2, 3} {
+		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
+			t.Parallel()
+			t.Logf("%s=%d %s=%d", seedVar, seed, faultsVar, count)
+			g, w := writtenWith(t, nodes, group.WriterConfig{Pause: 4 * time.Millisecond})
+			r := &trouble{Group: g, w: w, rnd: rand.New(rand.NewPCG(seed, uint64(nodes)))}
+			all := slices.Concat(faults, doubleFaults)
+			var order []fault // each comes before any comes again
+			for i := range count {
+				if len(order) == 0 {
+					order = slices.Clone(all)
+					r.rnd.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+				}
+				f := order[0]
+				order = order[1:]
+				step(t, fmt.Sprintf("%03d %s", i+1, f.name), func(t *testing.T) { r.endure(t, f) })
+			}
+			finish(t, g, w)
+		})
+	}
+}
+
+// endure causes a fault and waits until it is over.
+func (r *trouble) endure(t *testing.T, f fault) {
+	t.Helper()
+	old := r.WaitReady(t)
+	start := time.Now()
+	f.cause(t, r, old)
+	over := time.Since(start)
+	primary := r.WaitReady(t)
+	whole := time.Since(start) - over
+	r.w.WaitAck(t, time.Now())
+	acks := r.w.Acks()
+	primary.RequireAll(t, acks)
+	group.RequireOneAtATime(t, acks)
+	gap := r.w.Gap(start)
+	var notes []string
+	if whole > time.Minute {
+		notes = append(notes, "whole late")
+	}
+	if gap > over+10*time.Second {
+		notes = append(notes, "long gap")
+	}
+	t.Logf("%s was primary, %s is, caused in %s, whole after %s more, write gap %s, %+v %s", old.Name, primary.Name, over.Round(time.Millisecond),
+		whole.Round(time.Millisecond), gap.Round(time.Millisecond), r.w.Outcome(), strings.Join(notes, ", "))
+}
+
+// number reads a variable of the environment.
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err, name)
+	return n
+}
