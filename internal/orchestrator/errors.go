@@ -1,0 +1,99 @@
+package orchestrator
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+var (
+	errLocked = errors.New("another run works on this cluster")
+	// ErrTimeout says that something did not come in time.
+	ErrTimeout = errors.New("it did not come in time")
+)
+
+// NodeError is an error of one node.
+type NodeError struct {
+	Node, Op string
+	Err      error
+}
+
+// Error names the node.
+func (e *NodeError) Error() string { return fmt.Sprintf("%s on node %s: %v", e.Op, e.Node, e.Err) }
+
+// Unwrap returns the cause.
+func (e *NodeError) Unwrap() error { return e.Err }
+
+// Hint says what to look at.
+func (e *NodeError) Hint() string {
+	if errors.Is(e.Err, errLocked) {
+		return "wait for its end; a session named pgdrover on that node holds the lock"
+	}
+	var h interface{ Hint() string }
+	if errors.As(e.Err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// StepError says that steps failed.
+type StepError struct {
+	// Step is the one at which the run ended; empty when it went on.
+	Step string
+	Node string
+	// Failed counts the failed steps.
+	Failed int
+	// TimedOut says that something was waited for in vain.
+	TimedOut bool
+	Err      error
+}
+
+// Error names the step.
+func (e *StepError) Error() string {
+	switch {
+	case e.Step == "":
+		return fmt.Sprintf("%d steps failed", e.Failed)
+	case e.Node == "":
+		return fmt.Sprintf("%s: %v", e.Step, e.Err)
+	}
+	return fmt.Sprintf("%s on node %s: %v", e.Step, e.Node, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *StepError) Unwrap() error { return e.Err }
+
+// Hint is that of the cause.
+func (e *StepError) Hint() string {
+	var h interface{ Hint() string }
+	if e.Err != nil && errors.As(e.Err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// CancelledError says that a run was told to end.
+type CancelledError struct {
+	Step string
+	Err  error
+}
+
+// Error names the step at which it was.
+func (e *CancelledError) Error() string { return "cancelled at " + e.Step }
+
+// Unwrap returns what ended it.
+func (e *CancelledError) Unwrap() error { return e.Err }
+
+// differsError is an object that exists and is not what was wanted.
+type differsError struct {
+	what        string
+	differences []string
+}
+
+func (e *differsError) Error() string {
+	return e.what + " exists already, and differs: " + strings.Join(e.differences, "; ")
+}
+
+// Hint says what to do about it.
+func (e *differsError) Hint() string {
+	return "drop it first, or make the file say what is there"
+}

@@ -1,0 +1,53 @@
+package orchestrator
+
+import "time"
+
+// Status is how a step stands.
+type Status string
+
+// The states of a step.
+const (
+	Running   Status = "running"
+	OK        Status = "ok"
+	Exists    Status = "exists"    // what it makes was there already, as wanted
+	Absent    Status = "absent"    // what it drops was not there
+	Unchanged Status = "unchanged" // it was so already
+	Failed    Status = "failed"
+	Ignored   Status = "ignored" // it failed, and that does not matter
+	Skipped   Status = "skipped" // it was not wanted
+	Undone    Status = "undone"
+	Waiting   Status = "waiting" // still; Message says for what
+	Noted     Status = "note"    // a message that is about no end of a step
+)
+
+// Good reports whether a step with this status needs nothing more.
+func (s Status) Good() bool {
+	switch s {
+	case OK, Exists, Absent, Unchanged, Ignored, Skipped:
+		return true
+	default:
+		return false
+	}
+}
+
+// Event is news of a run.
+type Event struct {
+	Time time.Time
+	// Step is the number of the step as messages show it, Total how many there are.
+	Step  string
+	Total int
+	// Phase is that of the plan; files have none.
+	Phase       string
+	Node        string
+	Type        string
+	Command     string
+	Description string
+	Status      Status
+	// Parallel says that other steps run at the same time.
+	Parallel bool
+	Seconds  float64
+	// Variables are those that the step has set.
+	Variables map[string]*string
+	Message   string
+	Err       error
+}

@@ -1,0 +1,363 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/spock"
+	"github.com/pgdrover/pgdrover/internal/workflow"
+)
+
+// Config is what an executor works with.
+type Config struct {
+	// Name is that of the workflow, Cluster that of the nodes' cluster; runs on
+	// one cluster exclude each other.
+	Name, Cluster string
+	Nodes         []workflow.Node
+	Steps         []workflow.Step
+	// Success and Failure run at the end; both may be nil.
+	Success, Failure *workflow.Follow
+	Journal          Journal
+	// Dial opens sessions; [Dial] when it is nil.
+	Dial Dialer
+	Log  *slog.Logger
+	// OnEvent receives what happens, one call at a time; it may be nil.
+	OnEvent func(Event)
+	// Shell runs a command of type shell; without it there are none.
+	Shell func(ctx context.Context, command string, env []string) error
+
+	// GoOn continues after a failed step; the run fails at its end.
+	GoOn bool
+	// NoSleep drops the pauses after steps; what they were for is waited for.
+	NoSleep bool
+	// Rollback undoes what the run made when it fails or is cancelled.
+	Rollback bool
+	// Restart forgets an unfinished run of the same steps.
+	Restart bool
+	// RawSQL lets values be SQL expressions.
+	RawSQL bool
+	// StepTimeout bounds every step; 0 does not.
+	StepTimeout time.Duration
+	// StallTimeout bounds how long a waiting step sees no progress; 3 min.
+	StallTimeout time.Duration
+	// Grace is how long a worker may take to start; 30 s.
+	Grace time.Duration
+	// Poll is the pause between two looks at what is waited for; 200 ms.
+	Poll time.Duration
+	// From and To limit the run to steps, by number or name; empty does not.
+	From, To string
+	// Variables are set before the first step.
+	Variables workflow.Variables
+}
+
+// Executor runs steps. It is for one run.
+type Executor struct {
+	cfg   Config
+	nodes map[string]workflow.Node
+
+	mu       sync.Mutex // above all below
+	idle     map[string][]Server
+	locks    []Server
+	record   *Record
+	failures int
+	timedOut bool
+}
+
+// New makes an executor; it touches nothing.
+func New(cfg Config) (*Executor, error) {
+	if len(cfg.Steps) == 0 {
+		return nil, errors.New("there is no step to execute")
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = Dial
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.StallTimeout == 0 {
+		cfg.StallTimeout = 3 * time.Minute
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 30 * time.Second
+	}
+	if cfg.Poll == 0 {
+		cfg.Poll = 200 * time.Millisecond
+	}
+	e := &Executor{cfg: cfg, nodes: map[string]workflow.Node{}, idle: map[string][]Server{}}
+	for _, n := range cfg.Nodes {
+		e.nodes[n.Name] = n
+	}
+	for _, s := range cfg.Steps {
+		if _, ok := e.nodes[s.Node]; !ok && s.Type != workflow.TypeShell {
+			return nil, fmt.Errorf("%s: unknown node %q", s.Label(), s.Node)
+		}
+	}
+	for _, label := range []string{cfg.From, cfg.To} {
+		if label != "" && e.find(label) < 0 {
+			return nil, fmt.Errorf("there is no step %q", label)
+		}
+	}
+	return e, nil
+}
+
+// find is the index of a step by number or name, -1 when there is none.
+func (e *Executor) find(label string) int {
+	return slices.IndexFunc(e.cfg.Steps, func(s workflow.Step) bool { return s.Path == label || s.Name == label })
+}
+
+func (e *Executor) isNode(name string) bool { _, ok := e.nodes[name]; return ok }
+
+// Run executes the steps. An unfinished run of the same steps is taken up where
+// it ended.
+func (e *Executor) Run(ctx context.Context) error {
+	defer e.closeAll(context.WithoutCancel(ctx))
+	if err := e.open(ctx); err != nil {
+		return err
+	}
+	first, err := e.start(ctx)
+	if err != nil {
+		return err
+	}
+	err = e.walk(ctx, first)
+	if err == nil && e.failures > 0 {
+		err = &StepError{Failed: e.failures, TimedOut: e.timedOut}
+	}
+	if err == nil {
+		err = e.follow(ctx, e.cfg.Success)
+	} else if ctx.Err() == nil {
+		_ = e.follow(ctx, e.cfg.Failure)
+	}
+	if err != nil {
+		if e.cfg.Rollback {
+			return errors.Join(err, e.undoAll(context.WithoutCancel(ctx)))
+		}
+		return err
+	}
+	e.record.Finished = e.cfg.From == "" && e.cfg.To == ""
+	return e.save()
+}
+
+// open reaches every node of the steps and keeps other runs out.
+func (e *Executor) open(ctx context.Context) error {
+	var problems []error
+	for _, n := range e.cfg.Nodes {
+		used := slices.ContainsFunc(e.cfg.Steps, func(s workflow.Step) bool { return s.Node == n.Name })
+		server, err := e.cfg.Dial(ctx, n, e.notice(n.Name))
+		if err != nil {
+			if used {
+				problems = append(problems, &NodeError{Node: n.Name, Op: "connect", Err: serverError(err)})
+				continue
+			}
+			e.event(Event{Status: Noted, Node: n.Name, Message: "node " + n.Name + " cannot be reached; no step runs there"})
+			continue
+		}
+		e.mu.Lock()
+		e.locks = append(e.locks, server)
+		e.mu.Unlock()
+		if err := e.lock(ctx, n.Name, server); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// lockClass is the first half of the key of the advisory lock of runs.
+const lockClass = "727400015"
+
+func (e *Executor) lock(ctx context.Context, node string, server Server) error {
+	answer, err := server.Ask(ctx, "SELECT pg_catalog.pg_try_advisory_lock("+lockClass+", pg_catalog.hashtext($1))", &e.cfg.Cluster)
+	if err != nil {
+		return &NodeError{Node: node, Op: "lock", Err: err}
+	}
+	if !answer.is() {
+		return &NodeError{Node: node, Op: "lock", Err: errLocked}
+	}
+	return nil
+}
+
+// notice passes on what a server says besides errors.
+func (e *Executor) notice(node string) func(spock.Notice) {
+	return func(n spock.Notice) {
+		e.event(Event{Status: Noted, Node: node, Type: n.Severity, Message: workflow.Mask(n.Message)})
+	}
+}
+
+// start loads the journal and says where to begin.
+func (e *Executor) start(ctx context.Context) (int, error) {
+	record, err := e.cfg.Journal.Load()
+	if err != nil && !e.cfg.Restart {
+		return 0, err
+	}
+	if record == nil || record.Finished || e.cfg.Restart {
+		e.record = &Record{
+			Version: recordVersion, Workflow: e.cfg.Name, Cluster: e.cfg.Cluster, Started: time.Now().UTC(),
+			Variables: workflow.Variables{},
+		}
+	} else {
+		e.record = record
+		if e.record.Variables == nil {
+			e.record.Variables = workflow.Variables{}
+		}
+	}
+	for node, keys := range e.cfg.Variables {
+		for key, value := range keys {
+			e.record.Variables.Set(node, key, value)
+		}
+	}
+	first := 0
+	if e.cfg.From != "" {
+		first = e.find(e.cfg.From)
+	} else if e.record.Begun() {
+		if first, err = e.resume(ctx); err != nil {
+			return 0, err
+		}
+		e.event(Event{Status: Noted, Message: fmt.Sprintf("an unfinished run of this workflow is taken up at %s", e.cfg.Steps[first].Label())})
+	}
+	return first, e.save()
+}
+
+// resume is the first step that is not done, or whose work is gone again.
+func (e *Executor) resume(ctx context.Context) (int, error) {
+	for i, s := range e.cfg.Steps {
+		if !e.record.status(s.Path).Good() {
+			return i, nil
+		}
+		for _, a := range e.record.Created {
+			if a.Step != s.Path || a.Exists == "" {
+				continue
+			}
+			there, err := e.ask(ctx, a.Node, a.Exists)
+			if err != nil {
+				return 0, err
+			}
+			if !there.is() {
+				return i, nil
+			}
+		}
+	}
+	return len(e.cfg.Steps) - 1, nil
+}
+
+// walk runs the steps from first on.
+func (e *Executor) walk(ctx context.Context, first int) error {
+	last := len(e.cfg.Steps) - 1
+	if e.cfg.To != "" {
+		last = e.find(e.cfg.To)
+	}
+	const jumps = 10000 // far more than any file means
+	for i, n := first, 0; i <= last; n++ {
+		if n > jumps {
+			return errors.New("the workflow's jumps never end")
+		}
+		end := i + 1
+		for end <= last && e.cfg.Steps[i].Parallel != 0 && e.cfg.Steps[end].Parallel == e.cfg.Steps[i].Parallel {
+			end++
+		}
+		if end > i+1 {
+			if err := e.together(ctx, e.cfg.Steps[i:end]); err != nil {
+				return err
+			}
+			i = end
+			continue
+		}
+		next, stop, err := e.one(ctx, e.cfg.Steps[i])
+		if err != nil || stop {
+			return err
+		}
+		i++
+		if next != "" {
+			i = e.find(next)
+		}
+	}
+	return nil
+}
+
+// together runs steps at the same time; the first that fails ends the others.
+func (e *Executor) together(ctx context.Context, steps []workflow.Step) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var group sync.WaitGroup
+	errs := make([]error, len(steps))
+	for i, s := range steps {
+		group.Go(func() {
+			if errs[i] = e.attempt(ctx, s, true); errs[i] != nil && !s.IgnoreErrors {
+				cancel(errs[i])
+			}
+		})
+	}
+	group.Wait()
+	for i, err := range errs {
+		if err != nil && !steps[i].IgnoreErrors && !errors.Is(err, context.Canceled) {
+			return err
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// one runs a step and what follows it, and says where to go on.
+func (e *Executor) one(ctx context.Context, s workflow.Step) (next string, stop bool, err error) {
+	err = e.attempt(ctx, s, false)
+	if ctx.Err() != nil {
+		return "", true, &CancelledError{Step: s.Label(), Err: context.Cause(ctx)}
+	}
+	after := s.OnSuccess
+	if err != nil && !s.IgnoreErrors {
+		after = s.OnFailure
+	}
+	if after != nil {
+		if followErr := e.follow(ctx, after); followErr != nil {
+			return "", true, followErr
+		}
+		if after.Goto != "" {
+			return after.Goto, false, nil
+		}
+	}
+	switch {
+	case err == nil || s.IgnoreErrors:
+		return "", after != nil && after.Stop, nil
+	case e.cfg.GoOn && (after == nil || !after.Stop):
+		return "", false, nil
+	default:
+		return "", true, err
+	}
+}
+
+// follow runs the steps that come after another.
+func (e *Executor) follow(ctx context.Context, f *workflow.Follow) error {
+	if f == nil {
+		return nil
+	}
+	for _, s := range f.Steps {
+		if err := e.attempt(ctx, s, false); err != nil && !s.IgnoreErrors {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Executor) event(ev Event) {
+	if e.cfg.OnEvent == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ev.Time = time.Now()
+	ev.Total = len(e.cfg.Steps)
+	e.cfg.OnEvent(ev)
+}
+
+func (e *Executor) save() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.saveLocked()
+}
+
+func (e *Executor) saveLocked() error {
+	e.record.Updated = time.Now().UTC()
+	return e.cfg.Journal.Save(e.record)
+}

@@ -1,0 +1,325 @@
+package orchestrator
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgerrcode"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/spock"
+	"github.com/pgdrover/pgdrover/internal/workflow"
+)
+
+// found is what a look at the object of a command has shown.
+type found struct {
+	exists      bool
+	differences []string
+	// variables are what the command would have set.
+	variables map[string]*string
+	// settled is the status of a command that has nothing to do.
+	settled Status
+}
+
+// command runs a step of type spock: it looks first whether there is anything to do.
+func (e *Executor) command(ctx context.Context, s workflow.Step) (outcome, error) {
+	statement, values, err := e.call(ctx, s)
+	if err != nil {
+		return outcome{}, err
+	}
+	before, err := e.look(ctx, s, values)
+	switch {
+	case err != nil:
+		return outcome{}, err
+	case len(before.differences) > 0:
+		return outcome{}, &differsError{what: objectName(s, values), differences: before.differences}
+	case before.settled != "":
+		return outcome{status: before.settled, variables: before.variables}, nil
+	}
+	undo, exists := undoOf(s.Command.Name, values)
+	if err := e.intend(s, undo, exists); err != nil {
+		return outcome{}, err
+	}
+	answer, err := e.send(ctx, s, statement, values)
+	if err != nil {
+		if undo != "" && spock.SQLState(err) != "" {
+			e.forget(s)
+		}
+		return outcome{}, err
+	}
+	out := outcome{status: OK, variables: firstRow(answer)}
+	switch {
+	case len(answer.Rows) == 1 && len(answer.Columns) == 1 && answer.Rows[0][0] == nil && answer.Columns[0].Type != voidType:
+		return outcome{}, fmt.Errorf("the server answered NULL")
+	case isDrop(s.Command.Name) && (answer.text(0) == "f" || answer.text(0) == "0"):
+		out.status = Absent
+	}
+	return out, nil
+}
+
+// voidType is the number of the type void.
+const voidType = 2278
+
+func isDrop(command string) bool {
+	return command == workflow.DropNode || command == workflow.DropSubscription || command == workflow.DropRepset
+}
+
+// call is the statement of the step, and the values in it. Values that are SQL
+// expressions are asked of the node first.
+func (e *Executor) call(ctx context.Context, s workflow.Step) (workflow.Statement, map[string]string, error) {
+	e.mu.Lock()
+	options := map[string]string{}
+	var err error
+	for _, p := range s.Command.Params {
+		text, ok := s.Options[p.Name]
+		if !ok {
+			continue
+		}
+		if options[p.Name], err = workflow.SubstituteText(text, e.isNode, e.record.Variables); err != nil {
+			break
+		}
+	}
+	e.mu.Unlock()
+	if err != nil {
+		return workflow.Statement{}, nil, err
+	}
+	values, err := s.Command.Values(options, e.cfg.RawSQL)
+	if err != nil {
+		return workflow.Statement{}, nil, err
+	}
+	texts := map[string]string{}
+	for name, v := range values {
+		if v.Raw {
+			answer, err := e.ask(ctx, s.Node, "SELECT ("+v.Text+")::text")
+			if err != nil {
+				return workflow.Statement{}, nil, fmt.Errorf("evaluate option --%s: %w", name, err)
+			}
+			v = workflow.Value{Text: answer.text(0)}
+			values[name] = v
+		}
+		texts[name] = v.Text
+	}
+	if s.Command.Name == workflow.CreateNode {
+		if err := e.nameDatabase(ctx, s, values, texts); err != nil {
+			return workflow.Statement{}, nil, err
+		}
+	}
+	return s.Command.Call(values), texts, nil
+}
+
+// nameDatabase spells the database out in the connection string of a new node:
+// what is left to defaults means something else for another user.
+func (e *Executor) nameDatabase(ctx context.Context, s workflow.Step, values map[string]workflow.Value, texts map[string]string) error {
+	info, err := pg.ParseConnInfo(texts["dsn"])
+	if err != nil || info.Get("dbname") != "" {
+		return nil //nolint:nilerr // the server words its own complaint
+	}
+	answer, err := e.ask(ctx, s.Node, "SELECT pg_catalog.current_database()")
+	if err != nil {
+		return err
+	}
+	named := strings.TrimRight(texts["dsn"], " ") + " dbname=" + pg.NewConnInfo("x", answer.text(0)).DSN()[len("x="):]
+	if strings.Contains(texts["dsn"], "://") {
+		named = info.With("dbname", answer.text(0)).URI()
+	}
+	values["dsn"], texts["dsn"] = workflow.Value{Text: named}, named
+	return nil
+}
+
+// look finds out whether a command has anything to do.
+func (e *Executor) look(ctx context.Context, s workflow.Step, values map[string]string) (found, error) {
+	switch s.Command.Name {
+	case workflow.CreateNode:
+		return e.lookNode(ctx, s, values)
+	case workflow.CreateSubscription:
+		return e.lookSubscription(ctx, s, values)
+	case workflow.CreateRepset:
+		return e.lookRepset(ctx, s, values)
+	case workflow.CreateSlot:
+		return e.lookSlot(ctx, s, values)
+	case workflow.DropSlot:
+		slot, err := e.lookSlot(ctx, s, map[string]string{"slot": values["slot"]})
+		if err == nil && !slot.exists && values["ifexists"] == "true" {
+			return found{settled: Absent}, nil
+		}
+		return found{}, err
+	case workflow.DropRepset:
+		answer, err := e.query(ctx, s.Node, "SELECT NOT EXISTS (SELECT FROM spock.local_node)")
+		if err == nil && answer.is() {
+			// A database that is no node has no replication set either.
+			return found{settled: Absent}, nil
+		}
+		return found{}, err
+	case workflow.EnableSubscription, workflow.DisableSubscription:
+		answer, err := e.query(ctx, s.Node, "SELECT sub_enabled FROM spock.subscription WHERE sub_name = $1", values["sub_name"])
+		wanted := s.Command.Name == workflow.EnableSubscription
+		if err == nil && len(answer.Rows) == 1 && answer.is() == wanted {
+			return found{settled: Unchanged}, nil
+		}
+		return found{}, err
+	case workflow.EnableSlot, workflow.DisableSlot:
+		return found{settled: Unchanged}, nil
+	}
+	return found{}, nil
+}
+
+// query asks a node with texts.
+func (e *Executor) query(ctx context.Context, node, sql string, args ...string) (Result, error) {
+	values := make([]*string, len(args))
+	for i := range args {
+		values[i] = &args[i]
+	}
+	return e.run(ctx, node, workflow.Statement{SQL: sql, Args: values})
+}
+
+// compared makes what was found from pairs of a column that says whether a
+// property is as wanted and the property's name.
+func compared(answer Result, first int, variables map[string]*string) found {
+	if len(answer.Rows) == 0 {
+		return found{}
+	}
+	f := found{exists: true, settled: Exists, variables: variables}
+	for i := first; i < len(answer.Columns); i++ {
+		if answer.text(i) != "t" {
+			f.differences = append(f.differences, answer.Columns[i].Name)
+		}
+	}
+	return f
+}
+
+func (e *Executor) lookNode(ctx context.Context, s workflow.Step, values map[string]string) (found, error) {
+	answer, err := e.query(ctx, s.Node, `SELECT n.node_id, i.if_dsn
+  FROM spock.local_node l JOIN spock.node n ON n.node_id = l.node_id JOIN spock.node_interface i ON i.if_id = l.node_local_interface
+ WHERE n.node_name = $1`, values["node_name"])
+	if err != nil || len(answer.Rows) == 0 {
+		return found{}, err
+	}
+	f := found{exists: true, settled: Exists, variables: map[string]*string{"node_create": answer.Rows[0][0]}}
+	if !sameDSN(answer.text(1), values["dsn"]) {
+		f.differences = append(f.differences, fmt.Sprintf("its dsn is %q, not %q", workflow.Mask(answer.text(1)), workflow.Mask(values["dsn"])))
+	}
+	return f, nil
+}
+
+// sameDSN reports whether two connection strings say the same.
+func sameDSN(a, b string) bool {
+	x, errX := pg.ParseConnInfo(a)
+	y, errY := pg.ParseConnInfo(b)
+	if errX != nil || errY != nil {
+		return a == b
+	}
+	words := func(c pg.ConnInfo) []string {
+		list := strings.Fields(c.DSN())
+		slices.Sort(list)
+		return list
+	}
+	return slices.Equal(words(x), words(y))
+}
+
+func (e *Executor) lookSubscription(ctx context.Context, s workflow.Step, values map[string]string) (found, error) {
+	or := func(name, fallback string) string {
+		if v, ok := values[name]; ok {
+			return v
+		}
+		return fallback
+	}
+	answer, err := e.query(ctx, s.Node, `SELECT s.sub_id, i.if_dsn, s.sub_enabled = $2::boolean AS enabled,
+       (SELECT pg_catalog.array_agg(x ORDER BY x) FROM pg_catalog.unnest(s.sub_replication_sets) x)
+         IS NOT DISTINCT FROM (SELECT pg_catalog.array_agg(x ORDER BY x) FROM pg_catalog.unnest($3::text[]) x) AS replication_sets,
+       (SELECT pg_catalog.array_agg(x ORDER BY x) FROM pg_catalog.unnest(s.sub_forward_origins) x)
+         IS NOT DISTINCT FROM (SELECT pg_catalog.array_agg(x ORDER BY x) FROM pg_catalog.unnest($4::text[]) x) AS forward_origins,
+       s.sub_apply_delay = $5::interval AS apply_delay, s.sub_force_text_transfer = $6::boolean AS force_text_transfer
+  FROM spock.subscription s JOIN spock.node_interface i ON i.if_id = s.sub_origin_if
+ WHERE s.sub_name = $1`, values["sub_name"], or("enabled", "true"),
+		or("replication_sets", `{default,default_insert_only,ddl_sql}`), or("forward_origins", "{}"), or("apply_delay", "0"),
+		or("force_text_transfer", "false"))
+	if err != nil || len(answer.Rows) == 0 {
+		return found{}, err
+	}
+	f := compared(answer, 2, map[string]*string{"sub_create": answer.Rows[0][0]})
+	if !sameDSN(answer.text(1), values["provider_dsn"]) {
+		f.differences = append(f.differences, "provider_dsn")
+	}
+	return f, nil
+}
+
+func (e *Executor) lookRepset(ctx context.Context, s workflow.Step, values map[string]string) (found, error) {
+	answer, err := e.query(ctx, s.Node, `SELECT r.set_id, r.replicate_insert = $2::boolean AS replicate_insert,
+       r.replicate_update = $3::boolean AS replicate_update, r.replicate_delete = $4::boolean AS replicate_delete,
+       r.replicate_truncate = $5::boolean AS replicate_truncate
+  FROM spock.replication_set r JOIN spock.local_node l ON l.node_id = r.set_nodeid WHERE r.set_name = $1`,
+		values["set_name"], values["replicate_insert"], values["replicate_update"], values["replicate_delete"], values["replicate_truncate"])
+	if err != nil || len(answer.Rows) == 0 {
+		return found{}, err
+	}
+	return compared(answer, 1, map[string]*string{"repset_create": answer.Rows[0][0]}), nil
+}
+
+func (e *Executor) lookSlot(ctx context.Context, s workflow.Step, values map[string]string) (found, error) {
+	answer, err := e.query(ctx, s.Node, `SELECT slot_name, confirmed_flush_lsn, plugin, database = pg_catalog.current_database() AS "its database"
+  FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, values["slot"])
+	if err != nil || len(answer.Rows) == 0 {
+		return found{}, err
+	}
+	f := compared(answer, 3, map[string]*string{"slot_name": answer.Rows[0][0], "lsn": answer.Rows[0][1]})
+	ours := []string{"spock_output", "pgoutput"}
+	plugin, wanted := answer.text(2), values["plugin"]
+	if plugin != wanted && (!slices.Contains(ours, plugin) || !slices.Contains(ours, wanted)) {
+		f.differences = append(f.differences, fmt.Sprintf("its plugin is %q, not %q", plugin, wanted))
+	}
+	return f, nil
+}
+
+// objectName words what a command is about.
+func objectName(s workflow.Step, values map[string]string) string {
+	_, kind, _ := strings.Cut(strings.ToLower(s.Command.Name), " ")
+	return fmt.Sprintf("%s %q", kind, values[s.Command.Places[0]])
+}
+
+// send sends the statement; a plugin that is not there has a substitute.
+func (e *Executor) send(ctx context.Context, s workflow.Step, statement workflow.Statement, values map[string]string) (Result, error) {
+	answer, err := e.run(ctx, s.Node, statement)
+	if s.Command.Name != workflow.CreateSlot || values["plugin"] != "spock_output" {
+		return answer, err
+	}
+	switch spock.SQLState(err) {
+	case pgerrcode.UndefinedFile, pgerrcode.InsufficientPrivilege, pgerrcode.InvalidParameterValue:
+		substitute := map[string]workflow.Value{}
+		for name, text := range values {
+			substitute[name] = workflow.Value{Text: text}
+		}
+		substitute["plugin"] = workflow.Value{Text: "pgoutput"}
+		return e.run(ctx, s.Node, s.Command.Call(substitute))
+	}
+	return answer, err
+}
+
+// undoOf is SQL that removes what a command makes, and a query whether it is there.
+func undoOf(command string, values map[string]string) (undo, exists string) {
+	quote := func(name string) string { return pg.QuoteLiteral(values[name]) }
+	switch command {
+	case workflow.CreateNode:
+		return "SELECT spock.node_drop(" + quote("node_name") + ", true)",
+			"SELECT EXISTS (SELECT FROM spock.local_node l JOIN spock.node n USING (node_id) WHERE n.node_name = " + quote("node_name") + ")"
+	case workflow.CreateSubscription:
+		return "SELECT spock.sub_drop(" + quote("sub_name") + ", true)",
+			"SELECT EXISTS (SELECT FROM spock.subscription WHERE sub_name = " + quote("sub_name") + ")"
+	case workflow.CreateRepset:
+		return "SELECT spock.repset_drop(" + quote("set_name") + ", true)",
+			"SELECT EXISTS (SELECT FROM spock.replication_set r JOIN spock.local_node l ON l.node_id = r.set_nodeid WHERE r.set_name = " + quote("set_name") + ")"
+	case workflow.CreateSlot:
+		if values["temporary"] == "true" {
+			return "", ""
+		}
+		return DropSlotSQL(values["slot"]), "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = " + quote("slot") + ")"
+	}
+	return "", ""
+}
+
+// DropSlotSQL drops a slot of the session's database if it is there.
+func DropSlotSQL(slot string) string {
+	return "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = " +
+		pg.QuoteLiteral(slot) + " AND database = pg_catalog.current_database()"
+}

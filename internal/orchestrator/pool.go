@@ -1,0 +1,69 @@
+package orchestrator
+
+import "context"
+
+// acquire takes a session with a node: an idle one, or a new one.
+func (e *Executor) acquire(ctx context.Context, node string) (Server, error) {
+	e.mu.Lock()
+	for idle := e.idle[node]; len(idle) > 0; idle = e.idle[node] {
+		server := idle[len(idle)-1]
+		e.idle[node] = idle[:len(idle)-1]
+		if !server.Closed() {
+			e.mu.Unlock()
+			return server, nil
+		}
+	}
+	e.mu.Unlock()
+	server, err := e.cfg.Dial(ctx, e.nodes[node], e.notice(node))
+	if err != nil {
+		return nil, &NodeError{Node: node, Op: "connect", Err: serverError(err)}
+	}
+	return server, nil
+}
+
+// release gives a session back.
+func (e *Executor) release(ctx context.Context, node string, server Server) {
+	if server.Closed() {
+		_ = server.Close(context.WithoutCancel(ctx))
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.idle[node] = append(e.idle[node], server)
+}
+
+// on lends a session with a node.
+func (e *Executor) on(ctx context.Context, node string, use func(Server) error) error {
+	server, err := e.acquire(ctx, node)
+	if err != nil {
+		return err
+	}
+	defer e.release(ctx, node, server)
+	return use(server)
+}
+
+// ask asks a node one question.
+func (e *Executor) ask(ctx context.Context, node, sql string, args ...*string) (Result, error) {
+	var answer Result
+	err := e.on(ctx, node, func(server Server) error {
+		var err error
+		answer, err = server.Ask(ctx, sql, args...)
+		return err
+	})
+	return answer, err
+}
+
+// closeAll ends all sessions, and with them the locks.
+func (e *Executor) closeAll(ctx context.Context) {
+	e.mu.Lock()
+	all := e.locks
+	for _, idle := range e.idle {
+		all = append(all, idle...)
+	}
+	clear(e.idle)
+	e.locks = nil
+	e.mu.Unlock()
+	for _, server := range all {
+		_ = server.Close(ctx)
+	}
+}

@@ -1,0 +1,136 @@
+package orchestrator
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/spock"
+	"github.com/pgdrover/pgdrover/internal/workflow"
+)
+
+// wait repeats a query until it says true. There is no fixed limit: it ends
+// when nothing has moved for the stall limit. What moves is the query's answer
+// itself, the step's progress, or its list of blockers.
+func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
+	moved, last, told := time.Now(), "", ""
+	var lastErr error
+	for {
+		statement, err := e.statement(s)
+		if err != nil {
+			return outcome{}, err
+		}
+		answer, err := e.run(ctx, s.Node, statement)
+		switch {
+		case ctx.Err() != nil:
+			return outcome{}, context.Cause(ctx)
+		case err != nil && !passing(err):
+			return outcome{}, err
+		case err == nil && answer.is():
+			return outcome{status: OK, variables: firstRow(answer)}, nil
+		}
+		lastErr = err
+		now := describe(answer, err) + "\n" + e.rows(ctx, s, s.Progress)
+		blockers := e.rows(ctx, s, s.Blockers)
+		if blockers != "" && blockers != told {
+			told = blockers
+			e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: "waits for " + blockers})
+		}
+		if now += "\n" + blockers; now != last {
+			last, moved = now, time.Now()
+		}
+		if time.Since(moved) > e.cfg.StallTimeout {
+			return outcome{}, e.stalled(s, answer, lastErr, blockers)
+		}
+		if err := e.pause(ctx, e.cfg.Poll); err != nil {
+			return outcome{}, err
+		}
+	}
+}
+
+func (e *Executor) stalled(s workflow.Step, answer Result, err error, blockers string) error {
+	why := fmt.Errorf("%w: nothing has moved for %s", ErrTimeout, e.cfg.StallTimeout)
+	if blockers != "" {
+		return fmt.Errorf("%w; it waits for %s", why, blockers)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; the last answer was: %w", why, err)
+	}
+	if text := describe(answer, nil); text != "" && len(answer.Columns) > 1 {
+		return fmt.Errorf("%w; the last answer was: %s", why, text)
+	}
+	if s.Refuse != "" {
+		return fmt.Errorf("%w: %s", why, s.Refuse)
+	}
+	return why
+}
+
+// passing reports whether an error may be over in a moment: a server that
+// starts again, a connection that was lost.
+func passing(err error) bool { return spock.Retryable(err) }
+
+// describe is an answer as one line.
+func describe(answer Result, err error) string {
+	if err != nil {
+		return workflow.Mask(err.Error())
+	}
+	var lines []string
+	for _, row := range answer.Rows {
+		var cells []string
+		for i, cell := range row {
+			if cell != nil {
+				cells = append(cells, answer.Columns[i].Name+" "+*cell)
+			}
+		}
+		lines = append(lines, strings.Join(cells, ", "))
+	}
+	return strings.Join(lines, "; ")
+}
+
+// rows asks a query of the step for its first column; errors are silence.
+func (e *Executor) rows(ctx context.Context, s workflow.Step, sql string) string {
+	if sql == "" {
+		return ""
+	}
+	e.mu.Lock()
+	sql, err := workflow.SubstituteSQL(sql, e.isNode, e.record.Variables)
+	e.mu.Unlock()
+	if err != nil {
+		return ""
+	}
+	answer, err := e.ask(ctx, s.Node, sql)
+	if err != nil {
+		return ""
+	}
+	var lines []string
+	for _, row := range answer.Rows {
+		if row[0] != nil {
+			lines = append(lines, *row[0])
+		}
+	}
+	return workflow.Mask(strings.Join(lines, "; "))
+}
+
+// watchBlockers tells what a long statement waits for while it does.
+func (e *Executor) watchBlockers(ctx context.Context, s workflow.Step) (stop func()) {
+	if s.Blockers == "" {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		told := ""
+		for e.pause(ctx, 5*e.cfg.Poll) == nil {
+			if blockers := e.rows(ctx, s, s.Blockers); blockers != told && blockers != "" {
+				told = blockers
+				e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: "waits for " + blockers})
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
