@@ -23,7 +23,7 @@ func (n *node) mend(ctx context.Context) error {
 	if done || err != nil {
 		return err
 	}
-	lineage, err := n.relation(ctx, up, o)
+	lineage, _, err := n.relation(ctx, up, o)
 	if err != nil {
 		return err
 	}

@@ -3,9 +3,11 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +41,8 @@ type node struct {
 	control pg.ControlData       // as last read
 	checked checked              // by StepCheckTimeline
 	addrs   map[string]string    // HBA addresses that were looked up
+	// unrecovered counts starts of a standby in a row that ended while it recovered.
+	unrecovered int
 
 	// Only the observer's goroutine uses these.
 	session     *postgres.Session
@@ -171,26 +175,66 @@ var errHalfRewound = errors.New("the data directory is the remains of an interru
 
 // start has the server running and answering, whatever it is.
 func (n *node) start(ctx context.Context) error {
-	pm, err := n.server()
+	pm, err := n.launch(ctx)
 	if err != nil {
 		return err
 	}
-	if pm == nil {
-		if n.instance().RewindInterrupted() {
-			return errHalfRewound
-		}
-		names := n.diskNames()
-		started, err := n.instance().Start(ctx, postgres.StartConfig{})
-		if err != nil {
-			return err
-		}
-		pm = n.keep(started)
-		if !names.Empty() {
-			n.markArmed(pm.PID())
-		}
-	}
 	_, err = pm.WaitReady(ctx)
 	return err
+}
+
+// startStandby is start for a standby: it may lack WAL or be damaged, and then
+// never answers. The error is hopeless once another start would not help.
+func (n *node) startStandby(ctx context.Context) error {
+	pm, err := n.launch(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = pm.WaitRecovered(ctx, recoveryStall)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case err == nil:
+		n.unrecovered = 0
+	case errors.Is(err, postgres.ErrStalled):
+		err = fmt.Errorf("%w: %w", errHopeless, err)
+	case errors.Is(err, postgres.ErrNotRecovered) && !strings.Contains(err.Error(), "No space left on device"):
+		if n.unrecovered++; n.unrecovered >= recoveryTries {
+			err = fmt.Errorf("%w: %w", errHopeless, err)
+		}
+	}
+	return err
+}
+
+// errHopeless marks a standby that does not come up whatever it is given: it
+// needs another node's data.
+var errHopeless = errors.New("this standby cannot be started")
+
+// Patience with a standby that starts.
+const (
+	recoveryStall = 30 * time.Second // without any progress
+	recoveryTries = 3                // that ended while it recovered
+)
+
+// launch has the server running.
+func (n *node) launch(ctx context.Context) (*postgres.Postmaster, error) {
+	pm, err := n.server()
+	if err != nil || pm != nil {
+		return pm, err
+	}
+	if n.instance().RewindInterrupted() {
+		return nil, errHalfRewound
+	}
+	names := n.diskNames()
+	started, err := n.instance().Start(ctx, postgres.StartConfig{})
+	if err != nil {
+		return nil, err
+	}
+	pm = n.keep(started)
+	if !names.Empty() {
+		n.markArmed(pm.PID())
+	}
+	return pm, nil
 }
 
 // diskNames returns the list that a server started now will go by.

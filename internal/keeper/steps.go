@@ -20,7 +20,6 @@ const (
 	stopPoll           = 20 * time.Millisecond
 	slotPoll           = 100 * time.Millisecond
 	streamPatience     = 10 * time.Second
-	readyPatience      = 10 * time.Second
 	checkedFor         = 5 * time.Second
 	peersWhileWaiting  = 2 * time.Second
 )
@@ -133,8 +132,16 @@ func (n *node) distrust(ctx context.Context) {
 // been one all along, somebody has run it as what it is not, and it is copied again.
 func (n *node) startAs(ctx context.Context, from, role fsm.State) error {
 	inst := n.instance()
-	if !standbyRole(role) || inst.IsStandby() && !inst.RewindInterrupted() {
+	if !standbyRole(role) {
 		return n.start(ctx)
+	}
+	if inst.IsStandby() && !inst.RewindInterrupted() {
+		err := n.startStandby(ctx)
+		if errors.Is(err, errHopeless) && role.In(fsm.Secondary, fsm.CatchingUp) {
+			n.log.WarnContext(ctx, "this standby does not come up", "error", err)
+			return n.rewindOrInit(ctx)
+		}
+		return err
 	}
 	pm, err := n.server()
 	if err != nil {

@@ -95,6 +95,9 @@ func (n *node) copyAndStart(ctx context.Context, up postgres.UpstreamConfig, fol
 	if err := n.instance().BaseBackup(ctx, cfg); err != nil {
 		return err
 	}
+	n.mu.Lock()
+	n.unrecovered = 0
+	n.mu.Unlock()
 	return n.dressAndStart(ctx)
 }
 
@@ -110,7 +113,7 @@ func (n *node) dressAndStart(ctx context.Context) error {
 	if err := n.instance().SetSyncNamesOffline(guardList()); err != nil {
 		return err
 	}
-	if err := n.start(ctx); err != nil {
+	if err := n.startStandby(ctx); err != nil {
 		return err
 	}
 	return n.publishSystem(ctx)
@@ -190,57 +193,115 @@ func (n *node) rewindOrInit(ctx context.Context) error {
 	return n.rejoin(ctx, up)
 }
 
+// rejoin makes whatever is here a standby of that server: by its configuration
+// alone, by a rewind, or by a copy when neither helps.
 func (n *node) rejoin(ctx context.Context, up postgres.UpstreamConfig) error {
 	if _, err := n.sameSystem(ctx, up); err != nil {
 		return err
 	}
-	if err := n.stop(ctx); err != nil {
-		return err
+	for range rejoinRounds {
+		if err := n.stop(ctx); err != nil {
+			return err
+		}
+		n.publishHistory(ctx)
+		joined, err := n.rewind(ctx, up)
+		switch {
+		case err == nil && joined:
+			return n.dropSlots(ctx)
+		case err == nil:
+			// It knows by now what it holds.
+		case errors.Is(err, postgres.ErrCannotRewind), errors.Is(err, errHopeless):
+			n.log.WarnContext(ctx, "cannot rewind, copying the data directory instead", "error", err)
+			return n.copyInstead(ctx, up)
+		default:
+			return err
+		}
 	}
-	n.publishHistory(ctx)
-	err := n.instance().Rewind(ctx, postgres.RewindConfig{Source: postgres.CopyFrom(up), Standby: postgres.StandbyOf(up)})
-	switch {
-	case err == nil:
-		if err := n.dressAndStart(ctx); err != nil {
-			return err
-		}
-	case errors.Is(err, postgres.ErrCannotRewind):
-		n.log.WarnContext(ctx, "cannot rewind, copying the data directory instead", "error", err)
-		if err := n.copyAndStart(ctx, up, true); err != nil {
-			return err
-		}
-	default:
+	n.log.WarnContext(ctx, "still not on the primary's line, copying the data directory instead")
+	return n.copyInstead(ctx, up)
+}
+
+// rejoinRounds: the first may find out only with the server running that it
+// holds WAL which the primary's line left out, the second rewinds it.
+const rejoinRounds = 2
+
+// copyInstead copies what could not be brought in line.
+func (n *node) copyInstead(ctx context.Context, up postgres.UpstreamConfig) error {
+	if err := n.copyAndStart(ctx, up, true); err != nil {
 		return err
 	}
 	return n.dropSlots(ctx)
 }
 
+// rewind brings the stopped server in line and starts it; false when it turned
+// out then that it holds more than its control file knew.
+func (n *node) rewind(ctx context.Context, up postgres.UpstreamConfig) (joined bool, err error) {
+	inst := n.instance()
+	proved, err := inst.Rewind(ctx, postgres.RewindConfig{Source: postgres.CopyFrom(up), Standby: postgres.StandbyOf(up)})
+	if err != nil {
+		return false, err
+	}
+	if err := n.dressAndStart(ctx); err != nil || proved {
+		return err == nil, err
+	}
+	last, err := inst.EndReceiver(ctx)
+	if err != nil {
+		return false, err
+	}
+	lineage, _, err := n.relation(ctx, up, last)
+	if err != nil {
+		return false, err
+	}
+	if lineage != postgres.LineageFollows {
+		n.log.WarnContext(ctx, "this standby holds WAL that the primary's line left out", "lineage", lineage.String(), "lsn", last.LSN.String())
+		return false, nil
+	}
+	return true, n.point(ctx, up)
+}
+
 // relation compares the running standby, as it was seen a moment ago, with
 // another server. The positions are taken in the order in which a standby that
 // follows can never seem ahead.
-func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig, o postgres.Observation) (postgres.Lineage, error) {
+//
+// What was received is not all WAL: a piece of a record at its end is
+// nothing, and a receiver that changes its timeline still shows the position
+// that it had on the old one. What was replayed is not all that there is. Where
+// the two disagree the receiver is ended and the replay comes to its end before anything
+// is said; ended tells that the standby has no upstream since.
+func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig, o postgres.Observation) (lineage postgres.Lineage, ended bool, err error) {
 	if !o.InRecovery {
-		return postgres.LineageDiverged, nil
-	}
-	info, err := n.sameSystem(ctx, up)
-	if err != nil {
-		return postgres.LineageForeign, err
+		return postgres.LineageDiverged, false, nil
 	}
 	inst := n.instance()
-	local, err := inst.HistoryOf(o.TLI)
-	if err != nil {
-		return postgres.LineageForeign, err
+	for {
+		info, err := n.sameSystem(ctx, up)
+		if err != nil {
+			return postgres.LineageForeign, ended, err
+		}
+		local, err := inst.HistoryOf(o.TLI)
+		if err != nil {
+			return postgres.LineageForeign, ended, err
+		}
+		lineage = postgres.Relate(local, o.LSN, info)
+		follows, receiver := lineage == postgres.LineageFollows, o.Receiver.Status != ""
+		final := o.ReplayIdle && !receiver || follows && receiver || postgres.Relate(local, o.Replayed, info) != postgres.LineageFollows
+		if !final {
+			if o, err = inst.EndReceiver(ctx); err != nil {
+				return lineage, true, err
+			}
+			ended = true
+			continue
+		}
+		if !follows {
+			return lineage, ended, nil
+		}
+		// Two servers promoted at one position have the same history.
+		same, err := inst.SameLine(ctx, postgres.CopyFrom(up), local, info.History)
+		if err == nil && !same {
+			lineage = postgres.LineageAmbiguous
+		}
+		return lineage, ended, err
 	}
-	lineage := postgres.Relate(local, o.LSN, info)
-	if lineage != postgres.LineageFollows {
-		return lineage, nil
-	}
-	// Two servers promoted at one position have the same history.
-	same, err := inst.SameLine(ctx, postgres.CopyFrom(up), local, info.History)
-	if err == nil && !same {
-		lineage = postgres.LineageAmbiguous
-	}
-	return lineage, err
 }
 
 // standing looks at the running server and gives it its guard if it is a
@@ -290,10 +351,9 @@ func (n *node) asStandby(ctx context.Context, up postgres.UpstreamConfig) (o pos
 	return o, false, nil
 }
 
-// startFitting has the standby running and answering; false when its control
-// file shows that it cannot follow that server: what it must replay before it
-// is consistent may lie on a line that is not the server's, and then it would
-// never answer.
+// startFitting has the standby running and answering; false when it cannot
+// follow that server as it is: what it must replay before it is consistent may lie on a
+// line that is not the server's, or may be gone, and then it would never answer.
 func (n *node) startFitting(ctx context.Context, up postgres.UpstreamConfig) (fits bool, err error) {
 	pm, err := n.server()
 	if err != nil {
@@ -307,18 +367,15 @@ func (n *node) startFitting(ctx context.Context, up postgres.UpstreamConfig) (fi
 			return false, err
 		}
 	}
-	for {
-		waiting, cancel := context.WithTimeout(ctx, readyPatience)
-		err := n.start(waiting)
-		late := waiting.Err() != nil
-		cancel()
-		if err == nil || !late || ctx.Err() != nil {
-			return err == nil, err
-		}
-		if fits, err := n.fits(ctx, up); !fits || err != nil {
-			return false, err
-		}
+	err = n.startStandby(ctx)
+	switch {
+	case errors.Is(err, errHopeless):
+		n.log.WarnContext(ctx, "this standby does not come up", "error", err)
+		return false, nil
+	case err != nil:
+		return false, err
 	}
+	return true, nil
 }
 
 // fits compares what the control file knows with a server's line.
@@ -364,8 +421,9 @@ type checked struct {
 	host string
 	port int
 	tli  pg.Timeline
-	lsn  pg.LSN
-	at   time.Duration
+	// Both: a receiver that connects again shows the old position for a while.
+	received, replayed pg.LSN
+	at                 time.Duration
 }
 
 // checkTimeline compares the standby with its upstream and brings back one
@@ -380,20 +438,24 @@ func (n *node) checkTimeline(ctx context.Context) error {
 	if done || err != nil {
 		return err
 	}
-	now := checked{host: up.Host, port: up.Port, tli: o.TLI, lsn: o.LSN, at: n.clock()}
+	now := checked{host: up.Host, port: up.Port, tli: o.TLI, received: o.Received, replayed: o.Replayed, at: n.clock()}
 	n.mu.Lock()
 	last := n.checked
 	n.mu.Unlock()
-	if last.host == now.host && last.port == now.port && last.tli == now.tli && last.lsn == now.lsn && now.at-last.at < checkedFor {
+	since := now.at - last.at
+	if last.at = now.at; last == now && since < checkedFor {
 		return nil
 	}
-	lineage, err := n.relation(ctx, up, o)
+	lineage, ended, err := n.relation(ctx, up, o)
 	if err != nil {
 		return err
 	}
 	if lineage != postgres.LineageFollows {
 		n.log.WarnContext(ctx, "this standby has left the primary's line", "lineage", lineage.String())
 		return n.rejoin(ctx, up)
+	}
+	if ended {
+		return n.point(ctx, up)
 	}
 	n.mu.Lock()
 	n.checked = now
@@ -456,7 +518,7 @@ func (n *node) standbyAlone(ctx context.Context) error {
 			return err
 		}
 	}
-	return n.start(ctx)
+	return n.startStandby(ctx)
 }
 
 // fetchWAL streams from the most advanced standby until its position is
@@ -476,7 +538,7 @@ func (n *node) fetchWAL(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lineage, err := n.relation(ctx, up, o)
+	lineage, _, err := n.relation(ctx, up, o)
 	switch {
 	case err != nil:
 		return err

@@ -25,7 +25,8 @@ func TestBaseBackupNeverBearsAStandbysName(t *testing.T) {
 	backup := n.backup(primary)
 	backup.Source = postgres.StandbyOf(n.upstream(primary)).ConnInfo
 	require.ErrorContains(t, n.BaseBackup(within(t), backup), "application name")
-	require.ErrorContains(t, n.Rewind(within(t), postgres.RewindConfig{Source: backup.Source}), "application name")
+	_, err := n.Rewind(within(t), postgres.RewindConfig{Source: backup.Source})
+	require.ErrorContains(t, err, "application name")
 
 	// Its streaming child too has another name.
 	backup = n.backup(primary)
@@ -153,7 +154,8 @@ func TestBaseBackupOfAnotherSystemIsRefused(t *testing.T) {
 	require.ErrorIs(t, other.BaseBackup(within(t), backup), postgres.ErrRunning)
 	other.stop(t, p, postgres.StopFast)
 	require.ErrorIs(t, other.BaseBackup(within(t), backup), postgres.ErrForeignSystem)
-	require.ErrorIs(t, other.Rewind(within(t), postgres.RewindConfig{Source: backup.Source}), postgres.ErrForeignSystem)
+	_, err := other.Rewind(within(t), postgres.RewindConfig{Source: backup.Source})
+	require.ErrorIs(t, err, postgres.ErrForeignSystem)
 	require.False(t, other.IsStandby())
 	other.start(t)
 	require.Zero(t, other.count(t))
@@ -198,11 +200,16 @@ func TestRewindOfAServerThatStoppedInAnOrderlyWayIsConfigurationOnly(t *testing.
 func rejoin(t *testing.T, n, other *node) {
 	t.Helper()
 	other.slot(t, n.id)
-	require.NoError(t, n.Rewind(within(t), postgres.RewindConfig{
-		Source: postgres.CopyFrom(n.upstream(other)), Standby: postgres.StandbyOf(n.upstream(other)),
-	}))
+	up := postgres.StandbyOf(n.upstream(other))
+	proved, err := n.Rewind(within(t), postgres.RewindConfig{Source: postgres.CopyFrom(n.upstream(other)), Standby: up})
+	require.NoError(t, err)
 	require.False(t, n.RewindInterrupted())
 	p := n.start(t)
+	if !proved {
+		_, err := n.EndReceiver(within(t))
+		require.NoError(t, err)
+		require.NoError(t, n.Follow(within(t), up))
+	}
 	require.NoError(t, n.WaitStreaming(within(t)))
 	want := other.count(t)
 	eventually(t, func() error {
@@ -261,7 +268,7 @@ func TestSameTimelineNumberOnTwoLinesIsNotRewound(t *testing.T) {
 	require.NoError(t, third.Promote(within(t)))
 	require.Equal(t, second.observe(t).TLI, third.observe(t).TLI)
 	second.stop(t, p2, postgres.StopFast)
-	err = second.Rewind(within(t), postgres.RewindConfig{
+	_, err = second.Rewind(within(t), postgres.RewindConfig{
 		Source: postgres.CopyFrom(second.upstream(third)), Standby: postgres.StandbyOf(second.upstream(third)),
 	})
 	require.ErrorIs(t, err, postgres.ErrCannotRewind)
@@ -297,7 +304,8 @@ func TestTwoTimelinesThatBeganAtOnePlaceAreToldApart(t *testing.T) {
 	require.True(t, same)
 	second.stop(t, p2, postgres.StopFast)
 	rewind := postgres.RewindConfig{Source: postgres.CopyFrom(second.upstream(third)), Standby: postgres.StandbyOf(second.upstream(third))}
-	require.ErrorIs(t, second.Rewind(within(t), rewind), postgres.ErrCannotRewind)
+	_, err = second.Rewind(within(t), rewind)
+	require.ErrorIs(t, err, postgres.ErrCannotRewind)
 
 	// The old primary is behind both and may follow either.
 	rejoin(t, primary, third)
@@ -342,7 +350,8 @@ func TestInterruptedRewindIsNeverStarted(t *testing.T) {
 	require.NoError(t, os.WriteFile(primary.DataDir()+".rewind", nil, 0o600))
 	_, err := primary.Start(within(t), postgres.StartConfig{})
 	require.ErrorIs(t, err, postgres.ErrCannotRewind)
-	require.ErrorIs(t, primary.Rewind(within(t), postgres.RewindConfig{}), postgres.ErrCannotRewind)
+	_, err = primary.Rewind(within(t), postgres.RewindConfig{})
+	require.ErrorIs(t, err, postgres.ErrCannotRewind)
 	standby.slot(t, 1)
 	require.NoError(t, primary.BaseBackup(within(t), primary.backup(standby)))
 	require.False(t, primary.RewindInterrupted())

@@ -14,8 +14,14 @@ var (
 	ErrForeignSystem = errors.New("the other server has a different system identifier")
 	// ErrCannotRewind: only a base backup makes this data directory a standby of that server.
 	ErrCannotRewind = errors.New("the data directory cannot be rewound")
+	// ErrShortOfWAL: the directory does not hold the WAL that it must replay before it is consistent.
+	ErrShortOfWAL = errors.New("the WAL that is here ends before the server is consistent")
 	// ErrExited: the postmaster ended while it was waited for.
 	ErrExited = errors.New("PostgreSQL ended")
+	// ErrNotRecovered: it ended while it recovered its data.
+	ErrNotRecovered = errors.New("PostgreSQL could not recover its data")
+	// ErrStalled: a standby that is not consistent yet makes no progress.
+	ErrStalled = errors.New("the recovery has made no progress")
 )
 
 // hinted is an error that an operator can do something about.

@@ -127,6 +127,17 @@ func (i *Instance) Start(ctx context.Context, cfg StartConfig) (*Postmaster, err
 		return nil, withHint(fmt.Errorf("start PostgreSQL: %w: a rewind was interrupted", ErrCannotRewind),
 			"the data directory needs a base backup")
 	}
+	if err := i.standbyAgain(); err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	if err := i.setAsideHalf(ctx); err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	return i.launch(ctx, cfg)
+}
+
+// launch starts a server where none runs, of the files as they are.
+func (i *Instance) launch(ctx context.Context, cfg StartConfig) (*Postmaster, error) {
 	if err := i.EndOrphans(ctx); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
@@ -409,16 +420,37 @@ func (p *Postmaster) Wait(ctx context.Context) error {
 // WaitReady waits until the server accepts connections and answers one; standby
 // tells as what. It returns ErrExited with the server's words when it ends instead.
 func (p *Postmaster) WaitReady(ctx context.Context) (standby bool, err error) {
+	return p.waitReady(ctx, 0)
+}
+
+// WaitRecovered is WaitReady for a standby that may never come so far: it also
+// returns when the server has made no progress for that long (ErrStalled), and
+// tells a server that ended while it recovered (ErrNotRecovered as well as
+// ErrExited) from one that could not begin.
+func (p *Postmaster) WaitRecovered(ctx context.Context, stall time.Duration) (standby bool, err error) {
+	return p.waitReady(ctx, stall)
+}
+
+func (p *Postmaster) waitReady(ctx context.Context, stall time.Duration) (standby bool, err error) {
 	tick := time.NewTicker(pollPeriod)
 	defer tick.Stop()
+	progress := newProgress(p.instance, stall)
+	began := false
 	for {
-		ready, standby, err := p.look(ctx)
+		ready, standby, err := p.look(ctx, &began)
 		if err != nil || ready {
 			return standby, err
 		}
+		if progress.stalled() {
+			return false, fmt.Errorf("wait until PostgreSQL is ready: %w for %s", ErrStalled, stall)
+		}
 		select {
 		case <-p.exited:
-			return false, p.exitError(ctx)
+			err := p.exitError(ctx)
+			if began && stall > 0 {
+				err = fmt.Errorf("%w: %w", ErrNotRecovered, err)
+			}
+			return false, err
 		case <-ctx.Done():
 			return false, fmt.Errorf("wait until PostgreSQL is ready: %w", context.Cause(ctx))
 		case <-tick.C:
@@ -432,31 +464,13 @@ func (p *Postmaster) exitError(ctx context.Context) error {
 	return errors.Join(fmt.Errorf("start PostgreSQL: %w (%s): %s", ErrExited, p.ExitText(), p.instance.StartupLog()), err)
 }
 
-// waitState waits for a status in postmaster.pid, without a connection.
-func (p *Postmaster) waitState(ctx context.Context, states ...string) error {
-	for {
-		f, ok, err := p.instance.readPidFile()
-		if err != nil {
-			return err
-		}
-		if ok && f.pid == p.pid && slices.Contains(states, f.state) {
-			return nil
-		}
-		select {
-		case <-p.exited:
-			return p.exitError(ctx)
-		case <-ctx.Done():
-			return fmt.Errorf("wait until PostgreSQL is %s, it is %q: %w", strings.Join(states, " or "), f.state, context.Cause(ctx))
-		case <-time.After(pollPeriod):
-		}
-	}
-}
-
-func (p *Postmaster) look(ctx context.Context) (ready, standby bool, err error) {
+// look looks once; began is set when the server has come to recover its data.
+func (p *Postmaster) look(ctx context.Context, began *bool) (ready, standby bool, err error) {
 	f, ok, err := p.instance.readPidFile()
 	if err != nil || !ok || f.pid != p.pid {
 		return false, false, err
 	}
+	*began = *began || f.state != ""
 	if f.state != "ready" && f.state != "standby" {
 		return false, false, nil
 	}

@@ -28,60 +28,94 @@ type RewindConfig struct {
 // another one: nothing but the configuration when it holds nothing foreign,
 // pg_rewind otherwise, after crash recovery when it was not stopped in an orderly way.
 // ErrCannotRewind: only a base backup can. ErrForeignSystem: not even that may.
-func (i *Instance) Rewind(ctx context.Context, cfg RewindConfig) error {
+//
+// proved tells whether all of the directory is known to be on that line. It is
+// not where WAL may wait behind what the control file knows of. Then the result has no
+// upstream under a standby's name: its position has to be compared once it has
+// replayed all, before it may acknowledge anything.
+func (i *Instance) Rewind(ctx context.Context, cfg RewindConfig) (proved bool, err error) {
 	if strings.HasPrefix(cfg.Source.Get("application_name"), pg.StandbyPrefix) {
-		return errors.New("rewind: refusing to work under a standby's application name, it would acknowledge commits")
+		return false, errors.New("rewind: refusing to work under a standby's application name, it would acknowledge commits")
 	}
 	if err := i.requireStopped(); err != nil {
-		return fmt.Errorf("rewind: %w", err)
+		return false, fmt.Errorf("rewind: %w", err)
 	}
 	if i.RewindInterrupted() {
-		return fmt.Errorf("rewind: %w: an earlier rewind was interrupted", ErrCannotRewind)
+		return false, fmt.Errorf("rewind: %w: an earlier rewind was interrupted", ErrCannotRewind)
 	}
 	source, err := Identify(ctx, cfg.Source)
 	if err != nil {
-		return fmt.Errorf("rewind: %w", err)
+		return false, fmt.Errorf("rewind: %w", err)
 	}
-	if err := i.RecoverCrash(ctx); err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("rewind: %w", err)
-		}
-		return fmt.Errorf("rewind: %w: %w", ErrCannotRewind, err)
+	short := i.RecoverCrash(ctx)
+	if ctx.Err() != nil {
+		return false, fmt.Errorf("rewind: %w", short)
 	}
-	lineage, err := i.Compare(ctx, source)
+	if short != nil && !errors.Is(short, ErrShortOfWAL) {
+		return false, fmt.Errorf("rewind: %w: %w", ErrCannotRewind, short)
+	}
+	lineage, err := i.lineage(ctx, cfg.Source, source)
 	if err != nil {
-		return fmt.Errorf("rewind: %w: %w", ErrCannotRewind, err)
-	}
-	if lineage != LineageForeign && lineage != LineageAmbiguous {
-		local, err := i.History(ctx)
-		if err != nil {
-			return fmt.Errorf("rewind: %w: %w", ErrCannotRewind, err)
-		}
-		same, err := i.SameLine(ctx, cfg.Source, local, source.History)
-		if err != nil {
-			return fmt.Errorf("rewind: %w", err)
-		}
-		if !same {
-			lineage = LineageAmbiguous
-		}
+		return false, err
 	}
 	i.log.InfoContext(ctx, "compared with the upstream", "lineage", lineage.String(), "upstream_tli", source.TLI, "upstream_lsn", source.LSN.String())
+	up := cfg.Standby
 	switch lineage {
 	case LineageForeign:
-		return fmt.Errorf("rewind: %w: %s", ErrForeignSystem, source.SystemID)
+		return false, fmt.Errorf("rewind: %w: %s", ErrForeignSystem, source.SystemID)
 	case LineageAmbiguous, LineageAhead:
 		// pg_rewind would find both on one timeline and nothing to do.
-		return fmt.Errorf("rewind: %w: its line is %s", ErrCannotRewind, lineage)
+		return false, fmt.Errorf("rewind: %w: its line is %s", ErrCannotRewind, lineage)
 	case LineageFollows:
-	case LineageDiverged:
-		if err := i.rewindTo(ctx, cfg, source); err != nil {
-			return err
+		control, err := i.ControlData(ctx)
+		if err != nil {
+			return false, fmt.Errorf("rewind: %w", err)
 		}
+		proved = control.CleanShutdown()
+		switch {
+		case short != nil:
+			// What it lacks is on the upstream's line: it has to come from there.
+			up = Upstream{ConnInfo: cfg.Source, Slot: cfg.Standby.Slot}
+		case !proved:
+			up = Upstream{}
+		}
+	case LineageDiverged:
+		if short != nil {
+			return false, fmt.Errorf("rewind: %w: %w", ErrCannotRewind, short)
+		}
+		if err := i.rewindTo(ctx, cfg, source); err != nil {
+			return false, err
+		}
+		proved = true
 	}
-	if err := i.WriteStandby(ctx, cfg.Standby); err != nil {
-		return fmt.Errorf("rewind: %w", err)
+	if err := i.WriteStandby(ctx, up); err != nil {
+		return false, fmt.Errorf("rewind: %w", err)
 	}
-	return removeFile(i.rewindMark())
+	return proved, removeFile(i.rewindMark())
+}
+
+// lineage relates the stopped server to the source, the bytes of their last
+// shared timeline included.
+func (i *Instance) lineage(ctx context.Context, conn pg.ConnInfo, source SystemInfo) (Lineage, error) {
+	lineage, err := i.Compare(ctx, source)
+	if err != nil {
+		return LineageForeign, fmt.Errorf("rewind: %w: %w", ErrCannotRewind, err)
+	}
+	if lineage == LineageForeign || lineage == LineageAmbiguous {
+		return lineage, nil
+	}
+	local, err := i.History(ctx)
+	if err != nil {
+		return LineageForeign, fmt.Errorf("rewind: %w: %w", ErrCannotRewind, err)
+	}
+	same, err := i.SameLine(ctx, conn, local, source.History)
+	if err != nil {
+		return LineageForeign, fmt.Errorf("rewind: %w", err)
+	}
+	if !same {
+		lineage = LineageAmbiguous
+	}
+	return lineage, nil
 }
 
 // RewindInterrupted reports whether the directory is the remains of a rewind
@@ -152,66 +186,4 @@ func (i *Instance) readOwnFiles() (map[string][]byte, error) {
 		own[name] = data
 	}
 	return own, nil
-}
-
-// RecoverCrash brings a stopped server that was not ended in an orderly way to
-// a state that pg_rewind accepts. Nobody can connect meanwhile. Nothing happens
-// to a server that needs no recovery.
-func (i *Instance) RecoverCrash(ctx context.Context) error {
-	control, err := i.ControlData(ctx)
-	if err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
-	if !recoveryPending(control) {
-		return nil
-	}
-	if err := i.EndOrphans(ctx); err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
-	if err := i.removeStaleFiles(); err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
-	i.log.InfoContext(ctx, "recovering a server that was not stopped in an orderly way", "state", control.State)
-	if i.IsStandby() {
-		return i.recoverStandby(ctx)
-	}
-	// A single-user server replays its WAL, reads the end of its input, and writes a shutdown checkpoint.
-	args := []string{"--single", "-D", i.cfg.DataDir, "-c", "archive_mode=off", "-c", "synchronous_standby_names=", "template1"}
-	if err := i.run(ctx, runConfig{program: "postgres", args: args}); err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
-	return nil
-}
-
-// recoveryPending: how far the WAL reaches is not known before it is replayed.
-// That is also so where crash recovery of a former primary was stopped in an
-// orderly way: the control file then names no point that must be reached.
-func recoveryPending(control pg.ControlData) bool {
-	return control.NeedsRecovery() || !control.CleanShutdown() && control.MinRecovery == 0
-}
-
-// recoverStandby runs a standby without upstream until it is consistent. A
-// server must listen somewhere: it does in a directory that only we can enter.
-func (i *Instance) recoverStandby(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "pgdrover-recovery-")
-	if err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	p, err := i.Start(ctx, StartConfig{Options: []string{
-		"-c", "listen_addresses=", "-c", "unix_socket_directories=" + dir, "-c", "primary_conninfo=", "-c", "hot_standby=on",
-	}})
-	if err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
-	defer p.Release()
-	if err := p.waitState(ctx, "ready"); err != nil {
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), killDelay)
-		defer cancel()
-		return errors.Join(fmt.Errorf("recover: %w", err), p.Stop(stop, StopImmediate))
-	}
-	if err := p.Stop(ctx, StopFast); err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
-	return nil
 }

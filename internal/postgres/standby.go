@@ -60,9 +60,11 @@ func (cfg UpstreamConfig) connInfo(applicationName string) pg.ConnInfo {
 }
 
 // IsStandby reports whether the server starts, or runs, as a standby by its files.
+// One whose recovery was interrupted is one, too: see RecoverCrash.
 func (i *Instance) IsStandby() bool {
-	_, err := os.Stat(i.path(signalFile))
-	return err == nil
+	_, standby := os.Stat(i.path(signalFile))
+	_, recovering := os.Stat(i.path(recoverySignal))
+	return standby == nil || recovering == nil
 }
 
 // WriteStandby writes the files of a standby; a running server reads them at its next reload.

@@ -202,7 +202,8 @@ func Relate(local pg.History, end pg.LSN, other SystemInfo) Lineage {
 	}
 }
 
-// Compare relates the data directory of a stopped server to another server.
+// Compare relates the data directory of a stopped server to another server, as
+// far as its control file knows: a standby may hold more WAL than that.
 // For a server that ended as a primary the checkpoint must lie before the
 // fork, not on it: the record begins there.
 func (i *Instance) Compare(ctx context.Context, other SystemInfo) (Lineage, error) {
@@ -221,9 +222,13 @@ func (i *Instance) Compare(ctx context.Context, other SystemInfo) (Lineage, erro
 	if control.CleanShutdown() {
 		end = control.Checkpoint + 1
 	}
-	if recoveryPending(control) && local.TLI() != other.History.TLI() && Relate(local, 0, other) == LineageFollows {
-		// Nobody knows how far its WAL reaches.
-		return LineageDiverged, nil
+	lineage := Relate(local, end, other)
+	if lineage != LineageFollows || control.RanAsPrimary() {
+		return lineage, nil
 	}
-	return Relate(local, end, other), nil
+	startable, err := i.startable(control)
+	if err == nil && !startable {
+		lineage = LineageAmbiguous
+	}
+	return lineage, err
 }
