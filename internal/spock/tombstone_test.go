@@ -242,3 +242,16 @@ func TestAllMajors(t *testing.T) {
 		require.Equal(t, []string{"a: del ins trunc upd"}, n.published(t))
 	})
 }
+
+// An operator's own publication of everything: our tables are in it, and can be
+// changed all the same.
+func TestPublicationOfEverything(t *testing.T) {
+	t.Parallel()
+	n := create(t, "n1")
+	require.Equal(t, "NULL", n.text(t, `SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c
+		WHERE c.relnamespace = 'spock'::regnamespace AND c.relkind = 'r' AND c.relpersistence = 'p' AND c.relreplident <> 'f'
+		AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)`))
+	n.exec(t, `CREATE PUBLICATION everything FOR ALL TABLES; CREATE TABLE t (id int PRIMARY KEY);
+		SELECT spock.repset_add_table('default', 't'); INSERT INTO t VALUES (1); DELETE FROM t; SELECT pgdrover.stamp_tombstones();
+		DELETE FROM spock.pgdrover_tombstone; DELETE FROM spock.queue`)
+}

@@ -174,3 +174,15 @@ CREATE UNLOGGED TABLE spock.pgdrover_stats_reset (
     sub_id      oid PRIMARY KEY,
     stats_reset timestamptz NOT NULL
 );
+
+-- An operator's publication FOR ALL TABLES, which takes these in as well, lets only rows that it can name be changed.
+DO $$
+DECLARE
+    rel regclass;
+BEGIN
+    FOR rel IN SELECT c.oid FROM pg_catalog.pg_class c
+                WHERE c.relnamespace = 'spock'::regnamespace AND c.relkind = 'r' AND c.relpersistence = 'p'
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY FULL', rel);
+    END LOOP;
+END $$;

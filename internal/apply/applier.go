@@ -1,0 +1,429 @@
+package apply
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/jackc/pgerrcode"
+
+	"github.com/pgdrover/pgdrover/internal/conflict"
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// applier writes the transactions of one subscription, in their order, through
+// one session.
+type applier struct {
+	session *session
+	claims  *claims
+	decoder *pgoutput.Decoder
+	log     *slog.Logger
+	rules   conflict.Rules
+	verdict verdict
+	self    conflict.NodeID
+	author  conflict.NodeID // whose changes the stream brings
+	name    string          // of the subscription
+	origin  string          // name of the session's origin
+	version int             // of the server
+	binary  bool
+	exact   bool // progress rows go along with each transaction
+	subID   uint32
+	peers   *peers
+	counts  *counts
+	amended *amended
+	options options
+
+	epoch    int // of targets: what was known of tables before is void
+	inflight []*transaction
+	todo     []*transaction
+	durable  *durability
+	reached  pg.LSN // end of the last transaction that committed here
+	time     pg.Timestamp
+}
+
+// errPipeline is the answer of a step that found the pipeline stopped.
+var errPipeline = errors.New("the pipeline has stopped")
+
+// rereadError asks for the stream to be opened anew: a transaction of which
+// parts are gone has to be repeated in another form.
+type rereadError struct {
+	final pg.LSN
+	mode  mode
+	cause error
+
+	failedAt int
+}
+
+func (e *rereadError) Error() string {
+	return fmt.Sprintf("repeat transaction %s: %v", e.final, e.cause)
+}
+func (e *rereadError) Unwrap() error { return e.cause }
+
+// put takes a transaction that is complete, or the next part of one that is
+// too large to be kept.
+func (a *applier) put(ctx context.Context, tx *transaction) error {
+	a.todo = append(a.todo, tx)
+	return a.work(ctx)
+}
+
+// last is the transaction that is the last to commit of those on their way.
+func (a *applier) last() *transaction {
+	switch {
+	case len(a.todo) > 0:
+		return a.todo[len(a.todo)-1]
+	case len(a.inflight) > 0:
+		return a.inflight[len(a.inflight)-1]
+	default:
+		return nil
+	}
+}
+
+// work sends what is lined up.
+func (a *applier) work(ctx context.Context) error {
+	for len(a.todo) > 0 {
+		next := a.todo[0]
+		a.todo = a.todo[1:]
+		err := a.send(ctx, next)
+		if err == nil {
+			err = a.settle()
+		}
+		if errors.Is(err, errPipeline) {
+			err = a.repair(ctx, next)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle takes what the server has answered.
+func (a *applier) settle() error {
+	done, failed, broken := a.session.state()
+	for _, tx := range done {
+		a.finished(tx)
+	}
+	switch {
+	case broken != nil:
+		return broken
+	case failed != nil:
+		return errPipeline
+	default:
+		return nil
+	}
+}
+
+func (a *applier) finished(tx *transaction) {
+	if len(a.inflight) > 0 && a.inflight[0] == tx {
+		a.inflight = a.inflight[1:]
+	}
+	a.letGo(tx)
+	tx.finished = true
+	a.reached = max(a.reached, tx.end)
+	if tx.commitTime != 0 {
+		a.time = tx.commitTime
+	}
+	a.durable.committed(tx.end)
+}
+
+func (a *applier) letGo(tx *transaction) {
+	if tx.wish != nil {
+		a.claims.release(a, tx.wish)
+		tx.wish = nil
+	}
+}
+
+// repair leaves a stopped pipeline and lines up what has to be repeated: the
+// transaction that failed, in the careful form, and all behind it.
+func (a *applier) repair(ctx context.Context, current *transaction) error {
+	_, failed, broken := a.session.state()
+	if broken != nil {
+		return broken
+	}
+	if err := a.session.recover(ctx); err != nil {
+		return err
+	}
+	done, _, _ := a.session.state()
+	for _, tx := range done {
+		a.finished(tx)
+	}
+	if err := a.checkOrigin(ctx); err != nil {
+		return err
+	}
+	if failed != nil && !expected(failed.err) {
+		// It may be that a table is not what it was.
+		a.epoch++
+		if err := a.session.forget(ctx); err != nil {
+			return err
+		}
+	}
+	again := a.inflight
+	a.inflight = nil
+	if !current.finished && !slices.Contains(again, current) {
+		again = append(again, current)
+	}
+	for _, tx := range again {
+		a.letGo(tx)
+	}
+	if len(again) == 0 {
+		return nil
+	}
+	first := again[0]
+	cause := errPipeline
+	if failed != nil {
+		cause = failed.err
+	}
+	a.log.DebugContext(ctx, "repeat transaction step by step", "lsn", first.final.String(), "error", cause)
+	if failed != nil {
+		// What the careful form waits for it hears at once: only the end can fail so.
+		if first.mode == exception {
+			return fmt.Errorf("end transaction %s: %w", first.final, cause)
+		}
+		if first.mode == careful && first.begun {
+			a.blame(first, cause, 0)
+		}
+	}
+	first.mode = max(first.mode, careful)
+	if first.cause == nil {
+		first.cause = cause
+	}
+	for _, tx := range again {
+		if tx.partial {
+			return &rereadError{final: first.final, mode: first.mode, cause: first.cause, failedAt: first.failedAt}
+		}
+		tx.begun, tx.trials = false, nil
+	}
+	a.todo = append(again, a.todo...)
+	return nil
+}
+
+// expected tells whether a statement of the fast form failed as it has to when
+// a row is not what the sender saw.
+func expected(err error) bool {
+	switch sqlState(err) {
+	case pgerrcode.DivisionByZero, pgerrcode.UniqueViolation, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure:
+		return true
+	default:
+		return false
+	}
+}
+
+// checkOrigin undoes what newer servers do to the origin when a commit fails.
+func (a *applier) checkOrigin(ctx context.Context) error {
+	if a.version < 160000 {
+		return nil
+	}
+	r, err := a.session.query(ctx, "SELECT pg_replication_origin_session_progress(false)", nil)
+	if err != nil {
+		return fmt.Errorf("read origin: %w", err)
+	}
+	if len(r.rows) == 0 || r.rows[0][0].Kind == pgoutput.Null {
+		return nil
+	}
+	at, err := pg.ParseLSN(string(r.rows[0][0].Data))
+	if err != nil || at <= a.reached {
+		return err
+	}
+	name := pg.QuoteLiteral(a.origin)
+	return a.session.run(ctx, fmt.Sprintf("SELECT pg_replication_origin_session_reset(); "+
+		"SELECT pg_replication_origin_advance(%s, '%s'); SELECT pg_replication_origin_session_setup(%s)", name, a.reached, name))
+}
+
+// send writes a transaction, or the part of it that is there, as far as nothing
+// has to be waited for.
+func (a *applier) send(ctx context.Context, tx *transaction) error {
+	if !tx.begun {
+		if err := a.begin(ctx, tx); err != nil {
+			return err
+		}
+	}
+	if err := a.sendChanges(ctx, tx); err != nil {
+		return err
+	}
+	if !tx.complete {
+		tx.partial = true
+		tx.changes, tx.arena, tx.size = tx.changes[:0], nil, 0
+		return nil
+	}
+	return a.finish(ctx, tx)
+}
+
+func (a *applier) begin(ctx context.Context, tx *transaction) error {
+	w, err := a.wishOf(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if !a.claims.tryAcquire(a, w) {
+		// Somebody may wait for what our pipeline holds.
+		if err := a.drain(ctx); err != nil {
+			return err
+		}
+		if err := a.claims.acquire(ctx, a, w); err != nil {
+			return err
+		}
+	}
+	tx.wish = w
+	tx.begun = true
+	tx.actions = 1
+	a.inflight = append(a.inflight, tx)
+	if tx.mode != fast {
+		if err := a.drain(ctx); err != nil {
+			return err
+		}
+	}
+	a.session.execute("BEGIN", nil, nil, op{tx: tx})
+	if tx.mode == exception {
+		return a.session.run(ctx, "SAVEPOINT pgdrover_start")
+	}
+	return nil
+}
+
+// drain waits until everything that was sent is answered.
+func (a *applier) drain(ctx context.Context) error {
+	if err := a.session.border(ctx); err != nil {
+		return err
+	}
+	return a.settle()
+}
+
+// wishOf is what a transaction works on.
+func (a *applier) wishOf(ctx context.Context, tx *transaction) (*wish, error) {
+	w := &wish{}
+	if !tx.complete || tx.mode == exception {
+		w.all = true
+		return w, nil
+	}
+	for i := range tx.changes {
+		c := &tx.changes[i]
+		if !c.row() {
+			w.all = true
+			return w, nil
+		}
+		g, err := a.target(ctx, c.table)
+		if errors.Is(err, errPipeline) {
+			return nil, err
+		}
+		if err != nil {
+			tx.mode, tx.cause = max(tx.mode, careful), err
+			w.all = true
+			return w, nil //nolint:nilerr // the careful form meets it again, and knows what to do
+		}
+		m, err := a.decoder.DecodeOne(c.data, false)
+		if err != nil {
+			return nil, err
+		}
+		switch m := m.(type) {
+		case *pgoutput.Insert:
+			w.row(g, m.New)
+		case *pgoutput.Update:
+			w.row(g, m.New)
+			if m.OldTuple != pgoutput.OldNone {
+				w.row(g, m.Old)
+			}
+		case *pgoutput.Delete:
+			w.row(g, m.Old)
+		}
+	}
+	return w, nil
+}
+
+// target finds the local side of a remote table.
+func (a *applier) target(ctx context.Context, t *remoteTable) (*target, error) {
+	if t.target != nil && t.epoch == a.epoch {
+		return t.target, nil
+	}
+	if err := a.drain(ctx); err != nil {
+		return nil, err
+	}
+	local, err := loadTable(ctx, a.session, t.relation.Namespace, t.relation.Name)
+	if err != nil {
+		return nil, err
+	}
+	g, err := newTarget(local, t.relation, t.rule, a.binary)
+	if err != nil {
+		return nil, err
+	}
+	t.target, t.epoch = g, a.epoch
+	return g, nil
+}
+
+func (a *applier) sendChanges(ctx context.Context, tx *transaction) error {
+	r := run{a: a, tx: tx}
+	for i := range tx.changes {
+		if tx.mode == fast {
+			ok, err := r.add(ctx, &tx.changes[i])
+			if err != nil {
+				return err
+			}
+			if ok {
+				continue
+			}
+			r.send()
+			if err := a.drain(ctx); err != nil {
+				return err
+			}
+			tx.mode = careful
+		}
+		if err := a.sendCareful(ctx, tx, i); err != nil {
+			return err
+		}
+	}
+	r.send()
+	return a.write(ctx)
+}
+
+// write hands on what has piled up.
+func (a *applier) write(ctx context.Context) error {
+	if a.session.full() {
+		return a.session.flush()
+	}
+	_ = ctx
+	return nil
+}
+
+const (
+	setupText    = "SELECT pg_replication_origin_xact_setup($1, $2)"
+	progressText = `INSERT INTO spock.pgdrover_progress (sub_id, worker, remote_lsn, remote_commit_ts) VALUES ($1, 0, $2, $3)
+ON CONFLICT (sub_id, worker) DO UPDATE SET remote_lsn = excluded.remote_lsn, remote_commit_ts = excluded.remote_commit_ts`
+)
+
+// finish ends the local transaction: the remote commit's position and time
+// last, because newer servers move the origin also when a transaction aborts
+// after that.
+func (a *applier) finish(ctx context.Context, tx *transaction) error {
+	s := a.session
+	if tx.mode == exception {
+		if err := a.conclude(ctx, tx); err != nil {
+			return err
+		}
+	}
+	if tx.deferred {
+		s.execute("SET CONSTRAINTS ALL IMMEDIATE", nil, nil, op{tx: tx})
+	}
+	end, when := lsnValue(tx.end), int64Value(int64(tx.commitTime))
+	if tx.durable {
+		s.execute("SET LOCAL synchronous_commit = local", nil, nil, op{tx: tx})
+	}
+	if tx.position || tx.skipped || a.exact {
+		s.execute(progressText, []uint32{26, pgLSNOID, timestamptzOID},
+			[]pgoutput.Value{uint32Value(a.subID), end, when}, op{tx: tx})
+	}
+	s.execute(setupText, []uint32{pgLSNOID, timestamptzOID}, []pgoutput.Value{end, when}, op{tx: tx})
+	s.execute("COMMIT", nil, nil, op{tx: tx, commit: true})
+	if tx.mode != fast {
+		return a.drain(ctx)
+	}
+	return a.write(ctx)
+}
+
+func lsnValue(l pg.LSN) pgoutput.Value {
+	return pgoutput.Value{Kind: pgoutput.Binary, Data: binary.BigEndian.AppendUint64(nil, uint64(l))}
+}
+
+func uint32Value(n uint32) pgoutput.Value {
+	return pgoutput.Value{Kind: pgoutput.Binary, Data: binary.BigEndian.AppendUint32(nil, n)}
+}

@@ -1,0 +1,416 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgdrover/pgdrover/internal/conflict"
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// carefully is the careful form of one transaction: everything is looked at
+// before it is written, and each answer waited for.
+type carefully struct {
+	*applier
+	tx *transaction
+}
+
+// errAgain: what was looked at has changed meanwhile.
+var errAgain = errors.New("the row was changed while it was looked at")
+
+// lookLimit bounds how often a change is judged again because local writers got
+// in between.
+const lookLimit = 20
+
+// change writes one change.
+func (c *carefully) change(ctx context.Context, ch *change) error {
+	if ch.set != nil {
+		return ch.set(ctx, c.session)
+	}
+	if ch.queue != nil {
+		return c.execute(ctx, ch.queue)
+	}
+	m, err := c.decoder.DecodeOne(ch.data, false)
+	if err != nil {
+		return err
+	}
+	if t, ok := m.(*pgoutput.Truncate); ok {
+		return c.truncate(ctx, ch.tables, t)
+	}
+	g, err := c.target(ctx, ch.table)
+	if err != nil {
+		return err
+	}
+	g.Amended = g.Amended || c.amended.has(g.OID)
+	c.tx.deferred = c.tx.deferred || g.Deferrable
+	c.counts.row(c.subID, g.OID, ch.kind)
+	r := rowChange{g: g}
+	switch m := m.(type) {
+	case *pgoutput.Insert:
+		r.action, r.row = conflict.Insert, clone(m.New)
+		r.keyRow = r.row
+	case *pgoutput.Update:
+		r.action, r.row, r.old, r.oldKind = conflict.Update, clone(m.New), clone(m.Old), m.OldTuple
+		r.keyRow = r.oldKey()
+	case *pgoutput.Delete:
+		r.action, r.old, r.oldKind = conflict.Delete, clone(m.Old), m.OldTuple
+		r.keyRow = r.old
+	}
+	if n := len(g.remote.Columns); r.row != nil && len(r.row) != n || r.keyRow != nil && len(r.keyRow) != n {
+		return fmt.Errorf("apply change of %s: the provider sent another number of columns than it announced", g.plain)
+	}
+	if len(g.key) == 0 || !g.hasKey {
+		return c.keyless(ctx, &r)
+	}
+	return c.keyed(ctx, &r)
+}
+
+func clone(t pgoutput.Tuple) pgoutput.Tuple { return append(pgoutput.Tuple(nil), t...) }
+
+// rowChange is a change of one row.
+type rowChange struct {
+	g       *target
+	action  conflict.Action
+	row     pgoutput.Tuple // new; nil for a delete
+	old     pgoutput.Tuple
+	oldKind pgoutput.OldTuple
+	keyRow  pgoutput.Tuple // holds the key that is looked for
+	held    []held
+	fetched []pgoutput.Value // by position in sent
+}
+
+// oldKey is a row with the key that an update looks for.
+func (r *rowChange) oldKey() pgoutput.Tuple {
+	if r.oldKind == pgoutput.OldNone {
+		return r.row
+	}
+	key := clone(r.row)
+	for i := range key {
+		if r.oldKind == pgoutput.OldFull || r.g.remote.Columns[i].Key {
+			key[i] = r.old[i]
+		}
+	}
+	return key
+}
+
+func (r *rowChange) keyChanged() bool {
+	return r.action == conflict.Update && r.oldKind != pgoutput.OldNone && !sameKey(r.g, r.keyRow, r.row)
+}
+
+// held is a row of this database.
+type held struct {
+	ctid  string
+	json  string
+	key   pgoutput.Value // its key's canonical form
+	row   conflict.Row
+	stamp string // its time as text
+}
+
+// keyed judges a change of a row that has a key, until nobody gets in between.
+func (c *carefully) keyed(ctx context.Context, r *rowChange) error {
+	for range lookLimit {
+		if err := c.session.run(ctx, "SAVEPOINT pgdrover_change"); err != nil {
+			return err
+		}
+		err := c.attempt(ctx, r)
+		if err == nil {
+			return c.session.run(ctx, "RELEASE SAVEPOINT pgdrover_change")
+		}
+		var pgErr *pgconn.PgError
+		taken := errors.As(err, &pgErr) && pgErr.Code == pgerrcode.UniqueViolation && !c.rules.IdentityOnly
+		if !taken && !errors.Is(err, errAgain) {
+			return err
+		}
+		c.tx.cause = err
+		if err := c.session.run(ctx, "ROLLBACK TO SAVEPOINT pgdrover_change"); err != nil {
+			return err
+		}
+	}
+	return c.tx.cause
+}
+
+func (c *carefully) attempt(ctx context.Context, r *rowChange) error {
+	r.held = r.held[:0]
+	local, err := c.look(ctx, r)
+	if err != nil {
+		return err
+	}
+	ch := conflict.Change{
+		Action:     r.action,
+		Stamp:      conflict.Stamp{CommitTime: c.tx.commitTime, Origin: c.author},
+		KeyChanged: r.keyChanged(), Detachable: r.g.detachable(), Counters: r.g.Counters,
+		Incomplete: r.row != nil && r.g.incomplete(r.row),
+		Filtered:   r.g.filtered,
+	}
+	out, err := conflict.Resolve(ch, local, c.rules)
+	if err == nil && out.Fetch != nil {
+		if ch.Fetched, err = c.fetch(ctx, r, *out.Fetch); err != nil {
+			return err
+		}
+		out, err = conflict.Resolve(ch, local, c.rules)
+	}
+	if err != nil {
+		if errors.Is(err, conflict.ErrMissing) {
+			return fmt.Errorf("%w (%s)", err, r.g.plain)
+		}
+		return err
+	}
+	verify := false
+	for _, step := range out.Steps {
+		if err := c.step(ctx, r, step); err != nil {
+			return err
+		}
+		verify = verify || step.Kind == conflict.InsertRow || step.Kind == conflict.UpdateRow && ch.KeyChanged
+	}
+	if verify {
+		if err := c.verify(ctx, r, ch.Stamp); err != nil {
+			return err
+		}
+	}
+	return c.record(ctx, r, out.Conflicts)
+}
+
+// look reads and locks what this database has under the change's keys.
+func (c *carefully) look(ctx context.Context, r *rowChange) (conflict.Local, error) {
+	var l conflict.Local
+	var err error
+	if l.Row, err = c.find(ctx, r, r.g.Indexes[0], r.keyRow); err != nil {
+		return l, err
+	}
+	if l.Deleted, err = c.tombstones(ctx, r, r.keyRow); err != nil {
+		return l, err
+	}
+	if r.keyChanged() {
+		if l.Target, err = c.find(ctx, r, r.g.Indexes[0], r.row); err != nil {
+			return l, err
+		}
+		if l.TargetDeleted, err = c.tombstones(ctx, r, r.row); err != nil {
+			return l, err
+		}
+	}
+	if r.row == nil || c.rules.IdentityOnly {
+		return l, nil
+	}
+	for _, x := range r.g.Indexes[1:] {
+		other, err := c.find(ctx, r, x, r.row)
+		if err != nil {
+			return l, err
+		}
+		if other != nil {
+			l.Others = append(l.Others, *other)
+		}
+	}
+	return l, nil
+}
+
+// stampText gives the time and author of a row's last writer, as numbers.
+func (g *target) stampText(alias string) string {
+	text := fmt.Sprintf(`(SELECT ((extract(epoch FROM s."timestamp") * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
+		` pgdrover.origin_node(s.roident)::text || ' ' || s."timestamp"::text`+
+		` FROM pg_xact_commit_timestamp_origin(%s.xmin) s WHERE s."timestamp" IS NOT NULL)`, alias)
+	if g.Amended || g.Counters {
+		text = fmt.Sprintf(`coalesce((SELECT ((extract(epoch FROM o.commit_time) * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
+			` coalesce(o.author, pgdrover.local_node_id())::text || ' ' || o.commit_time::text FROM spock.pgdrover_stamp o`+
+			` WHERE o.relid = %d AND o.key = %s AND o.written_by = %s.xmin), %s)`, g.OID, *g.KeyBytes, alias, text)
+	}
+	return text
+}
+
+func (g *target) only() string {
+	if g.Kind == "r" {
+		return "ONLY " + g.name
+	}
+	return g.name
+}
+
+// find locks the row that holds a row's values in an index, and reads it in a
+// second statement, whose snapshot has what the lock waited for.
+func (c *carefully) find(ctx context.Context, r *rowChange, x index, row pgoutput.Tuple) (*conflict.Row, error) {
+	g := r.g
+	var p parameters
+	var tests []string
+	var values []pgoutput.Value
+	for i, col := range x.columns {
+		place := g.place[col]
+		if place < 0 || row[g.sent[place].remote].Kind == pgoutput.Unchanged {
+			return nil, nil //nolint:nilnil // the change does not write it: nothing is in its way
+		}
+		s := g.sent[place]
+		v := row[s.remote]
+		if v.Kind == pgoutput.Null {
+			if !x.Equal {
+				return nil, nil //nolint:nilnil // NULL equals nothing
+			}
+			tests = append(tests, "k."+pg.QuoteIdent(g.Columns[col].Name)+" IS NULL")
+			continue
+		}
+		tests = append(tests, fmt.Sprintf("k.%s %s %s", pg.QuoteIdent(g.Columns[col].Name), x.Operators[i], p.add(s.typ)))
+		values = append(values, g.value(s, v))
+	}
+	if x.Predicate != nil {
+		if ok, err := c.satisfies(ctx, r, *x.Predicate, row); err != nil || !ok {
+			return nil, err
+		}
+		tests = append(tests, "("+*x.Predicate+")")
+	}
+	where := strings.Join(tests, " AND ")
+	lock, err := c.session.query(ctx, fmt.Sprintf("SELECT 1 FROM %s AS k WHERE %s FOR UPDATE", g.only(), where), p.types, values...)
+	if err != nil {
+		return nil, err
+	}
+	read, err := c.session.query(ctx, fmt.Sprintf("SELECT k.tableoid::text || ' ' || k.ctid::text, k.xmin::text, %s, row_to_json(k)::text, %s::text"+
+		" FROM %s AS k WHERE %s", g.stampText("k"), *g.KeyBytes, g.only(), where), p.types, values...)
+	if err != nil {
+		return nil, err
+	}
+	if len(lock.rows) != len(read.rows) {
+		return nil, errAgain
+	}
+	if len(read.rows) == 0 {
+		return nil, nil //nolint:nilnil // no such row
+	}
+	return r.remember(read.rows[0], x.Name)
+}
+
+// remember gives a row that was found its number.
+func (r *rowChange) remember(row []pgoutput.Value, index string) (*conflict.Row, error) {
+	h := held{ctid: string(row[0].Data), json: string(row[3].Data), key: row[4]}
+	xid, err := strconv.ParseUint(string(row[1].Data), 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("read xmin: %w", err)
+	}
+	h.row = conflict.Row{XID: uint32(xid), Index: index, Ref: conflict.Ref(len(r.held))}
+	if row[2].Kind != pgoutput.Null {
+		if h.row.Stamp, h.stamp, err = parseStamp(string(row[2].Data)); err != nil {
+			return nil, err
+		}
+	}
+	for i := range r.held {
+		if r.held[i].ctid == h.ctid {
+			h.row.Ref = r.held[i].row.Ref
+			return &h.row, nil
+		}
+	}
+	r.held = append(r.held, h)
+	return &h.row, nil
+}
+
+func parseStamp(s string) (conflict.Stamp, string, error) {
+	parts := strings.SplitN(s, " ", 3)
+	if len(parts) < 2 {
+		return conflict.Stamp{}, "", fmt.Errorf("parse stamp %q: %w", s, pg.ErrSyntax)
+	}
+	at, err := strconv.ParseInt(parts[0], 10, 64)
+	if err != nil {
+		return conflict.Stamp{}, "", fmt.Errorf("parse stamp %q: %w", s, err)
+	}
+	node, err := strconv.ParseUint(parts[1], 10, 32)
+	if err != nil {
+		return conflict.Stamp{}, "", fmt.Errorf("parse stamp %q: %w", s, err)
+	}
+	return conflict.Stamp{CommitTime: pg.Timestamp(at), Origin: conflict.NodeID(node)}, parts[len(parts)-1], nil
+}
+
+// literalRow is a subquery with a change's values under the names of the local
+// columns; those that it does not carry are NULL.
+func (g *target) literalRow(p *parameters, row pgoutput.Tuple, columns []int) (string, []pgoutput.Value) {
+	var list []string
+	var values []pgoutput.Value
+	for _, col := range columns {
+		name, typ := pg.QuoteIdent(g.Columns[col].Name), g.Columns[col].TypeName
+		if place := g.place[col]; place >= 0 && row[g.sent[place].remote].Kind != pgoutput.Unchanged {
+			s := g.sent[place]
+			list = append(list, p.add(s.typ)+"::"+typ+" AS "+name)
+			values = append(values, g.value(s, row[s.remote]))
+			continue
+		}
+		list = append(list, "NULL::"+typ+" AS "+name)
+	}
+	return "(SELECT " + strings.Join(list, ", ") + ")", values
+}
+
+func (t *table) allColumns() []int {
+	all := make([]int, len(t.Columns))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// satisfies tells whether a row would be in a partial index.
+func (c *carefully) satisfies(ctx context.Context, r *rowChange, predicate string, row pgoutput.Tuple) (bool, error) {
+	var p parameters
+	from, values := r.g.literalRow(&p, row, r.g.allColumns())
+	reply, err := c.session.query(ctx, "SELECT ("+predicate+") IS TRUE FROM "+from+" k", p.types, values...)
+	if err != nil {
+		return false, fmt.Errorf("evaluate index predicate: %w", err)
+	}
+	return string(reply.rows[0][0].Data) == "t", nil
+}
+
+// tombstones are the stamps of the deletes of a row's key.
+func (c *carefully) tombstones(ctx context.Context, r *rowChange, row pgoutput.Tuple) ([]conflict.Stamp, error) {
+	var p parameters
+	from, values := r.g.literalRow(&p, row, r.g.key)
+	const text = `SELECT coalesce(((extract(epoch FROM d.commit_time) * 1000000)::int8 - 946684800000000)::text || ' ' ||
+			coalesce(d.author, pgdrover.local_node_id())::text,
+		(SELECT ((extract(epoch FROM s."timestamp") * 1000000)::int8 - 946684800000000)::text || ' ' ||
+			coalesce(d.author, pgdrover.origin_node(s.roident))::text
+		   FROM pg_xact_commit_timestamp_origin(d.xmin) s WHERE s."timestamp" IS NOT NULL))
+		FROM %s k JOIN spock.pgdrover_tombstone d ON d.relid = %d AND (d.key = %s OR d.key IS NULL)`
+	reply, err := c.session.query(ctx, fmt.Sprintf(text, from, r.g.OID, *r.g.KeyBytes), p.types, values...)
+	if err != nil {
+		return nil, fmt.Errorf("look for tombstones: %w", err)
+	}
+	var stamps []conflict.Stamp
+	for _, row := range reply.rows {
+		if row[0].Kind == pgoutput.Null {
+			continue // of this very transaction
+		}
+		stamp, _, err := parseStamp(string(row[0].Data))
+		if err != nil {
+			return nil, err
+		}
+		stamps = append(stamps, stamp)
+	}
+	return stamps, nil
+}
+
+// verify looks for a delete that became visible only when the row was written.
+func (c *carefully) verify(ctx context.Context, r *rowChange, stamp conflict.Stamp) error {
+	deleted, err := c.tombstones(ctx, r, r.row)
+	if err != nil {
+		return err
+	}
+	for _, d := range deleted {
+		if !c.rules.Ranks.Beats(stamp, d) && (c.rules.Policy == conflict.LastUpdateWins || c.rules.Policy == conflict.KeepLocal) {
+			return errAgain
+		}
+	}
+	return nil
+}
+
+// keyBytes is the canonical form of a key that belongs to no row.
+func (c *carefully) keyBytes(ctx context.Context, r *rowChange, ref conflict.Ref) (pgoutput.Value, error) {
+	if ref >= 0 {
+		return r.held[ref].key, nil
+	}
+	row := r.keyRow
+	if ref == conflict.NewKey {
+		row = r.row
+	}
+	var p parameters
+	from, values := r.g.literalRow(&p, row, r.g.key)
+	reply, err := c.session.query(ctx, fmt.Sprintf("SELECT %s::text FROM %s k", *r.g.KeyBytes, from), p.types, values...)
+	if err != nil {
+		return pgoutput.Value{}, fmt.Errorf("compute key: %w", err)
+	}
+	return reply.rows[0][0], nil
+}

@@ -1,0 +1,236 @@
+package apply
+
+import (
+	"context"
+	"sync"
+)
+
+// claims keep transactions of different streams apart: no two may hold
+// uncommitted work on one key. A delete that finds nothing and an older insert,
+// each blind to the other's uncommitted work, would leave a row that should be
+// gone. A transaction asks for all it needs at once and before it begins, so
+// that nobody waits for one that waits.
+type claims struct {
+	mu     sync.Mutex
+	keys   map[uint64]*holding
+	tables map[uint32]*tableHolding
+	all    *holding
+	owners map[any]int // every owner of anything, to be weighed against a wish for all
+	freed  chan struct{}
+	asking int // who waits for freed
+}
+
+// holding counts the claims of one owner on one thing; nobody else may have it
+// meanwhile.
+type holding struct {
+	owner any
+	n     int
+}
+
+type tableHolding struct {
+	whole holding
+	keys  map[any]int // owner → number of its claims in the table
+}
+
+// wish is what one transaction needs.
+type wish struct {
+	keys   []keyClaim
+	tables []uint32 // whole
+	shared []uint32 // not whole for anybody else
+	all    bool
+}
+
+type keyClaim struct {
+	table uint32
+	hash  uint64
+}
+
+func newClaims() *claims {
+	return &claims{
+		keys: map[uint64]*holding{}, tables: map[uint32]*tableHolding{}, owners: map[any]int{},
+		freed: make(chan struct{}),
+	}
+}
+
+// acquire waits until nobody else holds any part of the wish. What an owner
+// holds already is no obstacle to it.
+func (c *claims) acquire(ctx context.Context, owner any, w *wish) error {
+	for {
+		c.mu.Lock()
+		if c.free(owner, w) {
+			c.hold(owner, w)
+			c.mu.Unlock()
+			return nil
+		}
+		freed := c.freed
+		c.asking++
+		c.mu.Unlock()
+		var err error
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		c.mu.Lock()
+		c.asking--
+		c.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// tryAcquire is acquire without waiting.
+func (c *claims) tryAcquire(owner any, w *wish) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.free(owner, w) {
+		return false
+	}
+	c.hold(owner, w)
+	return true
+}
+
+func (c *claims) free(owner any, w *wish) bool {
+	if c.all != nil && c.all.owner != owner {
+		return false
+	}
+	if w.all && others(c.owners, owner) {
+		return false
+	}
+	for _, t := range w.tables {
+		if h := c.tables[t]; h != nil && (h.whole.n > 0 && h.whole.owner != owner || others(h.keys, owner)) {
+			return false
+		}
+	}
+	for _, t := range w.shared {
+		if h := c.tables[t]; h != nil && h.whole.n > 0 && h.whole.owner != owner {
+			return false
+		}
+	}
+	for _, k := range w.keys {
+		if h := c.tables[k.table]; h != nil && h.whole.n > 0 && h.whole.owner != owner {
+			return false
+		}
+		if h := c.keys[k.hash]; h != nil && h.owner != owner {
+			return false
+		}
+	}
+	return true
+}
+
+func others(m map[any]int, owner any) bool {
+	n := len(m)
+	if m[owner] > 0 {
+		n--
+	}
+	return n > 0
+}
+
+func (c *claims) hold(owner any, w *wish) {
+	if w.all {
+		if c.all == nil {
+			c.all = &holding{owner: owner}
+		}
+		c.all.n++
+	}
+	c.owners[owner]++
+	for _, t := range w.tables {
+		h := c.table(t)
+		h.whole.owner = owner
+		h.whole.n++
+	}
+	for _, t := range w.shared {
+		c.table(t).keys[owner]++
+	}
+	for _, k := range w.keys {
+		c.table(k.table).keys[owner]++
+		h := c.keys[k.hash]
+		if h == nil {
+			h = &holding{owner: owner}
+			c.keys[k.hash] = h
+		}
+		h.n++
+	}
+}
+
+func (c *claims) table(t uint32) *tableHolding {
+	h := c.tables[t]
+	if h == nil {
+		h = &tableHolding{keys: map[any]int{}}
+		c.tables[t] = h
+	}
+	return h
+}
+
+// release gives up what acquire got.
+func (c *claims) release(owner any, w *wish) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w.all {
+		if c.all.n--; c.all.n == 0 {
+			c.all = nil
+		}
+	}
+	if c.owners[owner]--; c.owners[owner] == 0 {
+		delete(c.owners, owner)
+	}
+	for _, t := range w.tables {
+		h := c.tables[t]
+		h.whole.n--
+		c.sweep(t, h)
+	}
+	for _, t := range w.shared {
+		c.leave(owner, t)
+	}
+	for _, k := range w.keys {
+		if h := c.keys[k.hash]; h.n == 1 {
+			delete(c.keys, k.hash)
+		} else {
+			h.n--
+		}
+		c.leave(owner, k.table)
+	}
+	if c.asking > 0 {
+		close(c.freed)
+		c.freed = make(chan struct{})
+	}
+}
+
+func (c *claims) leave(owner any, t uint32) {
+	h := c.tables[t]
+	if h.keys[owner]--; h.keys[owner] == 0 {
+		delete(h.keys, owner)
+	}
+	c.sweep(t, h)
+}
+
+func (c *claims) sweep(t uint32, h *tableHolding) {
+	if h.whole.n == 0 && len(h.keys) == 0 {
+		delete(c.tables, t)
+	}
+}
+
+// amended are the tables that have rows whose stamp is not that of their last
+// writer. The test of the fast form does not know the stamps that stand beside.
+type amended struct {
+	mu     sync.Mutex
+	tables map[uint32]bool
+}
+
+// add is called before the transaction that amends a row commits, while it holds
+// the claim on the row's key.
+func (a *amended) add(table uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.tables == nil {
+		a.tables = map[uint32]bool{}
+	}
+	a.tables[table] = true
+}
+
+func (a *amended) has(table uint32) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.tables[table]
+}

@@ -1,0 +1,110 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// dump is the structure of the provider's database in a file.
+type dump struct {
+	dir   string
+	file  string
+	list  string
+	tools string
+	local pg.ConnInfo
+}
+
+// dumpStructure dumps what the provider has at the snapshot, without what
+// belongs to replication itself.
+func (c *copier) dumpStructure(ctx context.Context) (*dump, error) {
+	w := c.w
+	s, err := readSettings(ctx, w.db, w.log)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(s.values["spock.temp_directory"], "pgdrover-structure-")
+	if err != nil {
+		return nil, fmt.Errorf("make directory for structure: %w", err)
+	}
+	d := &dump{dir: dir, file: filepath.Join(dir, "structure"), list: filepath.Join(dir, "list"), tools: w.engine.cfg.BinDir, local: w.engine.cfg.ConnInfo}
+	provider, err := pg.ParseConnInfo(w.engine.peerDSN(w.sub.dsn))
+	if err != nil {
+		d.remove()
+		return nil, fmt.Errorf("parse connection string of provider: %w", err)
+	}
+	args := []string{"-Fc", "-s", "--snapshot=" + c.snapshot, "--no-publications", "--no-subscriptions", "-f", d.file}
+	for _, schema := range append([]string{"spock", "pgdrover", "pgedge_ace", "snowflake"}, w.sub.schemas...) {
+		args = append(args, "--exclude-schema="+pg.QuoteIdent(schema))
+	}
+	if _, err := d.run(ctx, "pg_dump", provider, args...); err != nil {
+		d.remove()
+		return nil, err
+	}
+	if err := d.choose(ctx); err != nil {
+		d.remove()
+		return nil, err
+	}
+	return d, nil
+}
+
+// choose leaves out of the archive's list what every node makes itself.
+func (d *dump) choose(ctx context.Context) error {
+	out, err := d.run(ctx, "pg_restore", pg.ConnInfo{}, "-l", d.file)
+	if err != nil {
+		return err
+	}
+	var kept bytes.Buffer
+	for line := range strings.Lines(string(out)) {
+		ours := strings.Contains(line, " pgdrover_") && (strings.Contains(line, " TRIGGER ") || strings.Contains(line, " PUBLICATION"))
+		ours = ours || strings.Contains(line, " EXTENSION - spock ") || strings.Contains(line, " EXTENSION spock ")
+		if !ours {
+			kept.WriteString(line)
+		}
+	}
+	if err := os.WriteFile(d.list, kept.Bytes(), 0o600); err != nil {
+		return fmt.Errorf("write list of structure: %w", err)
+	}
+	return nil
+}
+
+// restore restores one section, all or nothing.
+func (d *dump) restore(ctx context.Context, section string) error {
+	_, err := d.run(ctx, "pg_restore", d.local, "--section="+section, "--exit-on-error", "-1", "-L", d.list, d.file)
+	return err
+}
+
+func (d *dump) remove() { _ = os.RemoveAll(d.dir) }
+
+// run runs one of the server's programs against a database; its password goes
+// through the environment.
+func (d *dump) run(ctx context.Context, program string, conn pg.ConnInfo, args ...string) ([]byte, error) {
+	path := program
+	if d.tools != "" {
+		path = filepath.Join(d.tools, program)
+	}
+	if !conn.IsZero() {
+		args = append([]string{"-d", conn.With("password", "").DSN()}, args...)
+	}
+	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // the program of the configured directory
+	cmd.Env = append(cmd.Environ(), "PGOPTIONS=-c session_replication_role=replica -c row_security=off")
+	if password := conn.Get("password"); password != "" {
+		cmd.Env = append(cmd.Env, "PGPASSWORD="+password)
+	}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
+		return nil, fmt.Errorf("run %s: %w", program, errors.Join(err, errors.New(strings.TrimSpace(stderr.String())))) //nolint:err113 // its words
+	}
+	return stdout.Bytes(), nil
+}

@@ -1,0 +1,309 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pgdrover/pgdrover/internal/conflict"
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// handle takes one message of the stream.
+func (w *Worker) handle(ctx context.Context, data []byte) error {
+	m, err := w.decoder.Decode(data)
+	if err != nil {
+		return err
+	}
+	switch m := m.(type) {
+	case *pgoutput.Begin:
+		w.beginTransaction(m)
+		return nil
+	case *pgoutput.Origin:
+		w.dropping = w.dropping || w.fromElsewhere(m.Name)
+		return nil
+	case *pgoutput.Commit:
+		return w.endTransaction(ctx, m)
+	case *pgoutput.Relation:
+		if w.major >= 16 && m.Namespace != "spock" {
+			if err := w.askMembers(ctx, m.ID); err != nil {
+				return err
+			}
+		}
+		w.relations[m.ID] = &remoteTable{relation: m, rule: w.sets.rule(m.ID)}
+		return nil
+	case *pgoutput.Type:
+		return nil
+	case *pgoutput.LogicalMessage:
+		return w.message(ctx, m)
+	}
+	if w.current == nil {
+		return fmt.Errorf("handle %s message: it stands outside of a transaction", m.Kind())
+	}
+	if w.repairing || w.current.skipped || w.dropping && !w.setRow(m) {
+		return nil
+	}
+	if err := w.change(ctx, m, data); err != nil {
+		return err
+	}
+	if w.current.size > w.limit && w.limit > 0 && len(w.current.changes) > 0 || w.current.begun && len(w.current.changes) >= 2*runRows {
+		return w.put(ctx, w.current)
+	}
+	return nil
+}
+
+func (w *Worker) beginTransaction(m *pgoutput.Begin) {
+	tx := &transaction{final: m.FinalLSN, commitTime: m.CommitTime, xid: m.XID}
+	w.current, w.dropping, w.repairing = tx, false, false
+	if f := w.forced[m.FinalLSN]; f != nil {
+		tx.mode, tx.cause, tx.failedAt = f.mode, f.cause, f.failedAt
+	}
+	tx.skipped = w.skip != 0 && m.FinalLSN == w.skip
+}
+
+// setRow tells whether a change is one of the provider's own replication sets.
+// Those also change in transactions that came from elsewhere, where DDL is
+// replicated: they are the provider's all the same.
+func (w *Worker) setRow(m pgoutput.Message) bool {
+	var id uint32
+	switch m := m.(type) {
+	case *pgoutput.Insert:
+		id = m.Relation
+	case *pgoutput.Update:
+		id = m.Relation
+	case *pgoutput.Delete:
+		id = m.Relation
+	}
+	t := w.relations[id]
+	return t != nil && t.relation.Namespace == "spock" && t.relation.Name != "queue"
+}
+
+// fromElsewhere tells whether a transaction that came to the provider by
+// replication is none of ours.
+func (w *Worker) fromElsewhere(origin string) bool {
+	if len(w.sub.forward) == 0 {
+		return true
+	}
+	return w.authors[origin] == w.engine.node
+}
+
+func (w *Worker) endTransaction(ctx context.Context, m *pgoutput.Commit) error {
+	tx := w.current
+	if tx == nil {
+		return fmt.Errorf("handle %s message: no transaction has begun", m.Kind())
+	}
+	w.current = nil
+	tx.end, tx.complete = m.EndLSN, true
+	delete(w.forced, tx.final)
+	if back, stepped := conflict.SteppedBack(w.before, tx.commitTime); stepped && w.before != 0 && !w.dropping {
+		w.applier.counts.add(w.sub.id, "clock_stepped_back", 1)
+		w.log.WarnContext(ctx, "commit times of the stream fell", "lsn", tx.final.String(), "by", back)
+	}
+	if !w.dropping {
+		w.before = tx.commitTime
+	}
+	if w.skip != 0 && !w.dropping && (tx.skipped || m.EndLSN == w.skip || len(tx.changes) > 0 || tx.begun) {
+		if m.EndLSN == w.skip && !tx.begun {
+			tx.skipped, tx.changes = true, nil
+		}
+		w.skip = 0
+		w.log.WarnContext(ctx, "skip-LSN of subscription cleared", "subscription", w.sub.name, "lsn", m.EndLSN.String(), "skipped", tx.skipped)
+		tx.add(change{set: w.sql("UPDATE spock.subscription SET sub_skip_lsn = '0/0' WHERE sub_id = $1", []uint32{26}, uint32Value(w.sub.id))})
+		tx.mode = max(tx.mode, careful)
+	}
+	if len(tx.changes) > 0 || tx.begun {
+		if err := w.put(ctx, tx); err != nil {
+			return err
+		}
+	}
+	w.idle = max(w.idle, tx.end)
+	return nil
+}
+
+// change keeps what is to be applied of a change.
+func (w *Worker) change(ctx context.Context, m pgoutput.Message, data []byte) error {
+	switch m := m.(type) {
+	case *pgoutput.Insert:
+		return w.row(ctx, m.Kind(), m.Relation, m.New, nil, data)
+	case *pgoutput.Update:
+		return w.row(ctx, m.Kind(), m.Relation, m.New, m.Old, data)
+	case *pgoutput.Delete:
+		return w.row(ctx, m.Kind(), m.Relation, nil, m.Old, data)
+	case *pgoutput.Truncate:
+		var tables []*remoteTable
+		for _, id := range m.Relations {
+			t := w.relations[id]
+			if t == nil {
+				return fmt.Errorf("handle truncate: relation %d was not announced", id)
+			}
+			if t.rule.truncate && w.follows(t) {
+				tables = append(tables, t)
+			}
+		}
+		if len(tables) > 0 {
+			w.current.add(change{kind: pgoutput.KindTruncate, tables: tables, data: w.current.keep(data)})
+		}
+		return nil
+	default:
+		return fmt.Errorf("handle %s message: not expected here", m.Kind())
+	}
+}
+
+func (w *Worker) row(ctx context.Context, kind pgoutput.Kind, id uint32, row, old pgoutput.Tuple, data []byte) error {
+	t := w.relations[id]
+	if t == nil {
+		return fmt.Errorf("handle %s message: relation %d was not announced", kind, id)
+	}
+	if t.relation.Namespace == "spock" {
+		return w.system(t.relation, kind, row, old)
+	}
+	allowed := kind == pgoutput.KindInsert && t.rule.insert || kind == pgoutput.KindUpdate && t.rule.update ||
+		kind == pgoutput.KindDelete && t.rule.delete
+	if !allowed || !w.follows(t) {
+		return nil
+	}
+	if len(t.rule.filters) > 0 {
+		judged := row
+		if kind == pgoutput.KindDelete {
+			judged = old
+		}
+		pass, err := w.applier.peers.filter(ctx, w.sub.provider, t, judged)
+		if err != nil || !pass {
+			return err
+		}
+	}
+	w.current.add(change{kind: kind, table: t, data: w.current.keep(data)})
+	return nil
+}
+
+// follows tells whether a table is past its synchronisation at this point.
+func (w *Worker) follows(t *remoteTable) bool {
+	s, ok := w.syncing[t.relation.Namespace+"."+t.relation.Name]
+	return !ok || s.at != 0 && w.current.final >= s.at
+}
+
+// system takes a row of the provider's spock schema.
+func (w *Worker) system(rel *pgoutput.Relation, kind pgoutput.Kind, row, old pgoutput.Tuple) error {
+	switch rel.Name {
+	case "queue":
+		q, err := parseQueued(rel, row)
+		if err != nil {
+			return err
+		}
+		if w.sets.overlap(q.sets, q.all) {
+			w.current.add(change{queue: q})
+		}
+		return nil
+	case "replication_set", "replication_set_table", "pgdrover_row_filter":
+	default:
+		return nil
+	}
+	if old == nil {
+		old = row
+	}
+	r := fields{rel: rel, row: row, old: old, gone: kind == pgoutput.KindDelete}
+	var err error
+	switch rel.Name {
+	case "replication_set":
+		err = w.setChanged(&r)
+	case "replication_set_table":
+		err = w.memberChanged(&r)
+	default:
+		err = w.filterChanged(&r)
+	}
+	if err != nil {
+		return fmt.Errorf("follow %s: %w", rel.Name, err)
+	}
+	for id, t := range w.relations {
+		w.relations[id] = &remoteTable{relation: t.relation, rule: w.sets.rule(id)}
+	}
+	return nil
+}
+
+// message takes what pg_logical_emit_message wrote there.
+func (w *Worker) message(ctx context.Context, m *pgoutput.LogicalMessage) error {
+	switch {
+	case m.Prefix == "pgdrover/v":
+		w.vectors = append(w.vectors, vector{text: string(m.Content), behind: w.applier.last()})
+		return nil
+	case m.Prefix != "Spock" || len(m.Content) < 4:
+		return nil
+	}
+	switch m.Content[0] {
+	case 1, 2:
+		w.repairing = m.Content[0] == 1 && w.current != nil
+	case 3:
+		if m.Transactional || w.current != nil {
+			return nil // the commit is behind it
+		}
+		w.idle = max(w.idle, m.LSN)
+		if m.LSN <= w.applier.reached {
+			return nil
+		}
+		return w.put(ctx, &transaction{position: true, complete: true, end: m.LSN, commitTime: w.applier.time})
+	}
+	return nil
+}
+
+// vector is what the provider says that it has applied. It speaks of what comes
+// behind it in the stream: nothing older than the deletes that it has seen. What
+// came before it may still need their tombstones, until it has committed here.
+type vector struct {
+	text   string
+	behind *transaction // nil when nothing was on its way
+}
+
+// storeVectors keeps those whose time has come; the last one has it all.
+func (w *Worker) storeVectors(ctx context.Context) error {
+	n := 0
+	for n < len(w.vectors) && (w.vectors[n].behind == nil || w.vectors[n].behind.finished) {
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	text := w.vectors[n-1].text
+	w.vectors = append(w.vectors[:0], w.vectors[n:]...)
+	return w.storeVector(ctx, text)
+}
+
+func (w *Worker) storeVector(ctx context.Context, text string) error {
+	var nodes []uint32
+	var at []string
+	for part := range strings.SplitSeq(text, ",") {
+		node, lsn, ok := strings.Cut(part, "=")
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(node, 10, 32)
+		if err != nil {
+			return fmt.Errorf("read vector of provider: %w", err)
+		}
+		if _, err := pg.ParseLSN(lsn); err != nil {
+			return fmt.Errorf("read vector of provider: %w", err)
+		}
+		nodes, at = append(nodes, uint32(n)), append(at, lsn)
+	}
+	if _, err := w.db.Exec(ctx, `INSERT INTO spock.pgdrover_vector (provider_id, origin_id, lsn)
+		SELECT $1, v.node, v.at::pg_lsn FROM unnest($2::oid[], $3::text[]) v (node, at)
+		ON CONFLICT (provider_id, origin_id) DO UPDATE SET lsn = excluded.lsn, received_at = now()`,
+		uint32(w.sub.provider), nodes, at); err != nil {
+		return fmt.Errorf("store vector of provider: %w", err)
+	}
+	return nil
+}
+
+// sql is a change that runs a statement in the transaction.
+func (w *Worker) sql(text string, types []uint32, values ...pgoutput.Value) func(context.Context, *session) error {
+	values = slices.Clone(values)
+	for i := range values {
+		values[i].Data = slices.Clone(values[i].Data)
+	}
+	return func(ctx context.Context, s *session) error {
+		_, err := s.query(ctx, text, types, values...)
+		return err
+	}
+}

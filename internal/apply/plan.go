@@ -1,0 +1,266 @@
+package apply
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// verdict is the test whether the changes of one author win over a row, as SQL
+// that rides in the statements that write rows.
+type verdict struct {
+	node   uint32 // the author
+	same   string // origins here that stand for it, as a list of numbers
+	beaten string // origins here, and 0, of those that lose a tie against it
+	// strict: it wins over rows of the same author alone; for everything else
+	// somebody wants to look.
+	strict bool
+}
+
+// over is the test for the row of alias k; time is the change's commit time.
+// A row of the running transaction has no stamp yet, and a very old one none any
+// more: both lose.
+func (v verdict) over(time string, strict bool) string {
+	if strict || v.strict {
+		return fmt.Sprintf("(SELECT s.roident IS NULL OR s.roident IN (%s) FROM pg_xact_commit_timestamp_origin(k.xmin) s)",
+			v.same)
+	}
+	return fmt.Sprintf(`(SELECT coalesce(%[1]s > s."timestamp" OR s.roident IN (%[2]s) OR %[1]s = s."timestamp" AND s.roident IN (%[3]s), true)`+
+		` FROM pg_xact_commit_timestamp_origin(k.xmin) s)`, time, v.same, v.beaten)
+}
+
+// plan is a prepared statement of the fast form, for one row or for a run of
+// rows.
+type plan struct {
+	one, many          string // "" when there is none
+	oneOf, manyOf      []uint32
+	columns            []sent // whose values are bound, in order
+	time, lsn          bool   // what is bound behind them
+	lookOne, lookMany  string // for inserts: the look for tombstones
+	lookOf, lookManyOf []uint32
+	keys               []sent // whose values that look binds
+}
+
+const (
+	timestamptzOID = 1184
+	pgLSNOID       = 3220
+	int8OID        = 20
+	textOID        = 25
+	byteaOID       = 17
+)
+
+// parameters is a list of parameters and their types.
+type parameters struct {
+	types []uint32
+}
+
+func (p *parameters) add(oid uint32) string {
+	p.types = append(p.types, oid)
+	return fmt.Sprintf("$%d", len(p.types))
+}
+
+// insertPlan: a plain INSERT, which fails where a row is in the way.
+func (g *target) insertPlan() *plan {
+	p := &plan{columns: g.sent}
+	var single, multi parameters
+	var names, values, arrays, casts []string
+	for i, c := range g.sent {
+		names = append(names, pg.QuoteIdent(g.Columns[c.local].Name))
+		values = append(values, single.add(c.typ))
+		if a := g.array(c); a != 0 {
+			arrays = append(arrays, multi.add(a))
+			casts = append(casts, fmt.Sprintf("v.c%d", i))
+		}
+	}
+	if len(names) == 0 {
+		p.one = fmt.Sprintf("INSERT INTO %s DEFAULT VALUES", g.name)
+		return p
+	}
+	into := fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE ", g.name, strings.Join(names, ", "))
+	p.one, p.oneOf = into+"VALUES ("+strings.Join(values, ", ")+")", single.types
+	if len(arrays) == len(g.sent) {
+		p.many = into + fmt.Sprintf("SELECT %s FROM unnest(%s) v (%s)", strings.Join(casts, ", "),
+			strings.Join(arrays, ", "), strings.ReplaceAll(strings.Join(casts, ", "), "v.", ""))
+		p.manyOf = multi.types
+	}
+	g.lookPlan(p)
+	return p
+}
+
+// lookPlan makes the statement that fails when a key that was inserted has a
+// tombstone which is not older. It runs after the insert, which may have waited
+// for the very transaction that deleted the row.
+func (g *target) lookPlan(p *plan) {
+	if !g.hasKey || g.KeyBytes == nil {
+		return
+	}
+	// Most tables have none at the moment: then there is nothing to look up.
+	const look = `SELECT 1 / (NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d) OR
+		NOT EXISTS (SELECT FROM %[2]s JOIN spock.pgdrover_tombstone d ON d.relid = %[1]d AND d.key = %[3]s WHERE %[4]s) AND
+		NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d AND d.key IS NULL AND %[4]s))::int`
+	const newer = `coalesce(d.commit_time, (SELECT s."timestamp" FROM pg_xact_commit_timestamp_origin(d.xmin) s), '-infinity') >= %s`
+	var single, multi parameters
+	var values, arrays, names []string
+	batch := true
+	for _, k := range g.key {
+		c := g.sent[g.place[k]]
+		p.keys = append(p.keys, c)
+		name := pg.QuoteIdent(g.Columns[k].Name)
+		names = append(names, name)
+		values = append(values, single.add(c.typ)+"::"+g.Columns[k].TypeName+" AS "+name)
+		if a := g.array(c); a != 0 {
+			arrays = append(arrays, multi.add(a))
+		} else {
+			batch = false
+		}
+	}
+	p.lookOne = fmt.Sprintf(look, g.OID, "(SELECT "+strings.Join(values, ", ")+") k", *g.KeyBytes,
+		fmt.Sprintf(newer, single.add(timestamptzOID)))
+	p.lookOf = single.types
+	if batch {
+		p.lookMany = fmt.Sprintf(look, g.OID, fmt.Sprintf("unnest(%s) k (%s)", strings.Join(arrays, ", "), strings.Join(names, ", ")),
+			*g.KeyBytes, fmt.Sprintf(newer, multi.add(timestamptzOID)))
+		p.lookManyOf = multi.types
+	}
+}
+
+// array is the type that carries many values of a column; 0 when there is none.
+func (g *target) array(c sent) uint32 {
+	if c.typ != g.Columns[c.local].Type || !g.binary {
+		return 0
+	}
+	return g.Columns[c.local].Array
+}
+
+// updatePlan writes those columns that the update carries, unless the key is
+// missing or the row wins.
+func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *plan {
+	p := &plan{time: !incomplete && !v.strict}
+	for _, c := range g.sent {
+		if row[c.remote].Kind != pgoutput.Unchanged && !g.isKey(c.local) && !g.Columns[c.local].Always {
+			p.columns = append(p.columns, c)
+		}
+	}
+	if len(p.columns) == 0 {
+		return p
+	}
+	written := len(p.columns)
+	for _, k := range g.key {
+		p.columns = append(p.columns, g.sent[g.place[k]])
+	}
+	var single, multi parameters
+	var set, setMany, arrays, aliases []string
+	batch := true
+	for i, c := range p.columns[:written] {
+		name := pg.QuoteIdent(g.Columns[c.local].Name)
+		set = append(set, name+" = "+single.add(c.typ))
+		setMany = append(setMany, fmt.Sprintf("%s = v.c%d", name, i))
+	}
+	where := g.keyTest(&single)
+	for i, c := range p.columns {
+		aliases = append(aliases, fmt.Sprintf("c%d", i))
+		a := g.array(c)
+		batch = batch && a != 0
+		arrays = append(arrays, multi.add(a))
+	}
+	var timeOne, timeMany string
+	if p.time {
+		timeOne, timeMany = single.add(timestamptzOID), multi.add(timestamptzOID)
+	}
+	p.one = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s WHERE %s AND %s RETURNING 1) SELECT 1 / count(*) FROM w",
+		g.name, strings.Join(set, ", "), where, v.over(timeOne, incomplete))
+	p.oneOf = single.types
+	if batch {
+		p.many = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s FROM unnest(%s) v (%s) WHERE %s AND %s RETURNING 1)"+
+			" SELECT 1 / (count(*) = %s)::int FROM w", g.name, strings.Join(setMany, ", "), strings.Join(arrays, ", "),
+			strings.Join(aliases, ", "), g.keyJoin(written), v.over(timeMany, incomplete), multi.add(int8OID))
+		p.manyOf = multi.types
+	}
+	return p
+}
+
+func (g *target) isKey(local int) bool {
+	return slices.Contains(g.key, local)
+}
+
+// keyTest compares a row's key with parameters.
+func (g *target) keyTest(p *parameters) string {
+	var tests []string
+	for i, k := range g.key {
+		tests = append(tests, fmt.Sprintf("k.%s %s %s", pg.QuoteIdent(g.Columns[k].Name), g.Indexes[0].Operators[i],
+			p.add(g.sent[g.place[k]].typ)))
+	}
+	return strings.Join(tests, " AND ")
+}
+
+// keyJoin compares a row's key with columns of v, from number first on.
+func (g *target) keyJoin(first int) string {
+	var tests []string
+	for i, k := range g.key {
+		tests = append(tests, fmt.Sprintf("k.%s %s v.c%d", pg.QuoteIdent(g.Columns[k].Name), g.Indexes[0].Operators[i], first+i))
+	}
+	return strings.Join(tests, " AND ")
+}
+
+// deletePlan deletes and leaves a tombstone.
+func (g *target) deletePlan(v verdict) *plan {
+	p := &plan{time: !v.strict, lsn: true}
+	var single, multi parameters
+	where := g.keyTest(&single)
+	batch := true
+	var arrays, aliases []string
+	for i, k := range g.key {
+		c := g.sent[g.place[k]]
+		p.columns = append(p.columns, c)
+		a := g.array(c)
+		batch = batch && a != 0
+		arrays = append(arrays, multi.add(a))
+		aliases = append(aliases, fmt.Sprintf("c%d", i))
+	}
+	const form = "WITH w AS (DELETE FROM ONLY %s AS k %s WHERE %s AND %s RETURNING %s AS key)," +
+		" b AS (INSERT INTO spock.pgdrover_tombstone (relid, key, author, author_lsn) SELECT %d, w.key, %d, %s FROM w RETURNING 1)" +
+		" SELECT 1 / %s FROM b"
+	var timeOne, timeMany string
+	if p.time {
+		timeOne, timeMany = single.add(timestamptzOID), multi.add(timestamptzOID)
+	}
+	p.one = fmt.Sprintf(form, g.name, "", where, v.over(timeOne, false), *g.KeyBytes, g.OID, v.node,
+		single.add(pgLSNOID), "count(*)")
+	p.oneOf = single.types
+	if batch {
+		lsn := multi.add(pgLSNOID)
+		p.many = fmt.Sprintf(form, g.name, fmt.Sprintf("USING unnest(%s) v (%s)", strings.Join(arrays, ", "), strings.Join(aliases, ", ")),
+			g.keyJoin(0), v.over(timeMany, false), *g.KeyBytes, g.OID, v.node, lsn,
+			fmt.Sprintf("(count(*) = %s)::int", multi.add(int8OID)))
+		p.manyOf = multi.types
+	}
+	return p
+}
+
+// arrayOf makes the binary form of a one-dimensional array.
+func arrayOf(buf []byte, element uint32, values []pgoutput.Value) []byte {
+	nulls := uint32(0)
+	for i := range values {
+		if values[i].Kind == pgoutput.Null {
+			nulls = 1
+		}
+	}
+	buf = binary.BigEndian.AppendUint32(buf, 1)
+	buf = binary.BigEndian.AppendUint32(buf, nulls)
+	buf = binary.BigEndian.AppendUint32(buf, element)
+	buf = binary.BigEndian.AppendUint32(buf, uint32(len(values))) //nolint:gosec // a run is short
+	buf = binary.BigEndian.AppendUint32(buf, 1)
+	for i := range values {
+		if values[i].Kind == pgoutput.Null {
+			buf = binary.BigEndian.AppendUint32(buf, 0xFFFFFFFF)
+			continue
+		}
+		buf = binary.BigEndian.AppendUint32(buf, uint32(len(values[i].Data))) //nolint:gosec // below 1 GB
+		buf = append(buf, values[i].Data...)
+	}
+	return buf
+}

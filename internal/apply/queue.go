@@ -1,0 +1,209 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// queued is a row of spock.queue: what a provider wants done.
+type queued struct {
+	role string
+	kind string
+	sets []string
+	all  bool   // it is for every subscription
+	text string // of the message: a statement, or JSON
+}
+
+// parseQueued reads a row of the queue. Its columns are of types whose binary
+// form is their text, but for the sets.
+func parseQueued(rel *pgoutput.Relation, row pgoutput.Tuple) (*queued, error) {
+	q := &queued{}
+	for i, col := range rel.Columns {
+		if i >= len(row) {
+			break
+		}
+		v := row[i]
+		switch col.Name {
+		case "role":
+			q.role = string(v.Data)
+		case "message_type":
+			q.kind = string(v.Data)
+		case "replication_sets":
+			q.all = v.Kind == pgoutput.Null
+			var err error
+			if q.sets, err = textArray(v); err != nil {
+				return nil, fmt.Errorf("read replication sets of queued message: %w", err)
+			}
+		case "message":
+			q.text = string(v.Data)
+		}
+	}
+	if q.kind == "Q" || q.kind == "D" {
+		if err := json.Unmarshal([]byte(q.text), &q.text); err != nil {
+			return nil, fmt.Errorf("read queued statement: %w", err)
+		}
+	}
+	return q, nil
+}
+
+// execute does what a queued message says.
+func (c *carefully) execute(ctx context.Context, q *queued) error {
+	switch q.kind {
+	case "Q", "D":
+		return c.ddl(ctx, q)
+	case "A":
+		return c.wantTable(ctx, q)
+	case "S":
+		return c.setSequence(ctx, q)
+	default:
+		return fmt.Errorf("execute queued message: unknown type %q", q.kind)
+	}
+}
+
+// ddl runs a statement as the role that ran it there. The text sets the search
+// path itself.
+func (c *carefully) ddl(ctx context.Context, q *queued) error {
+	before := fmt.Sprintf("SET LOCAL pgdrover.applying = %s; SET LOCAL ROLE %s", pg.QuoteLiteral(q.kind), pg.QuoteIdent(q.role))
+	if err := c.session.run(ctx, before); err != nil {
+		return err
+	}
+	if err := c.session.run(ctx, q.text); err != nil {
+		return err
+	}
+	if err := c.session.run(ctx, "RESET ROLE; SET LOCAL pgdrover.applying = ''; SET search_path = pg_catalog"); err != nil {
+		return err
+	}
+	c.tx.deferred = true
+	c.epoch++
+	return c.session.forget(ctx)
+}
+
+type named struct {
+	Schema    string `json:"schema_name"`
+	Table     string `json:"table_name"`
+	Sequence  string `json:"sequence_name"`
+	LastValue string `json:"last_value"`
+}
+
+func (q *queued) named() (named, error) {
+	var n named
+	if err := json.Unmarshal([]byte(q.text), &n); err != nil {
+		return n, fmt.Errorf("read queued message: %w", err)
+	}
+	return n, nil
+}
+
+// wantTable asks for the copy of a table.
+func (c *carefully) wantTable(ctx context.Context, q *queued) error {
+	n, err := q.named()
+	if err != nil {
+		return err
+	}
+	_, err = c.session.query(ctx, `INSERT INTO spock.local_sync_status (sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn)
+		VALUES ('d', $1, $2, $3, 'i', '0/0') ON CONFLICT (sync_subid, sync_nspname, sync_relname)
+		DO UPDATE SET sync_status = 'i', sync_statuslsn = '0/0'`, []uint32{26, nameOID, nameOID},
+		uint32Value(c.subID), textValue(n.Schema), textValue(n.Table))
+	return err
+}
+
+func (c *carefully) setSequence(ctx context.Context, q *queued) error {
+	n, err := q.named()
+	if err != nil {
+		return err
+	}
+	_, err = c.session.query(ctx, "SELECT setval(format('%I.%I', $1, $2)::regclass, $3)", []uint32{textOID, textOID, int8OID},
+		textValue(n.Schema), textValue(n.Sequence), textValue(n.LastValue))
+	return err
+}
+
+var errArray = errors.New("not a list of names")
+
+// textArray reads an array of text or name.
+func textArray(v pgoutput.Value) ([]string, error) {
+	switch v.Kind {
+	case pgoutput.Text:
+		return parseTextArray(string(v.Data))
+	case pgoutput.Binary:
+		return parseBinaryArray(v.Data)
+	default:
+		return nil, nil
+	}
+}
+
+func parseBinaryArray(d []byte) ([]string, error) {
+	if len(d) < 12 {
+		return nil, errArray
+	}
+	if be32(d) == 0 {
+		return nil, nil
+	}
+	if be32(d) != 1 || len(d) < 20 {
+		return nil, errArray
+	}
+	n, d := be32(d[12:]), d[20:]
+	var out []string
+	for range n {
+		if len(d) < 4 {
+			return nil, errArray
+		}
+		size := be32(d)
+		d = d[4:]
+		if size == 0xFFFFFFFF {
+			continue
+		}
+		if uint64(len(d)) < uint64(size) {
+			return nil, errArray
+		}
+		out = append(out, string(d[:size]))
+		d = d[size:]
+	}
+	return out, nil
+}
+
+func be32(b []byte) uint32 {
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}
+
+// parseTextArray reads {a,"b c"}.
+func parseTextArray(s string) ([]string, error) {
+	if len(s) < 2 || s[0] != '{' || s[len(s)-1] != '}' {
+		return nil, errArray
+	}
+	s = s[1 : len(s)-1]
+	var out []string
+	var item []byte
+	quoted, inside := false, false
+	for i := 0; i < len(s); i++ {
+		switch ch := s[i]; {
+		case ch == '\\' && i+1 < len(s):
+			i++
+			item = append(item, s[i])
+		case ch == '"':
+			inside, quoted = !inside, true
+		case ch == ',' && !inside:
+			out = append(out, string(item))
+			item, quoted = item[:0], false
+		default:
+			item = append(item, ch)
+		}
+	}
+	if len(item) > 0 || quoted {
+		out = append(out, string(item))
+	}
+	return out, nil
+}
+
+// sqlState is an error's code, or "".
+func sqlState(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code
+	}
+	return ""
+}

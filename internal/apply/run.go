@@ -1,0 +1,257 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// run gathers changes of a transaction that one statement can write: the same
+// action on the same columns of one table, for different rows.
+type run struct {
+	a      *applier
+	tx     *transaction
+	plan   *plan
+	target *target
+	values [][]pgoutput.Value // by column of the plan
+	looked [][]pgoutput.Value // by key column, for inserts
+	n      int
+	bytes  int
+	seen   map[string]bool // keys of updates
+}
+
+const (
+	runRows  = 1000
+	runBytes = 256 << 10
+)
+
+// add writes a change, or remembers it for the next statement. False means that
+// the fast form is not for it.
+func (r *run) add(ctx context.Context, c *change) (bool, error) {
+	if !c.row() {
+		return false, nil
+	}
+	g, err := r.a.target(ctx, c.table)
+	if err != nil || g.careful || g.Amended || r.a.amended.has(g.OID) {
+		return false, passPipeline(err)
+	}
+	m, err := r.a.decoder.DecodeOne(c.data, false)
+	if err != nil {
+		return false, err
+	}
+	var p *plan
+	row, key := pgoutput.Tuple(nil), pgoutput.Tuple(nil)
+	switch m := m.(type) {
+	case *pgoutput.Insert:
+		row, key = m.New, m.New
+		if p = g.plans[planInsert]; p == nil {
+			p = g.insertPlan()
+			g.plans[planInsert] = p
+		}
+	case *pgoutput.Update:
+		row, key = m.New, m.New
+		p = r.updatePlan(g, m)
+	case *pgoutput.Delete:
+		row, key = m.Old, m.Old
+		if p = g.plans[planDelete]; p == nil && g.hasKey && g.KeyBytes != nil {
+			p = g.deletePlan(r.a.verdict)
+			g.plans[planDelete] = p
+		}
+	}
+	if p == nil || p.one == "" || len(row) != len(g.remote.Columns) {
+		return false, nil
+	}
+	r.tx.deferred = r.tx.deferred || g.Deferrable
+	r.tx.actions++
+	r.a.counts.row(r.a.subID, g.OID, c.kind)
+	if r.target != g || r.plan != p || r.n >= runRows || r.bytes >= runBytes || r.twice(g, key, c.kind) {
+		r.send()
+		r.start(g, p)
+		r.twice(g, key, c.kind)
+	}
+	for i, col := range p.columns {
+		v := g.value(col, row[col.remote])
+		r.values[i] = append(r.values[i], v)
+		r.bytes += len(v.Data) + 4
+	}
+	for i, col := range p.keys {
+		r.looked[i] = append(r.looked[i], g.value(col, row[col.remote]))
+	}
+	r.n++
+	if r.a.session.full() {
+		return true, r.a.session.flush()
+	}
+	return true, nil
+}
+
+// passPipeline lets the careful form meet all errors but those that concern the
+// session.
+func passPipeline(err error) error {
+	if isSessionError(err) {
+		return err
+	}
+	return nil
+}
+
+const (
+	planInsert = 1 << 62
+	planDelete = 1 << 61
+	maskWidth  = 60
+)
+
+// updatePlan is the plan for an update that leaves the key alone.
+func (r *run) updatePlan(g *target, m *pgoutput.Update) *plan {
+	if !g.hasKey || len(g.sent) > maskWidth || len(m.New) != len(g.remote.Columns) || m.OldTuple == pgoutput.OldKey {
+		return nil
+	}
+	if m.OldTuple == pgoutput.OldFull && !sameKey(g, m.Old, m.New) {
+		return nil
+	}
+	mask := uint64(0)
+	for i, c := range g.sent {
+		if m.New[c.remote].Kind == pgoutput.Unchanged {
+			mask |= 1 << i
+		}
+	}
+	p := g.plans[mask]
+	if p == nil {
+		p = g.updatePlan(r.a.verdict, m.New, mask != 0)
+		g.plans[mask] = p
+	}
+	return p
+}
+
+func sameKey(g *target, a, b pgoutput.Tuple) bool {
+	for _, k := range g.key {
+		at := g.sent[g.place[k]].remote
+		if b[at].Kind != pgoutput.Unchanged && (a[at].Kind != b[at].Kind || !bytes.Equal(a[at].Data, b[at].Data)) {
+			return false
+		}
+	}
+	return true
+}
+
+// twice tells whether an update's row is in the run already: one statement
+// writes a row only once.
+func (r *run) twice(g *target, row pgoutput.Tuple, kind pgoutput.Kind) bool {
+	if kind != pgoutput.KindUpdate || r.plan == nil || r.plan.many == "" {
+		return false
+	}
+	var key []byte
+	for _, k := range g.key {
+		v := row[g.sent[g.place[k]].remote]
+		key = binary.BigEndian.AppendUint32(key, uint32(len(v.Data))) //nolint:gosec // below 1 GB
+		key = append(key, v.Data...)
+	}
+	if r.seen[string(key)] {
+		return true
+	}
+	if r.seen == nil {
+		r.seen = map[string]bool{}
+	}
+	r.seen[string(key)] = true
+	return false
+}
+
+func (r *run) start(g *target, p *plan) {
+	r.plan, r.target, r.n, r.bytes = p, g, 0, 0
+	r.values = emptied(r.values, len(p.columns))
+	r.looked = emptied(r.looked, len(p.keys))
+	clear(r.seen)
+}
+
+func emptied(lists [][]pgoutput.Value, n int) [][]pgoutput.Value {
+	for len(lists) < n {
+		lists = append(lists, nil)
+	}
+	lists = lists[:n]
+	for i := range lists {
+		lists[i] = lists[i][:0]
+	}
+	return lists
+}
+
+// send writes what was gathered.
+func (r *run) send() {
+	if r.n == 0 {
+		return
+	}
+	p := r.plan
+	if p.many != "" && r.n > 1 && allBinary(r.values) {
+		values := r.arrays(p.columns, r.values)
+		if p.time {
+			values = append(values, int64Value(int64(r.tx.commitTime)))
+		}
+		if p.lsn {
+			values = append(values, lsnValue(r.tx.final+1))
+		}
+		if p.columns != nil && len(p.manyOf) > len(values) {
+			values = append(values, int64Value(int64(r.n)))
+		}
+		r.a.session.execute(p.many, p.manyOf, values, op{tx: r.tx})
+	} else {
+		r.sendSingly()
+	}
+	r.look()
+	r.n = 0
+	r.plan, r.target = nil, nil
+}
+
+func allBinary(lists [][]pgoutput.Value) bool {
+	for _, list := range lists {
+		for i := range list {
+			if list[i].Kind == pgoutput.Text || list[i].Kind == pgoutput.Unchanged {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (r *run) arrays(columns []sent, lists [][]pgoutput.Value) []pgoutput.Value {
+	var values []pgoutput.Value
+	for i, c := range columns {
+		values = append(values, pgoutput.Value{Kind: pgoutput.Binary, Data: arrayOf(nil, c.typ, lists[i])})
+	}
+	return values
+}
+
+func (r *run) sendSingly() {
+	p := r.plan
+	values := make([]pgoutput.Value, 0, len(p.columns)+2)
+	for n := range r.n {
+		values = values[:0]
+		for i := range p.columns {
+			values = append(values, r.values[i][n])
+		}
+		if p.time {
+			values = append(values, int64Value(int64(r.tx.commitTime)))
+		}
+		if p.lsn {
+			values = append(values, lsnValue(r.tx.final+1))
+		}
+		r.a.session.execute(p.one, p.oneOf, values, op{tx: r.tx})
+	}
+}
+
+// look looks for tombstones of what was inserted.
+func (r *run) look() {
+	p := r.plan
+	if p.lookOne == "" {
+		return
+	}
+	when := int64Value(int64(r.tx.commitTime))
+	if p.lookMany != "" && r.n > 1 && allBinary(r.looked) {
+		r.a.session.execute(p.lookMany, p.lookManyOf, append(r.arrays(p.keys, r.looked), when), op{tx: r.tx})
+		return
+	}
+	for n := range r.n {
+		values := make([]pgoutput.Value, 0, len(p.keys)+1)
+		for i := range p.keys {
+			values = append(values, r.looked[i][n])
+		}
+		r.a.session.execute(p.lookOne, p.lookOf, append(values, when), op{tx: r.tx})
+	}
+}

@@ -1,0 +1,89 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgdrover/pgdrover/internal/conflict"
+)
+
+// settings are the values of spock.* that the engine follows.
+type settings struct {
+	values map[string]string
+}
+
+// readSettings reads them all; what is set but not legal is reported, and its
+// default holds.
+func readSettings(ctx context.Context, db *pgx.Conn, log *slog.Logger) (settings, error) {
+	s := settings{values: map[string]string{}}
+	rows, err := db.Query(ctx, "SELECT name, value, coalesce(invalid, '') FROM pgdrover.settings()")
+	if err != nil {
+		return s, fmt.Errorf("read settings: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name, value, invalid string
+		if err := rows.Scan(&name, &value, &invalid); err != nil {
+			return s, fmt.Errorf("read settings: %w", err)
+		}
+		s.values[name] = value
+		if invalid != "" {
+			log.WarnContext(ctx, "invalid value for parameter", "parameter", name, "value", invalid)
+		}
+	}
+	return s, rows.Err()
+}
+
+func (s settings) on(name string) bool { return s.values[name] == "on" }
+
+func (s settings) number(name string) int64 {
+	n, err := strconv.ParseInt(s.values[name], 10, 64)
+	if err != nil {
+		return 0 // the server has checked it
+	}
+	return n
+}
+
+func (s settings) milliseconds(name string) time.Duration {
+	return time.Duration(s.number(name)) * time.Millisecond
+}
+
+// rules are what package conflict decides by.
+func (s settings) rules(self conflict.NodeID, ranks conflict.Ranks) (conflict.Rules, error) {
+	policy, err := conflict.ParsePolicy(s.values["spock.conflict_resolution"])
+	if err != nil {
+		return conflict.Rules{}, err
+	}
+	missing, err := conflict.ParseMissingPolicy(s.values["spock.update_missing"])
+	if err != nil {
+		return conflict.Rules{}, err
+	}
+	return conflict.Rules{
+		Self: self, Ranks: ranks, Policy: policy, UpdateMissing: missing,
+		DeleteAlways:   s.values["spock.delete_conflict"] == "apply",
+		TruncateAlways: s.values["spock.truncate_conflict"] == "apply",
+		IdentityOnly:   !s.on("spock.check_all_uc_indexes"),
+		SaveRemoteWins: s.on("spock.save_remote_wins"),
+	}, nil
+}
+
+func (s settings) options() options {
+	level := slog.LevelInfo
+	switch s.values["spock.conflict_log_level"] {
+	case "debug5", "debug4", "debug3", "debug2", "debug1", "debug":
+		level = slog.LevelDebug
+	case "warning":
+		level = slog.LevelWarn
+	case "error", "fatal", "panic":
+		level = slog.LevelError
+	}
+	return options{
+		behaviour: s.values["spock.exception_behaviour"], logging: s.values["spock.exception_logging"],
+		saveResolutions: s.on("spock.save_resolutions"), conflictLevel: level,
+	}
+}

@@ -1,0 +1,360 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/pgdrover/pgdrover/internal/conflict"
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// step writes one step of an outcome.
+func (c *carefully) step(ctx context.Context, r *rowChange, step conflict.Step) error {
+	switch step.Kind {
+	case conflict.InsertRow:
+		return c.insertRow(ctx, r, step)
+	case conflict.UpdateRow, conflict.AmendRow:
+		return c.updateRow(ctx, r, step)
+	case conflict.DeleteRow:
+		return c.one(ctx, "DELETE FROM "+r.g.name+" AS k WHERE "+place(r.held[step.Ref].ctid), nil, nil)
+	case conflict.Bury:
+		return c.bury(ctx, r, step)
+	default:
+		return fmt.Errorf("write %s: unknown step %d", r.g.plain, step.Kind)
+	}
+}
+
+// place finds a row that is locked; its address is "table ctid".
+func place(address string) string {
+	oid, ctid, _ := strings.Cut(address, " ")
+	return fmt.Sprintf("k.tableoid = %s AND k.ctid = '%s'", oid, ctid)
+}
+
+// one runs a statement that must touch one row.
+func (c *carefully) one(ctx context.Context, text string, types []uint32, values []pgoutput.Value) error {
+	reply, err := c.session.query(ctx, text, types, values...)
+	if err != nil {
+		return err
+	}
+	if !strings.HasSuffix(reply.tag, " 1") {
+		return errAgain
+	}
+	return nil
+}
+
+// assignment is the expression that a step writes into a column, or none.
+func (c *carefully) assignment(r *rowChange, step conflict.Step, s sent, at int, p *parameters) (string, []pgoutput.Value) {
+	col := r.g.Columns[s.local]
+	v := r.row[s.remote]
+	oldKnown := r.oldKind == pgoutput.OldFull || r.oldKind == pgoutput.OldKey && r.g.remote.Columns[s.remote].Key
+	source := step.Assign(conflict.Column{
+		Unchanged: v.Kind == pgoutput.Unchanged, Detachable: col.Detached, Counter: col.Counter, OldKnown: oldKnown,
+	})
+	value := r.g.value(s, v)
+	name := "k." + pg.QuoteIdent(col.Name)
+	switch source {
+	case conflict.TakeNew:
+		return p.add(s.typ), []pgoutput.Value{value}
+	case conflict.TakeFetch:
+		return p.add(col.Type), []pgoutput.Value{r.fetched[at]}
+	case conflict.AddChange:
+		return fmt.Sprintf("%s + (%s - %s)", name, p.add(s.typ), p.add(s.typ)), []pgoutput.Value{value, r.g.value(s, r.old[s.remote])}
+	case conflict.AddNew:
+		return fmt.Sprintf("%s + %s", name, p.add(s.typ)), []pgoutput.Value{value}
+	case conflict.TakeChange:
+		return fmt.Sprintf("%s - %s", p.add(s.typ), p.add(s.typ)), []pgoutput.Value{value, r.g.value(s, r.old[s.remote])}
+	default:
+		return "", nil
+	}
+}
+
+func (c *carefully) insertRow(ctx context.Context, r *rowChange, step conflict.Step) error {
+	var p parameters
+	var names, exprs []string
+	var values []pgoutput.Value
+	for at, s := range r.g.sent {
+		expr, v := c.assignment(r, step, s, at, &p)
+		if expr == "" {
+			continue
+		}
+		names = append(names, pg.QuoteIdent(r.g.Columns[s.local].Name))
+		exprs = append(exprs, expr)
+		values = append(values, v...)
+	}
+	text := "INSERT INTO " + r.g.name
+	if len(names) == 0 {
+		text += " DEFAULT VALUES"
+	} else {
+		text += " (" + strings.Join(names, ", ") + ") OVERRIDING SYSTEM VALUE VALUES (" + strings.Join(exprs, ", ") + ")"
+	}
+	_, err := c.session.query(ctx, text, p.types, values...)
+	return err
+}
+
+func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.Step) error {
+	h := &r.held[step.Ref]
+	var p parameters
+	var set []string
+	var values []pgoutput.Value
+	for at, s := range r.g.sent {
+		if r.g.Columns[s.local].Always && (!r.keyChanged() || !r.g.isKey(s.local)) {
+			continue // the server takes no value for it
+		}
+		expr, v := c.assignment(r, step, s, at, &p)
+		if expr == "" {
+			continue
+		}
+		set = append(set, pg.QuoteIdent(r.g.Columns[s.local].Name)+" = "+expr)
+		values = append(values, v...)
+	}
+	if step.Kind == conflict.AmendRow {
+		// Mostly the row has what was fetched.
+		if differs, err := c.differs(ctx, r, step, h); err != nil || !differs || len(set) == 0 {
+			return err
+		}
+		c.amended.add(r.g.OID)
+	}
+	if len(set) == 0 {
+		// The row's stamp must become the change's all the same.
+		name := pg.QuoteIdent(r.g.Columns[r.g.key[0]].Name)
+		set = append(set, name+" = k."+name)
+	}
+	err := c.one(ctx, "UPDATE "+r.g.name+" AS k SET "+strings.Join(set, ", ")+" WHERE "+place(h.ctid), p.types, values)
+	if err != nil || step.Kind != conflict.AmendRow || h.stamp == "" {
+		return err
+	}
+	c.counts.counter(c.subID, r.g.OID)
+	// The row keeps the stamp it had: it counts as it did before.
+	_, err = c.session.query(ctx, `INSERT INTO spock.pgdrover_stamp (relid, key, written_by, commit_time, author)
+		VALUES ($1, $2, pg_current_xact_id()::xid, $3, $4) ON CONFLICT (relid, key)
+		DO UPDATE SET written_by = excluded.written_by, commit_time = excluded.commit_time, author = excluded.author`,
+		[]uint32{26, byteaOID, timestamptzOID, 26}, uint32Value(r.g.OID), h.key, int64Value(int64(h.row.Stamp.CommitTime)),
+		uint32Value(uint32(h.row.Stamp.Origin)))
+	return err
+}
+
+// differs tells whether a step that amends a row would change it.
+func (c *carefully) differs(ctx context.Context, r *rowChange, step conflict.Step, h *held) (bool, error) {
+	var p parameters
+	tests := []string{"false"}
+	var values []pgoutput.Value
+	for at, s := range r.g.sent {
+		expr, v := c.assignment(r, step, s, at, &p)
+		if expr == "" {
+			continue
+		}
+		col := r.g.Columns[s.local]
+		tests = append(tests, fmt.Sprintf("k.%s::text IS DISTINCT FROM (%s)::%s::text", pg.QuoteIdent(col.Name), expr, col.TypeName))
+		values = append(values, v...)
+	}
+	reply, err := c.session.query(ctx, "SELECT "+strings.Join(tests, " OR ")+" FROM "+r.g.name+" AS k WHERE "+place(h.ctid), p.types, values...)
+	if err != nil {
+		return false, err
+	}
+	return len(reply.rows) == 1 && string(reply.rows[0][0].Data) == "t", nil
+}
+
+// bury writes a tombstone. That of the change itself takes its stamp from the
+// transaction; another's stands in the row, with a position of its author's log
+// that is not before the delete.
+func (c *carefully) bury(ctx context.Context, r *rowChange, step conflict.Step) error {
+	key, err := c.keyBytes(ctx, r, step.Ref)
+	if err != nil {
+		return err
+	}
+	if step.Stamp.Origin == c.author && step.Stamp.CommitTime == c.tx.commitTime {
+		_, err := c.session.query(ctx, "INSERT INTO spock.pgdrover_tombstone (relid, key, author, author_lsn) VALUES ($1, $2, $3, $4)",
+			[]uint32{26, byteaOID, 26, pgLSNOID}, uint32Value(r.g.OID), key, uint32Value(uint32(c.author)), lsnValue(c.tx.final+1))
+		return err
+	}
+	_, err = c.session.query(ctx, `INSERT INTO spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn)
+		SELECT $1, $2, $3, $4, CASE WHEN $4 = pgdrover.local_node_id() THEN pg_current_wal_insert_lsn() ELSE
+			coalesce((SELECT max(s.remote_lsn) FROM spock.pgdrover_origin o JOIN pg_replication_origin_status s ON s.local_id = o.roident
+			WHERE o.node_id = $4), 'FFFFFFFF/FFFFFFFF') END`,
+		[]uint32{26, byteaOID, timestamptzOID, 26}, uint32Value(r.g.OID), key, int64Value(int64(step.Stamp.CommitTime)),
+		uint32Value(uint32(step.Stamp.Origin)))
+	return err
+}
+
+// keyless writes a change of a table whose rows have no key: a row is found by
+// all its values.
+func (c *carefully) keyless(ctx context.Context, r *rowChange) error {
+	if r.action == conflict.Insert {
+		return c.insertRow(ctx, r, conflict.Step{Kind: conflict.InsertRow})
+	}
+	if r.oldKind != pgoutput.OldFull {
+		return fmt.Errorf("find row of %s: the table has no key here, and the provider does not send whole rows", r.g.plain)
+	}
+	var p parameters
+	var tests []string
+	var values []pgoutput.Value
+	for _, s := range r.g.sent {
+		col := r.g.Columns[s.local]
+		name := "k." + pg.QuoteIdent(col.Name)
+		switch {
+		case r.old[s.remote].Kind == pgoutput.Null:
+			tests = append(tests, name+" IS NULL")
+			continue
+		case col.Exact:
+			tests = append(tests, name+" = "+p.add(s.typ))
+		default: // some types have no equality
+			tests = append(tests, fmt.Sprintf("%s::text = %s::%s::text", name, p.add(s.typ), col.TypeName))
+		}
+		values = append(values, r.g.value(s, r.old[s.remote]))
+	}
+	find := fmt.Sprintf("SELECT k.tableoid::text || ' ' || k.ctid::text FROM %s AS k WHERE %s LIMIT 1 FOR UPDATE",
+		r.g.only(), strings.Join(tests, " AND "))
+	reply, err := c.session.query(ctx, find, p.types, values...)
+	if err != nil {
+		return err
+	}
+	if len(reply.rows) == 0 {
+		if r.action == conflict.Update && c.rules.UpdateMissing == conflict.FailMissing {
+			return fmt.Errorf("%w (%s)", conflict.ErrMissing, r.g.plain)
+		}
+		typ := conflict.DeleteMissing
+		if r.action == conflict.Update {
+			typ = conflict.UpdateMissing
+		}
+		return c.record(ctx, r, []conflict.Conflict{{Type: typ, Resolution: conflict.Skipped, Lost: conflict.RemoteLost, Stored: true}})
+	}
+	r.held = append(r.held, held{ctid: string(reply.rows[0][0].Data)})
+	if r.action == conflict.Delete {
+		return c.step(ctx, r, conflict.Step{Kind: conflict.DeleteRow})
+	}
+	return c.updateKeyless(ctx, r)
+}
+
+func (c *carefully) updateKeyless(ctx context.Context, r *rowChange) error {
+	var p parameters
+	var set []string
+	var values []pgoutput.Value
+	for at, s := range r.g.sent {
+		if expr, v := c.assignment(r, conflict.Step{Kind: conflict.UpdateRow}, s, at, &p); expr != "" && !r.g.Columns[s.local].Always {
+			set = append(set, pg.QuoteIdent(r.g.Columns[s.local].Name)+" = "+expr)
+			values = append(values, v...)
+		}
+	}
+	if len(set) == 0 {
+		return nil
+	}
+	return c.one(ctx, "UPDATE "+r.g.name+" AS k SET "+strings.Join(set, ", ")+" WHERE "+place(r.held[0].ctid), p.types, values)
+}
+
+// fetch reads the values that the change lacks from another node.
+func (c *carefully) fetch(ctx context.Context, r *rowChange, f conflict.Fetch) (conflict.Fetched, error) {
+	row := r.keyRow
+	if f.Key == conflict.NewKey {
+		row = r.row
+	}
+	values, err := c.peers.row(ctx, f.From, r.g, row)
+	switch {
+	case errors.Is(err, errNoPeer):
+		// Nobody to ask: what is known has to do.
+		return conflict.FetchedGone, nil
+	case err != nil:
+		return conflict.NotFetched, err
+	case values == nil:
+		return conflict.FetchedGone, nil
+	}
+	r.fetched = values
+	return conflict.FetchedRow, nil
+}
+
+// truncate empties tables: of rows that are newer and another author's it
+// leaves.
+func (c *carefully) truncate(ctx context.Context, tables []*remoteTable, m *pgoutput.Truncate) error {
+	var whole []string
+	for _, t := range tables {
+		g, err := c.target(ctx, t)
+		if err != nil {
+			return err
+		}
+		if err := c.session.run(ctx, "LOCK TABLE "+g.name+" IN ACCESS EXCLUSIVE MODE"); err != nil {
+			return err
+		}
+		when := int64Value(int64(c.tx.commitTime))
+		v := c.verdict
+		v.strict = false
+		reply, err := c.session.query(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s AS k WHERE NOT %s)", g.only(), v.over("$1", false)),
+			[]uint32{timestamptzOID}, when)
+		if err != nil {
+			return err
+		}
+		if conflict.Truncate(string(reply.rows[0][0].Data) == "t", c.rules) == conflict.TruncateAll {
+			whole = append(whole, g.name)
+		} else if _, err := c.session.query(ctx, fmt.Sprintf("DELETE FROM %s AS k WHERE %s", g.only(), v.over("$1", false)),
+			[]uint32{timestamptzOID}, when); err != nil {
+			return err
+		}
+		if _, err := c.session.query(ctx, "INSERT INTO spock.pgdrover_tombstone (relid, author, author_lsn) VALUES ($1, $2, $3)",
+			[]uint32{26, 26, pgLSNOID}, uint32Value(g.OID), uint32Value(uint32(c.author)), lsnValue(c.tx.final+1)); err != nil {
+			return err
+		}
+	}
+	if len(whole) == 0 {
+		return nil
+	}
+	text := "TRUNCATE " + strings.Join(whole, ", ")
+	if m.RestartIdentity {
+		text += " RESTART IDENTITY"
+	}
+	return c.session.run(ctx, text+" RESTRICT")
+}
+
+// record stores, counts and logs conflicts.
+func (c *carefully) record(ctx context.Context, r *rowChange, conflicts []conflict.Conflict) error {
+	for _, x := range conflicts {
+		c.counts.conflict(c.subID, r.g.OID, x)
+		c.log.Log(ctx, c.options.conflictLevel, "conflict", "detail", x.Message(r.g.name, r.g.keyIndex),
+			"lsn", c.tx.final.String(), "origin", uint32(c.author))
+		if !x.Stored || !c.options.saveResolutions {
+			continue
+		}
+		if err := c.store(ctx, r, x); err != nil {
+			return fmt.Errorf("store conflict: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *carefully) store(ctx context.Context, r *rowChange, x conflict.Conflict) error {
+	var p parameters
+	null := pgoutput.Value{Kind: pgoutput.Null}
+	localOrigin, localTuple, localXID, localTime, index := null, null, null, null, null
+	if r.g.keyIndex != "" {
+		index = textValue(r.g.keyIndex)
+	}
+	if x.Row != nil {
+		h := r.held[x.Row.Ref]
+		localTuple, localXID = textValue(h.json), textValue(fmt.Sprint(x.Row.XID))
+		if x.Row.Index != "" {
+			index = textValue(x.Row.Index)
+		}
+		if origin, ok := x.LocalOrigin(c.self); ok {
+			localOrigin, localTime = textValue(fmt.Sprint(origin)), textValue(h.stamp)
+		}
+	}
+	row, columns := r.row, r.g.allColumns()
+	if row == nil {
+		row, columns = r.keyRow, r.g.key
+	}
+	values := []pgoutput.Value{
+		textValue(r.g.name), index, textValue(x.Type.Release5()), textValue(x.Resolution.String()), localOrigin, localTuple,
+		localXID, localTime, textValue(fmt.Sprint(c.author)), textValue(fmt.Sprint(c.tx.xid)),
+		int64Value(int64(c.tx.commitTime)), lsnValue(c.tx.final),
+	}
+	for _, oid := range []uint32{textOID, textOID, textOID, textOID, 23, textOID, 28, timestamptzOID, 23, 28, timestamptzOID, pgLSNOID} {
+		p.add(oid)
+	}
+	from, more := r.g.literalRow(&p, row, columns)
+	_, err := c.session.query(ctx, fmt.Sprintf(`INSERT INTO spock.resolutions (node_name, log_time, relname, idxname, conflict_type,
+		conflict_resolution, local_origin, local_tuple, local_xid, local_timestamp, remote_origin, remote_tuple, remote_xid,
+		remote_timestamp, remote_lsn)
+		SELECT (SELECT n.node_name FROM spock.node n JOIN spock.local_node l USING (node_id)), clock_timestamp(),
+		$1, $2, $3, $4, $5, $6, $7, $8, $9, row_to_json(k)::text, $10, $11, $12 FROM %s k`, from), p.types, append(values, more...)...)
+	return err
+}

@@ -1,0 +1,372 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/conflict"
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/walreceiver"
+)
+
+const (
+	// lookEvery is the pause between two looks at what waits for us, and at what
+	// has reached the disk.
+	lookEvery = 200 * time.Millisecond
+	// idleEvery is the least pause between two idle positions: each is a
+	// transaction, which is news to the other nodes.
+	idleEvery = 10 * time.Second
+	// publicEvery is the pause between two updates of spock.progress, and between
+	// two moments at which the server may report its statistics.
+	publicEvery = time.Second
+	// inflightLimit bounds the transactions that were sent and not answered, and
+	// inflightBytes what is kept of them.
+	inflightLimit = 1000
+	inflightBytes = 8 << 20
+)
+
+// stream receives and applies until something ends it.
+func (w *Worker) stream(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel(nil)
+	received := make(chan error, 1) // holds 1: why nothing more will come
+	group.Go(func() {
+		received <- w.receiver.Run(ctx, func(m walreceiver.Message) error { return w.inbox.put(ctx, m) })
+	})
+	return w.applyAll(ctx, received)
+}
+
+func (w *Worker) applyAll(ctx context.Context, ended <-chan error) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	w.public, w.idleAt = time.Now(), time.Now().Add(-idleEvery)
+	a := w.applier
+	var empty batch
+	for {
+		if err := a.session.flush(); err != nil {
+			return err
+		}
+		select {
+		case <-w.inbox.wake:
+			full := w.inbox.take(empty)
+			if err := w.handleAll(ctx, full); err != nil {
+				return err
+			}
+			empty = full
+		case <-a.session.wake:
+			if err := w.settle(ctx); err != nil {
+				return err
+			}
+		case <-tick.C:
+			if err := w.look(ctx); err != nil {
+				return err
+			}
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+			return w.leave(context.WithoutCancel(ctx), context.Cause(ctx))
+		}
+	}
+}
+
+// leave ends the worker at the border of a transaction, if that comes soon.
+func (w *Worker) leave(ctx context.Context, cause error) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := w.applier.drain(ctx); err != nil {
+		return errors.Join(cause, err)
+	}
+	if _, err := w.db.Exec(ctx, "UPDATE spock.pgdrover_subscription SET clean_stop = true, clean_lsn = $2::text::pg_lsn WHERE sub_id = $1",
+		w.sub.id, w.applier.reached.String()); err != nil {
+		return errors.Join(cause, err)
+	}
+	return cause
+}
+
+// settle takes the server's answers, and repeats what failed.
+func (w *Worker) settle(ctx context.Context) error {
+	a := w.applier
+	err := a.settle()
+	if !errors.Is(err, errPipeline) {
+		return err
+	}
+	if len(a.inflight) == 0 {
+		return fmt.Errorf("apply: %w", err)
+	}
+	last := a.inflight[len(a.inflight)-1]
+	if err := a.repair(ctx, last); err != nil {
+		return err
+	}
+	return a.work(ctx)
+}
+
+func (w *Worker) handleAll(ctx context.Context, b batch) error {
+	for _, m := range b.messages {
+		if m.kind == walreceiver.Data {
+			w.received = max(w.received, m.end)
+			if err := w.handle(ctx, b.data[m.from:m.to]); err != nil {
+				return err
+			}
+		} else if w.current == nil {
+			w.idle = max(w.idle, m.end)
+			w.asked = w.asked || m.ask
+		}
+		w.received = max(w.received, m.end)
+		w.serverAt = m.time
+		if err := w.limitInflight(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// limitInflight waits while too much is on its way.
+func (w *Worker) limitInflight(ctx context.Context) error {
+	a := w.applier
+	for {
+		if err := w.settle(ctx); err != nil {
+			return err
+		}
+		size := 0
+		for _, tx := range a.inflight {
+			size += tx.size
+		}
+		if len(a.inflight) < inflightLimit && size < inflightBytes || len(a.inflight) <= 1 {
+			return nil
+		}
+		if err := a.session.flush(); err != nil {
+			return err
+		}
+		select {
+		case <-a.session.wake:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// look is what the worker does now and then: acknowledge, make way, tell.
+func (w *Worker) look(ctx context.Context) error {
+	if w.current != nil && w.current.begun {
+		return w.acknowledge(ctx) // not at a border
+	}
+	if err := w.idlePosition(ctx); err != nil {
+		return err
+	}
+	if err := w.breathe(ctx); err != nil {
+		return err
+	}
+	now := time.Now()
+	if now.Sub(w.public) < publicEvery {
+		return nil
+	}
+	w.public = now
+	if err := w.passBorder(ctx); err != nil {
+		return err
+	}
+	if w.current == nil { // what is kept of a transaction was chosen by the state of its tables
+		if err := w.tableSyncs(ctx); err != nil {
+			return err
+		}
+	}
+	return w.tell(ctx)
+}
+
+// breathe makes way for those who wait, and acknowledges. It stands between two
+// transactions.
+func (w *Worker) breathe(ctx context.Context) error {
+	stop, err := w.waiters(ctx)
+	if err != nil {
+		return err
+	}
+	if stop {
+		return w.leave(ctx, errAsked)
+	}
+	if err := w.storeVectors(ctx); err != nil {
+		return err
+	}
+	return w.acknowledge(ctx)
+}
+
+// passBorder gives the server a moment to report its statistics.
+func (w *Worker) passBorder(ctx context.Context) error {
+	err := w.applier.drain(ctx)
+	if errors.Is(err, errPipeline) {
+		return w.settle(ctx)
+	}
+	return err
+}
+
+// waiters makes way for those who wait for our locks: one asks us to end, the
+// other to pause.
+func (w *Worker) waiters(ctx context.Context) (stop bool, err error) {
+	var pause bool
+	var at float64
+	before := time.Now()
+	if err := w.db.QueryRow(ctx, `SELECT
+		EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND NOT l.granted AND l.classid = $1 AND l.objid = $2 AND l.objsubid = 2
+			AND l.database = $4),
+		EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND NOT l.granted AND l.classid = $3 AND l.objid = 0 AND l.objsubid = 2
+			AND l.database = $4 AND l.mode = 'ExclusiveLock'),
+		extract(epoch FROM clock_timestamp())::float8`, uint32(lockWorker), w.sub.id, uint32(lockGate), w.engine.database).
+		Scan(&stop, &pause, &at); err != nil {
+		return false, fmt.Errorf("look for waiters: %w", err)
+	}
+	after := time.Now()
+	w.offset = time.UnixMicro(int64(at * 1e6)).Sub(before.Add(after.Sub(before) / 2))
+	if stop || !pause {
+		return stop, nil
+	}
+	if err := w.passBorder(ctx); err != nil {
+		return false, err
+	}
+	if _, err := w.applier.session.query(ctx, fmt.Sprintf("SELECT pg_advisory_unlock_shared(%d, 0)", lockGate), nil); err != nil {
+		return false, fmt.Errorf("open the gate: %w", err)
+	}
+	return false, w.passGate(ctx)
+}
+
+// idlePosition remembers how far the stream is when nothing came that was for
+// us: the slot must not hold the provider's log for ever, and may only be let on
+// when the position is as durable here as data would be. A provider that asks
+// may be stopping, which takes until it has the answer.
+func (w *Worker) idlePosition(ctx context.Context) error {
+	a := w.applier
+	now := time.Now()
+	if w.current != nil || len(a.inflight) > 0 || !w.asked && now.Sub(w.idleAt) < idleEvery {
+		return nil
+	}
+	asked := w.asked
+	w.asked = false
+	if w.idle <= a.reached {
+		return nil
+	}
+	w.idleAt = now
+	return w.put(ctx, &transaction{position: true, complete: true, durable: asked, end: w.idle, commitTime: a.time})
+}
+
+// acknowledge finds out what is on disk, and tells the provider.
+func (w *Worker) acknowledge(ctx context.Context) error {
+	marked := w.durable.mark()
+	if marked == 0 {
+		w.receiver.SetFeedback(walreceiver.Feedback{Written: w.received, Flushed: w.durable.flushed, Applied: w.applier.reached})
+		return nil
+	}
+	var insert, flush string
+	if err := w.db.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text, CASE WHEN current_setting('synchronous_standby_names') = ''
+		THEN pg_current_wal_flush_lsn() ELSE least(pg_current_wal_flush_lsn(), coalesce((SELECT min(r.flush_lsn) FROM pg_stat_replication r
+		WHERE r.sync_state IN ('sync', 'quorum')), '0/0')) END::text`).Scan(&insert, &flush); err != nil {
+		return fmt.Errorf("read local log position: %w", err)
+	}
+	inserted, err := pg.ParseLSN(insert)
+	if err != nil {
+		return err
+	}
+	flushed, err := pg.ParseLSN(flush)
+	if err != nil {
+		return err
+	}
+	before := w.durable.flushed
+	now := w.durable.advance(marked, inserted, flushed)
+	feedback := walreceiver.Feedback{Written: w.received, Flushed: now, Applied: w.applier.reached}
+	if now == before {
+		w.receiver.SetFeedback(feedback)
+		return nil
+	}
+	return w.receiver.Report(ctx, feedback)
+}
+
+// tell writes what everybody may see.
+func (w *Worker) tell(ctx context.Context) error {
+	a := w.applier
+	if a.time != 0 && a.time != w.lastTime {
+		w.lastTime = a.time
+		if _, err := w.db.Exec(ctx, "SELECT pgdrover.store_progress($1, $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, true)",
+			uint32(w.sub.provider), a.time.Time(), a.reached.String(), w.received.String(), w.received.String()); err != nil {
+			return fmt.Errorf("store progress: %w", err)
+		}
+		w.heard = time.Now()
+		return nil
+	}
+	if time.Since(w.heard) < idleEvery {
+		return nil
+	}
+	w.heard = time.Now()
+	if _, err := w.db.Exec(ctx, "SELECT pgdrover.store_progress($1, NULL, NULL, $2::text::pg_lsn, $2::text::pg_lsn, false)",
+		uint32(w.sub.provider), w.received.String()); err != nil {
+		return fmt.Errorf("store progress: %w", err)
+	}
+	return nil
+}
+
+// put hands a transaction to the applier, when its time has come.
+func (w *Worker) put(ctx context.Context, tx *transaction) error {
+	if !tx.begun && !tx.position {
+		if err := w.wait(ctx, tx); err != nil {
+			return err
+		}
+	}
+	return w.applier.put(ctx, tx)
+}
+
+// wait holds a transaction back: for the delay that was asked for, and until
+// this server's clock has passed its commit time.
+func (w *Worker) wait(ctx context.Context, tx *transaction) error {
+	if w.sub.delay > 0 {
+		if err := w.pause(ctx, time.Until(tx.commitTime.Time().Add(w.sub.delay))); err != nil {
+			return err
+		}
+	}
+	for {
+		now := pg.TimestampOf(time.Now().Add(w.offset))
+		d, tooFar := conflict.Wait(tx.commitTime, now, w.engine.maxSkew())
+		switch {
+		case tooFar:
+			w.applier.counts.add(w.sub.id, "clock_ahead", 1)
+			w.log.WarnContext(ctx, "provider's clock is ahead", "lsn", tx.final.String(), "origin", uint32(w.sub.provider),
+				"ahead", tx.commitTime.Sub(now))
+			return nil
+		case d == 0:
+			return nil
+		}
+		if err := w.pause(ctx, d); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits between two transactions. What was sent before goes on meanwhile:
+// others may wait for the keys that it holds.
+func (w *Worker) pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		if err := w.applier.session.flush(); err != nil {
+			return err
+		}
+		select {
+		case <-timer.C:
+			return nil
+		case <-w.applier.session.wake:
+			if err := w.settle(ctx); err != nil {
+				return err
+			}
+		case <-tick.C:
+			if err := w.breathe(ctx); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return w.leave(context.WithoutCancel(ctx), context.Cause(ctx))
+		}
+	}
+}

@@ -1,0 +1,297 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/walreceiver"
+)
+
+// tableSync is a table that does not follow the stream yet, or only from a
+// position on.
+type tableSync struct {
+	schema, name string
+	status       string
+	at           pg.LSN
+}
+
+func (w *Worker) loadSyncing(ctx context.Context) error {
+	rows, err := w.db.Query(ctx, `SELECT sync_nspname::text, sync_relname::text, sync_status::text, sync_statuslsn::text
+		FROM spock.local_sync_status WHERE sync_subid = $1 AND sync_relname IS NOT NULL AND sync_status <> 'r' ORDER BY 1, 2`, w.sub.id)
+	if err != nil {
+		return fmt.Errorf("read state of tables: %w", err)
+	}
+	defer rows.Close()
+	w.syncing = map[string]tableSync{}
+	for rows.Next() {
+		var t tableSync
+		var at string
+		if err := rows.Scan(&t.schema, &t.name, &t.status, &at); err != nil {
+			return fmt.Errorf("read state of tables: %w", err)
+		}
+		if t.status == "y" {
+			if t.at, err = pg.ParseLSN(at); err != nil {
+				return err
+			}
+		}
+		w.syncing[t.schema+"."+t.name] = t
+	}
+	return rows.Err()
+}
+
+// tableSyncs copies tables that are wanted, between two transactions, and lets
+// those follow that the stream has reached.
+func (w *Worker) tableSyncs(ctx context.Context) error {
+	if err := w.loadSyncing(ctx); err != nil {
+		return err
+	}
+	for key, t := range w.syncing {
+		switch {
+		case t.status == "y" && t.at <= max(w.applier.reached, w.idle):
+			if err := w.tableState(ctx, t.schema, t.name, "r", t.at); err != nil {
+				return err
+			}
+			delete(w.syncing, key)
+		case t.status != "y" && t.status != "f":
+			if err := w.syncTable(ctx, t); err != nil {
+				return fmt.Errorf("synchronise table %s.%s: %w", t.schema, t.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (w *Worker) tableState(ctx context.Context, schema, name, status string, at pg.LSN) error {
+	_, err := w.db.Exec(ctx, `UPDATE spock.local_sync_status SET sync_status = $4::text::"char", sync_statuslsn = $5::text::pg_lsn
+		WHERE sync_subid = $1 AND sync_nspname = $2 AND sync_relname = $3`, w.sub.id, schema, name, status, at.String())
+	if err != nil {
+		return fmt.Errorf("store state of table: %w", err)
+	}
+	return nil
+}
+
+// syncTable copies one table at a snapshot whose position is not before the
+// stream's. The stream waits meanwhile; the provider keeps what it holds.
+func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
+	if err := w.passBorder(ctx); err != nil {
+		return err
+	}
+	w.log.InfoContext(ctx, "copy table", "table", t.schema+"."+t.name)
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(t.schema + "." + t.name))
+	name := fmt.Sprintf("%.54s_%08x", w.sub.slot, hash.Sum32())
+	c, err := w.openCopy(ctx, walreceiver.SlotConfig{Name: name, Plugin: "pgoutput", Temporary: true, Snapshot: walreceiver.SnapshotExport})
+	if err != nil {
+		return err
+	}
+	defer c.close(context.WithoutCancel(ctx))
+	if err := w.tableState(ctx, t.schema, t.name, "d", c.point); err != nil {
+		return err
+	}
+	// The session that applies lends its origin to the one that copies.
+	if err := w.applier.session.run(ctx, "SELECT pg_replication_origin_session_reset()"); err != nil {
+		return fmt.Errorf("lend origin: %w", err)
+	}
+	if err := c.openLocal(ctx); err != nil {
+		return err
+	}
+	tables, err := c.tables(ctx)
+	if err != nil {
+		return err
+	}
+	tables = slices.DeleteFunc(tables, func(x copied) bool {
+		return x.schema != t.schema || x.name != t.name && x.parent != t.schema+"."+t.name
+	})
+	for i, candidate := range tables {
+		if i == len(tables)-1 {
+			// Data and state commit together: nothing is copied twice.
+			c.with = fmt.Sprintf("UPDATE spock.local_sync_status SET sync_status = 'y', sync_statuslsn = '%s'"+
+				" WHERE sync_subid = %d AND sync_nspname = %s AND sync_relname = %s",
+				c.point, w.sub.id, pg.QuoteLiteral(t.schema), pg.QuoteLiteral(t.name))
+		}
+		if err := c.copyTable(ctx, candidate); err != nil {
+			return err
+		}
+	}
+	// A session that merely ends keeps its origin for a moment.
+	if err := runAll(ctx, c.local, "SELECT pg_replication_origin_session_reset()"); err != nil {
+		return fmt.Errorf("give origin back: %w", err)
+	}
+	c.closeLocal(ctx)
+	if err := w.applier.session.run(ctx, "SELECT pg_replication_origin_session_setup("+pg.QuoteLiteral(w.sub.slot)+")"); err != nil {
+		return fmt.Errorf("take origin back: %w", err)
+	}
+	w.applier.epoch++
+	t.status, t.at = "y", c.point
+	w.syncing[t.schema+"."+t.name] = t
+	return w.tableState(ctx, t.schema, t.name, "y", c.point)
+}
+
+// synchronise brings a new subscription to the point where its stream begins.
+func (w *Worker) synchronise(ctx context.Context) error {
+	var kind, status string
+	err := w.db.QueryRow(ctx, `SELECT sync_kind::text, sync_status::text FROM spock.local_sync_status
+		WHERE sync_subid = $1 AND sync_relname IS NULL`, w.sub.id).Scan(&kind, &status)
+	if errors.Is(err, pgx.ErrNoRows) || status == "r" {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read state of subscription: %w", err)
+	}
+	w.log.InfoContext(ctx, "initial synchronisation", "kind", kind, "status", status)
+	if err := w.state(ctx, "copying"); err != nil {
+		return err
+	}
+	if status == "u" {
+		return w.subState(ctx, "r", 0)
+	}
+	return w.initial(ctx, kind, status)
+}
+
+func (w *Worker) subState(ctx context.Context, status string, at pg.LSN) error {
+	_, err := w.db.Exec(ctx, `UPDATE spock.local_sync_status SET sync_status = $2::text::"char", sync_statuslsn = $3::text::pg_lsn
+		WHERE sync_subid = $1 AND sync_relname IS NULL`, w.sub.id, status, at.String())
+	if err != nil {
+		return fmt.Errorf("store state of subscription: %w", err)
+	}
+	return nil
+}
+
+// initial copies structure and data. What an earlier attempt has left is known
+// from the status and the journal: structure is restored in one transaction and
+// stays, the data of tables that were copied is copied again, because the
+// snapshot is another one.
+func (w *Worker) initial(ctx context.Context, kind, status string) error {
+	if err := w.dropLeftover(ctx); err != nil {
+		return err
+	}
+	c, err := w.openCopy(ctx, walreceiver.SlotConfig{Name: w.sub.slot, Plugin: "pgoutput", Snapshot: walreceiver.SnapshotExport})
+	if err != nil {
+		return err
+	}
+	defer c.close(context.WithoutCancel(ctx))
+	if err := w.copySets(ctx, c.provider); err != nil {
+		return err
+	}
+	structure, data := kind == "f" || kind == "s", kind == "f" || kind == "d"
+	var dump *dump
+	if structure {
+		if dump, err = c.dumpStructure(ctx); err != nil {
+			return err
+		}
+		defer dump.remove()
+		if err := w.restoreTables(ctx, c, dump, status); err != nil {
+			return err
+		}
+	}
+	if err := w.subState(ctx, "d", c.point); err != nil {
+		return err
+	}
+	if data {
+		if err := c.copyAll(ctx, kind); err != nil {
+			return err
+		}
+	}
+	if structure {
+		if err := w.subState(ctx, "c", c.point); err != nil {
+			return err
+		}
+		// An attempt that ended in this state may have restored them: all or nothing.
+		if err := dump.restore(ctx, "post-data"); err != nil && (status != "c" || !strings.Contains(err.Error(), "already exists")) {
+			return err
+		}
+	}
+	if _, err := w.db.Exec(ctx, "SELECT pg_replication_origin_advance($1, $2::text::pg_lsn)", w.sub.slot, c.point.String()); err != nil {
+		return fmt.Errorf("set origin: %w", err)
+	}
+	if err := w.subState(ctx, "u", c.point); err != nil {
+		return err
+	}
+	return w.subState(ctx, "r", c.point)
+}
+
+// restoreTables restores the structure before data, unless an earlier attempt
+// has done it.
+func (w *Worker) restoreTables(ctx context.Context, c *copier, d *dump, status string) error {
+	switch status {
+	case "i":
+	case "s":
+		tables, err := c.tables(ctx)
+		if err != nil {
+			return err
+		}
+		for _, t := range tables {
+			var there bool
+			if err := w.db.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", t.quoted()).Scan(&there); err != nil {
+				return fmt.Errorf("look for restored table: %w", err)
+			}
+			if there {
+				return nil // it was one transaction
+			}
+		}
+	default:
+		return nil
+	}
+	if err := w.subState(ctx, "s", c.point); err != nil {
+		return err
+	}
+	return d.restore(ctx, "pre-data")
+}
+
+// dropLeftover drops the slot of an attempt that did not come to its end.
+func (w *Worker) dropLeftover(ctx context.Context) error {
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return err
+	}
+	result := conn.ExecParams(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+		WHERE slot_name = $1 AND NOT active`, [][]byte{[]byte(w.sub.slot)}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return fmt.Errorf("drop slot of an earlier attempt: %w", result.Err)
+	}
+	_, err = w.db.Exec(ctx, "SELECT pgdrover.origin_reset($1)", w.sub.slot)
+	if err != nil {
+		return fmt.Errorf("reset origin: %w", err)
+	}
+	return nil
+}
+
+// openCopy makes a slot and opens a session on the snapshot at which it begins.
+func (w *Worker) openCopy(ctx context.Context, slot walreceiver.SlotConfig) (*copier, error) {
+	c := &copier{w: w}
+	var err error
+	if c.receiver, err = w.dialProvider(ctx, w.sub.name+"_snap"); err != nil {
+		return nil, err
+	}
+	made, err := c.receiver.CreateSlot(ctx, slot)
+	if err != nil {
+		c.close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	c.point, c.snapshot = made.ConsistentPoint, made.Snapshot
+	if c.provider, err = dial(ctx, w.engine.peerDSN(w.sub.dsn), w.sub.name+"_copy", nil); err == nil {
+		err = runAll(ctx, c.provider, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+pg.QuoteLiteral(c.snapshot))
+	}
+	if err != nil {
+		c.close(context.WithoutCancel(ctx))
+		return nil, fmt.Errorf("open snapshot on provider: %w", err)
+	}
+	return c, nil
+}
+
+func runAll(ctx context.Context, conn *pgconn.PgConn, text string) error {
+	_, err := conn.Exec(ctx, text).ReadAll()
+	return err
+}
+
+// closeTime bounds how long connections take to be closed.
+const closeTime = 5 * time.Second

@@ -1,0 +1,259 @@
+package apply
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// table is a table of this database as the engine needs it.
+type table struct {
+	OID        uint32   `json:"oid"`
+	Kind       string   `json:"kind"`
+	Deferrable bool     `json:"deferrable"` // has checks that may wait for the commit
+	Amended    bool     `json:"amended"`    // has rows whose stamp stands beside them
+	Counters   bool     `json:"counters"`   // has columns that add up
+	KeyBytes   *string  `json:"key_bytes"`  // an expression over alias k for the key's canonical form
+	Columns    []column `json:"columns"`
+	Indexes    []index  `json:"indexes"` // the unique ones, the key's first
+	Dropped    []string `json:"dropped"` // columns that peers may still send
+	key        []int    // positions in Columns; empty without a key
+	keyIndex   string   // its name
+	byName     map[string]int
+	name       string // qualified and quoted
+	plain      string // qualified, not quoted
+}
+
+type column struct {
+	Name      string `json:"name"`
+	Num       int    `json:"num"`
+	Type      uint32 `json:"type"`
+	Element   uint32 `json:"element"` // of an array type
+	Always    bool   `json:"always"`  // an identity column that takes values only by force
+	Generated bool   `json:"generated"`
+	Detached  bool   `json:"detached"` // its values may be stored out of line
+	Exact     bool   `json:"exact"`    // equal values have equal bytes
+	Counter   bool   `json:"counter"`  // it adds up
+	TypeName  string `json:"type_name"`
+	Array     uint32 `json:"array"` // the type of arrays of it; 0 when rows of it cannot be sent as one
+}
+
+type index struct {
+	Name      string   `json:"name"`
+	Key       bool     `json:"key"`
+	Nums      []int    `json:"nums"`
+	Operators []string `json:"operators"` // of equality, for each column
+	Predicate *string  `json:"predicate"`
+	Equal     bool     `json:"equal"` // NULLs are equal
+	Immediate bool     `json:"immediate"`
+	Computed  bool     `json:"computed"` // over expressions
+	columns   []int
+}
+
+// errNoTable is what an action on a table that is not here ends with.
+var errNoTable = errors.New("Spock can't find relation") //nolint:staticcheck // the text that operators know
+
+const tableQuery = `
+SELECT pg_catalog.json_build_object(
+  'oid', c.oid::bigint, 'kind', c.relkind,
+  'deferrable', EXISTS (SELECT FROM pg_catalog.pg_constraint x WHERE x.conrelid = c.oid AND x.condeferrable)
+    OR EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgdeferrable AND g.tgenabled IN ('A', 'R')),
+  'amended', EXISTS (SELECT FROM spock.pgdrover_stamp o WHERE o.relid = c.oid),
+  'counters', EXISTS (SELECT FROM spock.pgdrover_delta_column d WHERE d.relid = c.oid),
+  'key_bytes', pgdrover.key_expression(c.oid, 'k'),
+  'dropped', (SELECT pg_catalog.json_agg(d.column_name) FROM spock.pgdrover_dropped_column d WHERE d.relid = c.oid),
+  'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
+       'name', a.attname, 'num', a.attnum, 'type', a.atttypid::bigint, 'element', t.typelem::bigint,
+       'always', a.attidentity = 'a', 'generated', a.attgenerated <> '',
+       'detached', a.attlen = -1 AND a.attstorage <> 'p',
+       'type_name', pg_catalog.format_type(a.atttypid, NULL),
+       'array', CASE WHEN t.typlen = -1 AND t.typelem <> 0 OR t.typtype IN ('c', 'd') THEN 0 ELSE t.typarray::bigint END,
+       'counter', EXISTS (SELECT FROM spock.pgdrover_delta_column d WHERE d.relid = c.oid AND d.column_name = a.attname),
+       'exact', t.typname IN ('int2', 'int4', 'int8', 'oid', 'uuid', 'bool', 'date', 'timestamp', 'timestamptz', 'bytea', 'name')
+            AND t.typnamespace = 'pg_catalog'::regnamespace
+          OR t.typname IN ('text', 'varchar') AND t.typnamespace = 'pg_catalog'::regnamespace
+            AND coalesce((SELECT l.collisdeterministic FROM pg_catalog.pg_collation l WHERE l.oid = a.attcollation), false)
+       ) ORDER BY a.attnum)
+     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'indexes', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
+       'name', x.relname, 'key', i.indexrelid = pgdrover.key_index(c.oid),
+       'nums', (SELECT pg_catalog.json_agg(k.num ORDER BY k.n)
+                  FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, n) WHERE k.n <= i.indnkeyatts),
+       'operators', (SELECT pg_catalog.json_agg(pg_catalog.format('OPERATOR(%I.%s)', f.nspname, o.oprname) ORDER BY k.n)
+                  FROM pg_catalog.unnest(i.indclass::oid[]) WITH ORDINALITY AS k(class, n)
+                  JOIN pg_catalog.pg_opclass q ON q.oid = k.class
+                  JOIN pg_catalog.pg_amop m ON m.amopfamily = q.opcfamily AND m.amopstrategy = 3
+                       AND m.amoplefttype = q.opcintype AND m.amoprighttype = q.opcintype
+                  JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr
+                  JOIN pg_catalog.pg_namespace f ON f.oid = o.oprnamespace),
+       'predicate', pg_catalog.pg_get_expr(i.indpred, i.indrelid), 'equal', i.indnullsnotdistinct,
+       'immediate', i.indimmediate, 'computed', i.indexprs IS NOT NULL)
+       ORDER BY i.indexrelid = pgdrover.key_index(c.oid) DESC NULLS LAST, i.indexrelid)
+     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+    WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid)
+)::text
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')`
+
+// loadTable reads a table and makes sure that deletes in it leave tombstones.
+// It uses the applying session, which also sees tables that the transaction
+// being applied has made.
+func loadTable(ctx context.Context, s *session, schema, name string) (*table, error) {
+	const watch = `SELECT pgdrover.watch(c.oid) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+		ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`
+	types := []uint32{nameOID, nameOID}
+	if _, err := s.query(ctx, watch, types, textValue(schema), textValue(name)); err != nil {
+		return nil, fmt.Errorf("watch deletes of %s.%s: %w", schema, name, err)
+	}
+	r, err := s.query(ctx, tableQuery, types, textValue(schema), textValue(name))
+	if err != nil {
+		return nil, fmt.Errorf("read definition of %s.%s: %w", schema, name, err)
+	}
+	if len(r.rows) == 0 {
+		return nil, errNoTable
+	}
+	t := &table{name: pg.QuoteIdent(schema) + "." + pg.QuoteIdent(name), plain: schema + "." + name}
+	if err := json.Unmarshal(r.rows[0][0].Data, t); err != nil {
+		return nil, fmt.Errorf("read definition of %s: %w", t.plain, err)
+	}
+	t.finish()
+	return t, nil
+}
+
+const nameOID = 19
+
+func (t *table) finish() {
+	t.byName = make(map[string]int, len(t.Columns))
+	byNum := make(map[int]int, len(t.Columns))
+	for i, c := range t.Columns {
+		t.byName[c.Name] = i
+		byNum[c.Num] = i
+	}
+	kept := t.Indexes[:0]
+	for _, x := range t.Indexes {
+		if !x.Immediate || x.Computed {
+			continue // no conflict can be looked for in these
+		}
+		for _, num := range x.Nums {
+			x.columns = append(x.columns, byNum[num])
+		}
+		if x.Key {
+			t.key, t.keyIndex = x.columns, x.Name
+		}
+		kept = append(kept, x)
+	}
+	t.Indexes = kept
+}
+
+// remoteTable is a provider's table at one point of its stream: its columns and
+// what the replication sets let through.
+type remoteTable struct {
+	relation *pgoutput.Relation
+	rule     rule
+	target   *target // the table here, once looked up
+	epoch    int     // of target
+}
+
+// target joins a remote table with the local one: which value goes where.
+type target struct {
+	*table
+	remote   *pgoutput.Relation
+	sent     []sent // those remote columns that are written here
+	place    []int  // local column → position in sent, or -1
+	plans    map[uint64]*plan
+	hasKey   bool // the key's columns are all sent
+	binary   bool // values come in binary form
+	careful  bool // the fast form is not for this table
+	filtered bool // not all inserts arrive here with all their columns
+}
+
+// sent is a remote column that has a place here.
+type sent struct {
+	remote int // position in the tuple
+	local  int // position in Columns
+	typ    uint32
+}
+
+// builtin is the first type number that is not the same on every server.
+const firstOwnOID = 16384
+
+func newTarget(t *table, remote *pgoutput.Relation, r rule, binary bool) (*target, error) {
+	g := &target{table: t, remote: remote, binary: binary, plans: map[uint64]*plan{}, place: make([]int, len(t.Columns))}
+	for i := range g.place {
+		g.place[i] = -1
+	}
+	for i, c := range remote.Columns {
+		if r.columns != nil && !r.columns[c.Name] {
+			continue
+		}
+		at, ok := t.byName[c.Name]
+		if !ok {
+			if slices.Contains(t.Dropped, c.Name) {
+				continue
+			}
+			return nil, fmt.Errorf("find column %q of %s: the provider sends it, and it is not here", c.Name, t.plain)
+		}
+		if t.Columns[at].Generated {
+			continue
+		}
+		typ := t.Columns[at].Type
+		if binary && c.Type != typ && c.Type < firstOwnOID {
+			typ = c.Type // the server converts
+		}
+		g.place[at] = len(g.sent)
+		g.sent = append(g.sent, sent{remote: i, local: at, typ: typ})
+	}
+	g.hasKey = len(t.key) > 0
+	for _, k := range t.key {
+		g.hasKey = g.hasKey && g.place[k] >= 0
+	}
+	g.filtered = r.filtered
+	g.careful = t.Counters || t.Kind != "r"
+	return g, nil
+}
+
+// incomplete tells whether a new row lacks values that were not written.
+func (g *target) incomplete(row pgoutput.Tuple) bool {
+	for _, c := range g.sent {
+		if row[c.remote].Kind == pgoutput.Unchanged {
+			return true
+		}
+	}
+	return false
+}
+
+// detachable tells whether the table has columns that a row may lack.
+func (g *target) detachable() bool {
+	for _, c := range g.sent {
+		if g.Columns[c.local].Detached {
+			return true
+		}
+	}
+	return false
+}
+
+// value is a remote value as it is bound here: numbers of types that are not
+// the same on both servers are translated.
+func (g *target) value(c sent, v pgoutput.Value) pgoutput.Value {
+	if v.Kind != pgoutput.Binary {
+		return v
+	}
+	if e := g.Columns[c.local].Element; e >= firstOwnOID && c.typ >= firstOwnOID && len(v.Data) >= 12 {
+		return pgoutput.Value{Kind: v.Kind, Data: withElement(v.Data, e)}
+	}
+	return v
+}
+
+// withElement puts another element type into an array's header.
+func withElement(data []byte, element uint32) []byte {
+	out := slices.Clone(data)
+	binary.BigEndian.PutUint32(out[8:], element)
+	return out
+}

@@ -1,0 +1,121 @@
+package apply
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/fnv"
+	"strconv"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// transaction is one remote transaction, or a position without one.
+type transaction struct {
+	final, end pg.LSN // start and end of its commit record there
+	commitTime pg.Timestamp
+	xid        uint32
+	changes    []change
+	size       int  // bytes of changes
+	mode       mode // how it is to be written
+	// partial: a part of it was written and let go before all of it had arrived.
+	// It can only be repeated by asking the provider for it again.
+	partial  bool
+	begun    bool // BEGIN was sent
+	complete bool // its end has arrived
+	skipped  bool // by its position: nothing is written but the progress
+	// position: there is no transaction, only a point of the stream to remember.
+	position bool
+	durable  bool // its commit waits for the disk
+	deferred bool // it touched tables with checks that may wait for its end
+	actions  int  // counted as in the exception log, from BEGIN = 1
+
+	arena    []byte
+	wish     *wish // claims it holds
+	cause    error // why it is not in the fast form
+	failedAt int   // the action that failed; 0 when none can be named
+	attempts int
+	finished bool
+	trials   []trial // what became of its actions in the exception form
+}
+
+type mode uint8
+
+const (
+	fast      mode = iota
+	careful        // step by step
+	exception      // step by step, each step in a subtransaction
+)
+
+// change is one message of a transaction, kept as it came.
+type change struct {
+	kind   pgoutput.Kind
+	table  *remoteTable   // of a row
+	tables []*remoteTable // of TRUNCATE
+	data   []byte
+	queue  *queued // of spock.queue
+	// set changes the copy of the provider's replication sets. It stays when the
+	// changes of the transaction are left out.
+	set func(context.Context, *session) error
+}
+
+// row tells whether the change is one of a row of a user's table.
+func (c *change) row() bool { return c.set == nil && c.queue == nil && c.table != nil }
+
+const arenaChunk = 16 << 10
+
+// keep copies a message into the transaction.
+func (tx *transaction) keep(data []byte) []byte {
+	if len(tx.arena)+len(data) > cap(tx.arena) {
+		tx.arena = make([]byte, 0, max(arenaChunk, len(data)))
+	}
+	at := len(tx.arena)
+	tx.arena = append(tx.arena, data...)
+	return tx.arena[at:len(tx.arena):len(tx.arena)]
+}
+
+func (tx *transaction) add(c change) {
+	tx.changes = append(tx.changes, c)
+	tx.size += len(c.data) + 64
+}
+
+// row adds what a row's change touches.
+func (w *wish) row(g *target, row pgoutput.Tuple) {
+	oid := g.OID
+	if len(g.Indexes) == 0 {
+		w.shared = append(w.shared, oid)
+		return
+	}
+	for n, x := range g.Indexes {
+		hash := fnv.New64a()
+		_, _ = hash.Write(strconv.AppendUint(nil, uint64(oid), 10))
+		_, _ = hash.Write([]byte{'/', byte(n)})
+		known, exact := true, true
+		for _, c := range x.columns {
+			place := g.place[c]
+			if place < 0 {
+				known = false
+				break
+			}
+			v := row[g.sent[place].remote]
+			if v.Kind == pgoutput.Null || v.Kind == pgoutput.Unchanged {
+				known = false
+				break
+			}
+			exact = exact && g.Columns[c].Exact && (v.Kind == pgoutput.Binary || g.Columns[c].isText()) &&
+				g.sent[place].typ == g.Columns[c].Type
+			_, _ = hash.Write(binary.BigEndian.AppendUint32(nil, uint32(len(v.Data)))) //nolint:gosec // below 1 GB
+			_, _ = hash.Write(v.Data)
+		}
+		switch {
+		case !known:
+			w.shared = append(w.shared, oid)
+		case !exact:
+			w.tables = append(w.tables, oid)
+		default:
+			w.keys = append(w.keys, keyClaim{table: oid, hash: hash.Sum64()})
+		}
+	}
+}
+
+func (c column) isText() bool { return c.Type == 25 || c.Type == 1043 || c.Type == 19 }
