@@ -31,6 +31,7 @@ type control interface {
 // watch looks at everything.
 type watch interface {
 	Pulses(ctx context.Context) ([]pgautofailover.Pulse, error)
+	ReportTimes(ctx context.Context) ([]pgautofailover.ReportTime, error)
 	AllNodeRows(ctx context.Context) ([]pgautofailover.NodeRow, error)
 	// Settings come usable even with an error that is about their values; then Closed is false.
 	Settings(ctx context.Context) (pgautofailover.Settings, error)

@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	// pulseInterval is how often the signs of life are looked at: session locks,
-	// so that a keeper that died with its server is noticed that fast, and
-	// report times, for an unchanged report notifies nobody.
-	pulseInterval = 100 * time.Millisecond
-	// sweepInterval is how often the rows of all nodes and the settings are read,
-	// as the safety net below the notifications.
+	// pulseInterval is how often the times of reports are looked at, for an
+	// unchanged report notifies nobody. A session that ends is noticed by the
+	// end of its server process, at once.
+	pulseInterval = 200 * time.Millisecond
+	// sweepInterval is how often session locks, the rows of all nodes and the
+	// settings are read, as the safety net below the notifications.
 	sweepInterval = time.Second
 	// touchInterval is how often the time of the last health check is stored.
 	touchInterval = 30 * time.Second
@@ -52,6 +52,8 @@ type decider struct {
 	dial    dialer
 	log     *slog.Logger
 	ready   func()
+	// watchmen makes what tells of the end of server processes.
+	watchmen func() watchman
 	// rules is fsm.Decide.
 	rules func(g fsm.Group, now time.Time) (fsm.Decision, error)
 	// apply is fsm.Apply.
@@ -79,7 +81,8 @@ type alarm struct {
 func newDecider(b backend, dial dialer, log *slog.Logger, ready func()) *decider {
 	return &decider{
 		backend: b, dial: dial, log: log, ready: ready, rules: fsm.Decide, apply: fsm.Apply,
-		alarms: make(map[groupKey]alarm), rearm: make(chan struct{}, 1),
+		watchmen: func() watchman { return newProcessWatch() },
+		alarms:   make(map[groupKey]alarm), rearm: make(chan struct{}, 1),
 	}
 }
 

@@ -44,6 +44,7 @@ type fakeNode struct {
 	reported time.Time
 	session  bool
 	everHad  bool
+	backend  int32 // that serves the session; 0 when nobody can see it
 }
 
 type storedDecision struct {
@@ -212,11 +213,22 @@ func (c *fakeConn) Pulses(ctx context.Context) ([]pgautofailover.Pulse, error) {
 	var all []pgautofailover.Pulse
 	for _, id := range slices.Sorted(maps.Keys(c.db.nodes)) {
 		n := c.db.nodes[id]
-		all = append(all, pgautofailover.Pulse{
-			GroupKey: n.key, NodeID: id, Reported: n.reported, HasSession: n.session, EverHad: n.everHad,
-		})
+		p := pgautofailover.Pulse{GroupKey: n.key, NodeID: id, Reported: n.reported, HasSession: n.session, EverHad: n.everHad}
+		if n.session && n.backend != 0 {
+			p.Backends = []int32{n.backend}
+		}
+		all = append(all, p)
 	}
 	return all, nil
+}
+
+func (c *fakeConn) ReportTimes(ctx context.Context) ([]pgautofailover.ReportTime, error) {
+	all, err := c.Pulses(ctx)
+	var times []pgautofailover.ReportTime
+	for _, p := range all {
+		times = append(times, pgautofailover.ReportTime{NodeID: p.NodeID, Reported: p.Reported})
+	}
+	return times, err
 }
 
 func (c *fakeConn) AllNodeRows(context.Context) ([]pgautofailover.NodeRow, error) {
@@ -379,6 +391,13 @@ func apply(g fsm.Group, d fsm.Decision, now time.Time) fsm.Group {
 	return g
 }
 
+// fakeWatchman sees every process there is.
+type fakeWatchman struct{ ended chan struct{} }
+
+func (w fakeWatchman) Follow([]int) bool      { return true }
+func (w fakeWatchman) Ended() <-chan struct{} { return w.ended }
+func (w fakeWatchman) Close()                 {}
+
 // world is one decider with its surroundings.
 type world struct {
 	db      *fakeDB
@@ -391,10 +410,19 @@ type world struct {
 // newWorld starts a decider; run it inside a synctest bubble.
 func newWorld(t *testing.T, db *fakeDB) *world {
 	t.Helper()
+	return newWatchedWorld(t, db, nil)
+}
+
+// newWatchedWorld is newWorld with a watchman, unless it is nil.
+func newWatchedWorld(t *testing.T, db *fakeDB, sees watchman) *world {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	w := &world{db: db, servers: newFakeServers(), stop: stop, done: make(chan struct{})}
 	w.decider = newDecider(db, w.servers, slog.New(slog.DiscardHandler), nil)
 	w.decider.rules, w.decider.apply = failoverRule, apply
+	if sees != nil {
+		w.decider.watchmen = func() watchman { return sees }
+	}
 	go func() {
 		defer close(w.done)
 		_ = w.decider.Run(ctx)

@@ -11,9 +11,11 @@ import (
 func (d *decider) look(ctx context.Context, looks watch, probes *prober) error {
 	ticker := time.NewTicker(pulseInterval)
 	defer ticker.Stop()
-	l := looking{decider: d, watch: looks, probes: probes}
+	sessions := d.watchmen()
+	defer sessions.Close()
+	l := looking{decider: d, watch: looks, probes: probes, sessions: sessions}
 	// The driver watches a context that can be cancelled with a goroutine per
-	// query, which at ten queries a second costs more than the queries. So the
+	// query, which at five queries a second costs more than the queries. So the
 	// end of the context breaks the connection instead.
 	stop := context.AfterFunc(ctx, looks.Break)
 	defer stop()
@@ -25,6 +27,8 @@ func (d *decider) look(ctx context.Context, looks watch, probes *prober) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-ticker.C:
+		case <-sessions.Ended():
+			l.whole = true
 		}
 	}
 }
@@ -34,23 +38,51 @@ type looking struct {
 	*decider
 	watch  watch
 	probes *prober
-	swept  time.Time
+	// sessions tells when a server process that serves a keeper's session ends.
+	sessions watchman
+	swept    time.Time
+	// whole asks the next look for the sessions as well: one has ended or is
+	// missing, or the watchman cannot see them.
+	whole bool
 }
 
 func (l *looking) once(ctx context.Context) error {
+	if l.whole || time.Since(l.swept) >= sweepInterval {
+		return l.wholly(ctx)
+	}
+	all, err := l.watch.ReportTimes(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	l.tick(ctx, now)
+	if l.observed.reports(all, now) {
+		return l.wholly(ctx)
+	}
+	return nil
+}
+
+// tick keeps the observer's clock.
+func (l *looking) tick(ctx context.Context, now time.Time) {
+	if l.observed.tick(now) {
+		l.probes.forgive()
+		if !l.swept.IsZero() {
+			l.log.WarnContext(ctx, "the monitor was late: silence is counted from now on")
+		}
+	}
+}
+
+// wholly looks at reports and sessions, and now and then at everything.
+func (l *looking) wholly(ctx context.Context) error {
 	all, err := l.watch.Pulses(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
 	}
 	now := time.Now()
 	first := l.swept.IsZero()
-	if l.observed.tick(now) {
-		l.probes.forgive()
-		if !first {
-			l.log.WarnContext(ctx, "the monitor was late: silence is counted from now on")
-		}
-	}
+	l.tick(ctx, now)
 	seen := l.observed.pulses(all, now)
+	l.whole = !l.follow(all) || seen.missing
 	if len(seen.lost) > 0 {
 		l.log.InfoContext(ctx, "keeper sessions ended", "nodes", seen.lost)
 		l.probes.hurry(seen.lost...)
@@ -71,6 +103,19 @@ func (l *looking) once(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// follow has the watchman know all sessions, and tells whether it can see each.
+func (l *looking) follow(all []pgautofailover.Pulse) bool {
+	var backends []int
+	known := true
+	for _, p := range all {
+		known = known && (!p.HasSession || len(p.Backends) > 0)
+		for _, pid := range p.Backends {
+			backends = append(backends, int(pid))
+		}
+	}
+	return l.sessions.Follow(backends) && known
 }
 
 // sweep reads everything: what a notification told already, and what it should have.

@@ -207,11 +207,27 @@ func (n *observedNode) setReported(state fsm.State, now time.Time) {
 	}
 }
 
+// reports takes the times of the last reports in, and tells whether there is
+// a node that no look has shown yet.
+func (o *observer) reports(all []pgautofailover.ReportTime, now time.Time) (strangers bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range all {
+		if n, known := o.nodes[r.NodeID]; known {
+			o.report(n, r.Reported, now)
+		} else {
+			strangers = true
+		}
+	}
+	return strangers
+}
+
 // glance is what changed between two looks at the signs of life.
 type glance struct {
 	lost      []int64    // nodes whose session lock is gone since the last look
 	changed   []groupKey // groups where a session came or went
 	strangers bool       // there are nodes that no sweep has shown yet
+	missing   bool       // a session that was lost has not come back
 }
 
 // pulses takes the signs of life of all nodes in: report times, and the
@@ -241,6 +257,7 @@ func (o *observer) pulses(all []pgautofailover.Pulse, now time.Time) glance {
 		case n.lost && n.seen.Sub(n.lostAt) > sessionlessAfter:
 			n.keeper, n.lost = false, false
 		}
+		g.missing = g.missing || n.lost
 	}
 	o.primed = true
 	return g

@@ -37,11 +37,11 @@ func TestClocksStartAgainAfterALateTick(t *testing.T) {
 	require.Equal(t, fsm.SessionLost, n.Session)
 	require.Zero(t, n.Seen, "its report is older than this process")
 	require.Equal(t, at(50), n.HealthAt)
-	require.True(t, o.steady(at(1100)))
-	require.False(t, o.steady(at(1200)))
+	require.True(t, o.steady(at(1299)))
+	require.False(t, o.steady(at(1300)))
 
-	require.True(t, o.tick(at(1200)))
-	n = filled(o, at(1200), fsm.Node{ID: 1}).Nodes[0]
+	require.True(t, o.tick(at(1300)))
+	n = filled(o, at(1300), fsm.Node{ID: 1}).Nodes[0]
 	require.Equal(t, fsm.SessionHeld, n.Session, "whoever was away may have missed its return")
 	require.Zero(t, n.HealthAt)
 	require.Equal(t, at(150), n.GoalAt, "a wait that began is not longer for our being late")

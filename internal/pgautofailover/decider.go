@@ -64,26 +64,50 @@ type Pulse struct {
 	// HasSession says that a session holds the node's lock right now; EverHad
 	// that one held it since the node was registered.
 	HasSession, EverHad bool
+	// Backends are the server's processes whose sessions hold the lock.
+	Backends []int32
 }
 
-const qPulses = `
-SELECT n.formationid, n.groupid, n.nodeid, n.reporttime, l.objid IS NOT NULL, n.haskeptsession
+const (
+	qPulses = `
+SELECT n.formationid, n.groupid, n.nodeid, n.reporttime, l.objid IS NOT NULL, n.haskeptsession, l.backends
   FROM pgautofailover.node n
-  LEFT JOIN (SELECT DISTINCT objid::bigint AS objid FROM pg_catalog.pg_locks
+  LEFT JOIN (SELECT objid::bigint AS objid, array_agg(pid) AS backends FROM pg_catalog.pg_locks
               WHERE locktype = 'advisory' AND classid = 727400012 AND objsubid = 2 AND granted
-                AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) l
+                AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+              GROUP BY objid) l
          ON l.objid = n.nodeid & 2147483647
  ORDER BY n.nodeid`
+	qReportTimes = `SELECT nodeid, reporttime FROM pgautofailover.node`
+)
+
+// ReportTime is when the database stored the last report of a node, on the
+// database's clock.
+type ReportTime struct {
+	NodeID   int64
+	Reported time.Time
+}
+
+// ReportTimes returns the last report's time of every node: the part of Pulses
+// that costs next to nothing.
+func (d *Decider) ReportTimes(ctx context.Context) ([]ReportTime, error) {
+	scan := func(row pgx.CollectableRow) (ReportTime, error) {
+		var r ReportTime
+		err := row.Scan(&r.NodeID, &r.Reported)
+		return r, err
+	}
+	return collect(ctx, d.db.conn, "read the times of the last reports", scan, qReportTimes)
+}
 
 // Pulses returns the last report's time and the state of the session lock of
-// every node, in one query that takes no lock: call it ten times a second.
+// every node, in one query that takes no lock of its own.
 func (d *Decider) Pulses(ctx context.Context) ([]Pulse, error) {
 	return collect(ctx, d.db.conn, "read the signs of life", scanPulse, qPulses)
 }
 
 func scanPulse(row pgx.CollectableRow) (Pulse, error) {
 	var p Pulse
-	err := row.Scan(&p.Formation, &p.Group, &p.NodeID, &p.Reported, &p.HasSession, &p.EverHad)
+	err := row.Scan(&p.Formation, &p.Group, &p.NodeID, &p.Reported, &p.HasSession, &p.EverHad, &p.Backends)
 	return p, err
 }
 

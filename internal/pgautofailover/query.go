@@ -55,6 +55,7 @@ func queries() map[string]string {
 		"qPendingRequests":         qPendingRequests,
 		"qLastRequest":             qLastRequest,
 		"qPulses":                  qPulses,
+		"qReportTimes":             qReportTimes,
 		"qRegisterNode":            qRegisterNode,
 		"qRemoveNode":              qRemoveNode,
 		"qRemoveNodeByHost":        qRemoveNodeByHost,
