@@ -64,7 +64,7 @@ const (
 	// candidate is known and time is up) it ends the rest immediately. It notes
 	// the location of the shutdown checkpoint when the shutdown was clean.
 	StepStop
-	// StepStopNow is StepStop by immediate shutdown: self-fencing.
+	// StepStopNow is StepStop by immediate shutdown: self-fencing, before StepSeal.
 	StepStopNow
 	// StepBaseBackup, and every other step that turns a stopped server into a
 	// standby (StepCloneStandby, StepRewindOrInit, StepStandbyAlone,
@@ -123,6 +123,18 @@ const (
 	StepCoordinatorCommit
 	StepCoordinatorRepair
 	StepCoordinatorRemove
+	// StepSeal makes a stopped server harmless, whoever starts it: with the files
+	// of a standby without upstream and the guard list it would neither take
+	// writes nor acknowledge any. One that ran as a primary is marked as sealed; a
+	// true standby only loses its upstream. A server that somebody started since
+	// StepStop is stopped again. Nothing to do without a data directory.
+	StepSeal
+	// StepUnseal takes the files of a standby away again where StepSeal put them,
+	// so that the server goes on as the primary that it was; one that somebody
+	// started meanwhile is stopped for that. It never touches a true standby: that
+	// would be a second writer on its primary's timeline. Every step that
+	// makes a server a true standby takes the mark away.
+	StepUnseal
 )
 
 // Edge is one transition of a keeper.
@@ -184,6 +196,8 @@ var stepNames = [...]string{
 	StepCoordinatorCommit:  "coordinator commit",
 	StepCoordinatorRepair:  "coordinator repair",
 	StepCoordinatorRemove:  "coordinator remove",
+	StepSeal:               "seal",
+	StepUnseal:             "unseal",
 }
 
 // String returns the step in a few words, for logs and the manual.

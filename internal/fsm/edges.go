@@ -20,8 +20,9 @@ type edgeRow struct {
 
 // steps shared by rows.
 var (
-	cleanStop   = []Step{StepCheckpoint, StepStop}
-	openAgain   = []Step{StepSetList, StepStart, StepEnforceList, StepOpenGate, StepSlots}
+	sealedStop  = []Step{StepStop, StepSeal}
+	cleanStop   = []Step{StepCheckpoint, StepStop, StepSeal}
+	openAgain   = []Step{StepSetList, StepUnseal, StepStart, StepEnforceList, StepOpenGate, StepSlots}
 	promoteOpen = []Step{StepSetList, StepPromote, StepOpenGate, StepHBA, StepSlots}
 	aloneVote   = []Step{StepStop, StepStandbyAlone, StepOpenGate, StepDropOwnSlots}
 	// The timeline is checked before a new upstream is followed, and again after:
@@ -49,22 +50,22 @@ func edgeTable() []edgeRow {
 		}},
 
 		// A primary at work.
-		{from: []State{Single}, to: []State{WaitPrimary}, steps: []Step{StepStart, StepSetList, StepHBA, StepSlots}},
-		{from: []State{Primary, WaitPrimary, ApplySettings}, to: []State{JoinPrimary}, steps: []Step{StepStart}},
-		{from: []State{Primary, WaitPrimary, Single, JoinPrimary}, to: []State{ApplySettings}, steps: []Step{StepStart}},
-		{from: []State{Primary, JoinPrimary, ApplySettings}, to: []State{WaitPrimary}, steps: []Step{StepStart, StepSetList}},
+		{from: []State{Single}, to: []State{WaitPrimary}, steps: []Step{StepUnseal, StepStart, StepSetList, StepHBA, StepSlots}},
+		{from: []State{Primary, WaitPrimary, ApplySettings}, to: []State{JoinPrimary}, steps: []Step{StepUnseal, StepStart}},
+		{from: []State{Primary, WaitPrimary, Single, JoinPrimary}, to: []State{ApplySettings}, steps: []Step{StepUnseal, StepStart}},
+		{from: []State{Primary, JoinPrimary, ApplySettings}, to: []State{WaitPrimary}, steps: []Step{StepUnseal, StepStart, StepSetList}},
 		{from: []State{WaitPrimary, JoinPrimary, ApplySettings, Single}, to: []State{Primary}, steps: []Step{
-			StepStart, StepSetList, StepWaitVoters,
+			StepUnseal, StepStart, StepSetList, StepWaitVoters,
 		}},
-		{from: open, to: []State{Single}, steps: []Step{StepStart, StepSetList, StepSlots}},
+		{from: open, to: []State{Single}, steps: []Step{StepUnseal, StepStart, StepSetList, StepSlots}},
 
 		// A primary on its way out, and back when no failover happened.
 		{from: open, to: []State{Draining}, steps: cleanStop},
-		{from: open, to: []State{DemoteTimeout, Demoted}, steps: []Step{StepStop}},
-		{from: down, to: down, steps: []Step{StepStop}},
-		{from: down, to: []State{Primary}, steps: []Step{StepSetList, StepStart, StepEnforceList, StepOpenGate, StepSlots, StepWaitVoters}},
+		{from: open, to: []State{DemoteTimeout, Demoted}, steps: sealedStop},
+		{from: down, to: down, steps: sealedStop},
+		{from: down, to: []State{Primary}, steps: []Step{StepSetList, StepUnseal, StepStart, StepEnforceList, StepOpenGate, StepSlots, StepWaitVoters}},
 		{from: down, to: []State{Single, WaitPrimary, ApplySettings, JoinPrimary}, steps: openAgain},
-		{from: open, to: []State{PrepareMaintenance}, steps: []Step{StepCheckpoint, StepCheckpoint, StepStop}},
+		{from: open, to: []State{PrepareMaintenance}, steps: []Step{StepCheckpoint, StepCheckpoint, StepStop, StepSeal}},
 		{from: open, to: []State{Maintenance}, steps: []Step{
 			StepCheckpoint, StepCheckpoint, StepStop, StepStandbyFiles, StepRelease,
 		}},
@@ -75,7 +76,7 @@ func edgeTable() []edgeRow {
 			StepStop, StepStandbyFiles, StepRelease,
 		}},
 		{from: []State{PrepareMaintenance, Maintenance}, to: []State{Single, WaitPrimary}, steps: promoteOpen},
-		{from: down, to: []State{PrepareMaintenance}, steps: []Step{StepStop}},
+		{from: down, to: []State{PrepareMaintenance}, steps: sealedStop},
 		{from: down, to: []State{Maintenance}, steps: []Step{StepStop, StepStandbyFiles, StepRelease}},
 		{from: []State{Secondary, CatchingUp}, to: []State{WaitMaintenance}},
 		{from: standby, to: []State{Maintenance}, steps: []Step{StepRelease}},
@@ -121,10 +122,10 @@ func edgeTable() []edgeRow {
 		},
 
 		// Leaving.
-		{from: standby, to: []State{Demoted, DemoteTimeout, Draining}, steps: []Step{StepStop}},
+		{from: standby, to: []State{Demoted, DemoteTimeout, Draining}, steps: sealedStop},
 		{
 			from: []State{Init, StopReplication, Maintenance, PrepareMaintenance, WaitStandby},
-			to:   []State{Demoted, DemoteTimeout, Draining}, steps: []Step{StepStop},
+			to:   []State{Demoted, DemoteTimeout, Draining}, steps: sealedStop,
 		},
 		{from: States(), to: []State{Dropped}, steps: []Step{StepStop, StepForgetInit}},
 	}
@@ -187,13 +188,13 @@ func citusSteps(kind NodeKind, from, to State, steps []Step) []Step {
 func Reenter(s State) []Step {
 	switch s {
 	case Single, WaitPrimary:
-		return []Step{StepStart, StepSetList, StepEnforceList, StepOpenGate, StepSlots}
+		return []Step{StepUnseal, StepStart, StepSetList, StepEnforceList, StepOpenGate, StepSlots}
 	case Primary:
-		return []Step{StepStart, StepSetList, StepEnforceList, StepOpenGate, StepSlots, StepWaitVoters}
+		return []Step{StepUnseal, StepStart, StepSetList, StepEnforceList, StepOpenGate, StepSlots, StepWaitVoters}
 	case JoinPrimary, ApplySettings:
-		return []Step{StepStart}
+		return []Step{StepUnseal, StepStart}
 	case Draining, DemoteTimeout, Demoted, PrepareMaintenance:
-		return []Step{StepStop}
+		return sealedStop
 	case ReportLSN, JoinSecondary:
 		return []Step{StepStart, StepEndReceiver}
 	case Secondary:

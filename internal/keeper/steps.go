@@ -67,6 +67,8 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 		return n.stop(ctx)
 	case fsm.StepStopNow:
 		return n.stopNow(ctx)
+	case fsm.StepSeal, fsm.StepUnseal:
+		return nil
 	case fsm.StepBaseBackup:
 		return n.clonePrimary(ctx)
 	case fsm.StepCloneStandby:

@@ -30,7 +30,7 @@ func moods() [][]weighted {
 		{doHeal, 8},
 		{doSlow, 2},
 		{doLossy, 2},
-		{doForeignStart, 2},
+		{doForeignStart, 4},
 		{doCannotStart, 1},
 		{doCanStart, 1},
 		{doKillPrimary, 6},
@@ -260,6 +260,14 @@ func GenerateFor(m Mutation, seed uint64) Schedule {
 			if s.Ops[i].Do == doThaw || s.Ops[i].Do == doRepair {
 				s.Ops[i].Wait = r.between(10*time.Second, 50*time.Second)
 				s.Ops[i].On = onTime
+			}
+		}
+	case NotSealed:
+		s.Ops = nil
+		for range 4 {
+			s.Ops = append(s.Ops, Op{Do: doFailover, A: 1, Wait: r.between(0, 5*time.Second)})
+			for n := range s.Nodes {
+				s.Ops = append(s.Ops, Op{On: onDown, Do: doForeignStart, A: n + 1, Wait: r.between(0, 200*time.Millisecond)})
 			}
 		}
 	case ContactWhenAnswered:

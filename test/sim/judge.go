@@ -145,7 +145,7 @@ func (j *judge) opened(s *server) {
 		j.checkFence(s)
 		return
 	}
-	epoch := w.mon.record.Epoch
+	epoch := j.openEpoch // of its order: by now another candidate may have been chosen
 	j.headWord, j.headAsync, j.headForced = j.word[epoch], j.async[epoch], j.off[epoch]
 	j.checkI7(s)
 	for _, other := range w.branches {
@@ -200,10 +200,10 @@ func (j *judge) tolerable(s *server, b *branch, at pg.LSN) bool {
 // checkI7: nothing that was reported in the election lies beyond the winner.
 func (j *judge) checkI7(s *server) {
 	rec := &j.w.mon.record
-	if s.end.b.parent == nil || j.word[rec.Epoch] {
+	if s.end.b.parent == nil || j.word[j.openEpoch] {
 		return
 	}
-	for _, v := range j.votes[rec.Epoch] {
+	for _, v := range j.votes[j.openEpoch] {
 		if v.TLI == s.end.b.parent.tli && v.LSN > s.end.b.start && v.TLI == rec.Timeline {
 			j.w.fail("I7", "node %d opens at %s, node %d had reported %s on the same timeline %d",
 				s.h.k.id, s.end.b.start, v.Node, v.LSN, v.TLI)

@@ -233,7 +233,7 @@ func (k *keeper) snapshot() report {
 			}
 		}
 		r.history = s.end.b.history()
-	} else if s.state == down && s.clean && !s.signal && !k.current.Writable() {
+	} else if s.state == down && s.clean && !k.current.Writable() {
 		r.lsn, r.tli, r.cleanStop = s.cleanAt, s.end.b.tli, true
 		r.history = s.end.b.history()
 	}
@@ -443,5 +443,5 @@ func (k *keeper) fence() {
 		k.w.logf("%s: cut off, fences itself", k.h)
 	}
 	k.known = false
-	k.begin(&walk{from: k.current, to: fsm.DemoteTimeout, steps: []fsm.Step{fsm.StepStopNow}, local: true})
+	k.begin(&walk{from: k.current, to: fsm.DemoteTimeout, steps: []fsm.Step{fsm.StepStopNow, fsm.StepSeal}, local: true})
 }

@@ -51,6 +51,8 @@ const (
 	UnderstatedLSN Mutation = "understated-lsn"
 	// ShutdownIgnored: a switchover does not wait for the shutdown record.
 	ShutdownIgnored Mutation = "shutdown-ignored"
+	// NotSealed: an old primary that stopped comes up as it was when somebody starts it.
+	NotSealed Mutation = "not-sealed"
 	// CopyVotes: a base backup runs under a voter's application name.
 	CopyVotes Mutation = "copy-votes"
 )

@@ -13,7 +13,7 @@ func mutations() []Mutation {
 	return []Mutation{
 		ListsForgotten, ListForAnybody, VotersRecounted, NoteFirst, OneVoterEnough, OneVoteEnough, ReceiverStays, NoFencing,
 		ChildrenIgnored, DegradedReplaced, NoDemoteWait, LoneOrder, OpenEmpty, NoGuard, ListNotEnforced, NoFence, LonelyFence, RowIsContact,
-		ContactWhenAnswered, UnderstatedLSN, ShutdownIgnored, CopyVotes,
+		ContactWhenAnswered, UnderstatedLSN, ShutdownIgnored, NotSealed, CopyVotes,
 	}
 }
 

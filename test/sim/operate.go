@@ -113,9 +113,9 @@ func (w *World) disturb(h *host, o Op) {
 	case doSlow:
 		h.slow = max(1, o.N)
 	case doForeignStart:
-		if !h.up && h.k.id != 0 && fsm.DutyOf(h.k.current).Postgres == fsm.PowerRunning {
-			h.boot()
-			h.s.start() // the distribution's own unit was left enabled
+		if h.k.id != 0 {
+			h.boot() // the distribution's own unit was left enabled, or somebody starts it by hand
+			h.s.start()
 		}
 	case doCannotStart:
 		h.s.cantStart = true

@@ -37,6 +37,7 @@ type server struct {
 	broken   bool // a rewind was killed half-way: nothing starts from here
 	end      position
 	signal   bool     // standby.signal
+	sealed   bool     // it ran as a primary, and signal is only there to make it harmless
 	upDisk   upstream // primary_conninfo
 	listDisk fsm.List // synchronous_standby_names
 	gateDisk bool     // HBA lets nobody in
@@ -371,6 +372,9 @@ func sameList(a, b fsm.List) bool {
 	}
 	return true
 }
+
+// standby writes the files of a standby that follows up, nowhere for nobody.
+func (s *server) standby(up upstream) { s.signal, s.sealed, s.upDisk = true, false, up }
 
 // guard leaves a stopped server a list that nobody satisfies: should it come
 // out of recovery, it acknowledges nothing before it has a list of its own.

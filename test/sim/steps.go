@@ -180,6 +180,45 @@ func (k *keeper) stepStop(wk *walk) outcome {
 	return outcome{again, 20 * time.Millisecond}
 }
 
+// stepSeal leaves a stopped server that comes up harmless, whoever starts it.
+func (k *keeper) stepSeal(wk *walk) outcome {
+	s := k.h.s
+	if s.state != down {
+		return k.stepStop(wk) // somebody was quicker
+	}
+	if !s.exists || s.broken || k.w.rules.Broken == NotSealed {
+		return outcome{done, time.Millisecond}
+	}
+	switch wk.part {
+	case 0:
+		s.sealed = s.sealed || !s.signal
+		return outcome{next, k.h.rng.delay(time.Millisecond)}
+	case 1:
+		s.signal, s.upDisk = true, nowhere
+		return outcome{next, k.h.rng.delay(time.Millisecond)}
+	default:
+		s.guard()
+		return outcome{done, k.h.rng.delay(time.Millisecond)}
+	}
+}
+
+// stepUnseal lets a sealed server be the primary again that it was.
+func (k *keeper) stepUnseal() outcome {
+	s := k.h.s
+	switch {
+	case !s.sealed:
+		return outcome{done, 0}
+	case s.state != down && s.recovery || s.state == starting:
+		s.stopFast()
+		return outcome{again, 20 * time.Millisecond}
+	case s.signal:
+		s.signal = false
+		return outcome{again, k.h.rng.delay(time.Millisecond)}
+	}
+	s.sealed = false
+	return outcome{done, time.Millisecond}
+}
+
 // candidateHas reports whether the node that takes over is known to have
 // received beyond the shutdown checkpoint.
 func (k *keeper) candidateHas(at pg.LSN) bool {
@@ -228,13 +267,13 @@ func (k *keeper) stepBaseBackup(wk *walk, alone bool) outcome {
 // install puts a copy of up's data directory in place.
 func (k *keeper) install(up *server, from upstream, alone bool) {
 	s := k.h.s
-	s.exists, s.broken, s.signal, s.clean = true, false, true, false
+	s.exists, s.broken, s.clean = true, false, false
 	s.end, s.needs = up.end, up.end
 	s.listDisk, s.gateDisk, s.slots = up.listDisk, up.gateDisk, 0
 	s.guard()
-	s.upDisk = from
+	s.standby(from)
 	if alone {
-		s.upDisk = nowhere
+		s.standby(nowhere)
 	}
 }
 
@@ -284,6 +323,9 @@ func (k *keeper) stepRewind(wk *walk) outcome {
 // rewind makes the local data directory one that can follow the source.
 func (k *keeper) rewind(wk *walk) outcome {
 	s, up := k.h.s, k.w.hosts[wk.source.host].s
+	if s.state != down {
+		return outcome{kind: failed} // somebody started it: from the beginning
+	}
 	if wk.part == 2 {
 		wk.upGen, wk.scratch = up.gen, false
 		if !s.exists || s.broken || s.end.root() != up.end.root() || k.h.rng.chance(10) {
@@ -310,7 +352,8 @@ func (k *keeper) rewind(wk *walk) outcome {
 		k.install(up, wk.source, false)
 		s.end = common
 	default:
-		s.signal, s.upDisk, s.clean = true, wk.source, false
+		s.standby(wk.source)
+		s.clean = false
 		s.guard()
 	}
 	return outcome{next, time.Millisecond}
@@ -330,7 +373,7 @@ func (k *keeper) stepFollow(wk *walk) outcome {
 			s.stopFast()
 			return k.soon(wk, time.Minute)
 		}
-		if s.upDisk, s.signal = wk.source, true; s.state == down {
+		if s.standby(wk.source); s.state == down {
 			s.guard()
 		}
 		if s.state == running {
@@ -389,7 +432,7 @@ func (k *keeper) stepEndReceiver(wk *walk) outcome {
 		if k.w.rules.Broken == ReceiverStays {
 			return outcome{done, time.Millisecond}
 		}
-		s.upDisk = nowhere
+		s.standby(nowhere)
 		s.reload()
 		return outcome{next, k.h.rng.delay(3 * time.Millisecond)}
 	default:
@@ -408,7 +451,7 @@ func (k *keeper) stepStandbyAlone(wk *walk) outcome {
 			s.stopFast()
 			return outcome{again, 20 * time.Millisecond}
 		}
-		s.signal, s.upDisk = true, nowhere
+		s.standby(nowhere)
 		s.guard()
 		return outcome{next, time.Millisecond}
 	default:

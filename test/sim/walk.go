@@ -261,9 +261,13 @@ func (k *keeper) perform(wk *walk, step fsm.Step) outcome {
 	case fsm.StepOpenGate:
 		return k.stepGate(wk, false)
 	case fsm.StepStandbyFiles:
-		s.signal, s.upDisk = true, nowhere
+		s.standby(nowhere)
 		s.guard()
 		return outcome{done, quick}
+	case fsm.StepSeal:
+		return k.stepSeal(wk)
+	case fsm.StepUnseal:
+		return k.stepUnseal()
 	default:
 		return k.coordinate(wk, step)
 	}
