@@ -23,6 +23,7 @@ func newSpockCmd(env *Env) *cobra.Command {
 		newSpockUninstallCmd(env),
 		newSpockInstallExtensionCmd(env),
 		newSpockRemoveExtensionCmd(env),
+		newSpockRunCmd(env),
 		newSpockStatusCmd(env),
 		newSpockSettingsCmd(env),
 	)

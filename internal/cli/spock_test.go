@@ -36,3 +36,12 @@ func TestSpockScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": scriptCode, "until": scriptUntil},
 	})
 }
+
+func TestUnitWord(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"plain": "plain", "host=a dbname=b": `"host=a dbname=b"`, `a"b`: `"a\"b"`, "50%": "50%%", "$HOME": "$$HOME", `a\b`: `"a\\b"`,
+	} {
+		require.Equal(t, want, unitWord(text))
+	}
+}
