@@ -195,7 +195,7 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 		if tx.partial {
 			return &rereadError{final: first.final, mode: first.mode, cause: first.cause, failedAt: first.failedAt}
 		}
-		tx.begun, tx.trials = false, nil
+		tx.begun, tx.saved, tx.trials = false, false, nil
 	}
 	a.todo = append(again, a.todo...)
 	return nil

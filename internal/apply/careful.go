@@ -116,12 +116,9 @@ type held struct {
 // keyed judges a change of a row that has a key, until nobody gets in between.
 func (c *carefully) keyed(ctx context.Context, r *rowChange) error {
 	for range lookLimit {
-		if err := c.session.run(ctx, "SAVEPOINT pgdrover_change"); err != nil {
-			return err
-		}
 		err := c.attempt(ctx, r)
 		if err == nil {
-			return c.session.run(ctx, "RELEASE SAVEPOINT pgdrover_change")
+			return nil
 		}
 		var pgErr *pgconn.PgError
 		taken := errors.As(err, &pgErr) && pgErr.Code == pgerrcode.UniqueViolation && !c.rules.IdentityOnly
@@ -136,6 +133,18 @@ func (c *carefully) keyed(ctx context.Context, r *rowChange) error {
 	return c.tx.cause
 }
 
+// save begins a savepoint in the place of the one before: what an attempt has
+// written can be taken back.
+func (c *carefully) save() []*ask {
+	asks := []*ask{{text: "SAVEPOINT pgdrover_change"}}
+	if c.tx.saved {
+		asks = append([]*ask{{text: "RELEASE SAVEPOINT pgdrover_change"}}, asks...)
+	}
+	c.tx.saved = true
+	return asks
+}
+
+// attempt looks at what is here, decides, and writes; for each it waits once.
 func (c *carefully) attempt(ctx context.Context, r *rowChange) error {
 	r.held = r.held[:0]
 	local, err := c.look(ctx, r)
@@ -162,49 +171,82 @@ func (c *carefully) attempt(ctx context.Context, r *rowChange) error {
 		}
 		return err
 	}
-	verify := false
+	var asks []*ask
+	var verify *ask
 	for _, step := range out.Steps {
-		if err := c.step(ctx, r, step); err != nil {
+		more, err := c.step(ctx, r, step)
+		if err != nil {
 			return err
 		}
-		verify = verify || step.Kind == conflict.InsertRow || step.Kind == conflict.UpdateRow && ch.KeyChanged
-	}
-	if verify {
-		if err := c.verify(ctx, r, ch.Stamp); err != nil {
-			return err
+		asks = append(asks, more...)
+		if verify == nil && (step.Kind == conflict.InsertRow || step.Kind == conflict.UpdateRow && ch.KeyChanged) {
+			verify = r.tombstones(r.row)
 		}
 	}
-	return c.record(ctx, r, out.Conflicts)
+	if verify != nil { // after all that writes: a delete may have become visible only then
+		asks = append(asks, verify)
+	}
+	if err := c.now(ctx, append(asks, c.records(r, out.Conflicts)...)); err != nil {
+		return err
+	}
+	if err := c.verify(verify, ch.Stamp); err != nil {
+		return err
+	}
+	c.note(ctx, r, out.Conflicts)
+	return nil
 }
 
 // look reads and locks what this database has under the change's keys.
 func (c *carefully) look(ctx context.Context, r *rowChange) (conflict.Local, error) {
 	var l conflict.Local
-	var err error
-	if l.Row, err = c.find(ctx, r, r.g.Indexes[0], r.keyRow); err != nil {
+	row, err := c.find(ctx, r, r.g.Indexes[0], r.keyRow)
+	if err != nil {
 		return l, err
 	}
-	if l.Deleted, err = c.tombstones(ctx, r, r.keyRow); err != nil {
-		return l, err
-	}
+	asks := append(c.save(), row.asks()...)
+	deleted := r.tombstones(r.keyRow)
+	asks = append(asks, deleted)
+	var target *search
+	var targetDeleted *ask
 	if r.keyChanged() {
-		if l.Target, err = c.find(ctx, r, r.g.Indexes[0], r.row); err != nil {
+		if target, err = c.find(ctx, r, r.g.Indexes[0], r.row); err != nil {
 			return l, err
 		}
-		if l.TargetDeleted, err = c.tombstones(ctx, r, r.row); err != nil {
-			return l, err
+		targetDeleted = r.tombstones(r.row)
+		asks = append(append(asks, target.asks()...), targetDeleted)
+	}
+	var others []*search
+	if r.row != nil && !c.rules.IdentityOnly {
+		for _, x := range r.g.Indexes[1:] {
+			other, err := c.find(ctx, r, x, r.row)
+			if err != nil {
+				return l, err
+			}
+			others, asks = append(others, other), append(asks, other.asks()...)
 		}
 	}
-	if r.row == nil || c.rules.IdentityOnly {
-		return l, nil
+	if err := c.session.together(ctx, asks...); err != nil {
+		return l, err
 	}
-	for _, x := range r.g.Indexes[1:] {
-		other, err := c.find(ctx, r, x, r.row)
+	if l.Row, err = row.found(r); err != nil {
+		return l, err
+	}
+	if l.Deleted, err = stamps(deleted); err != nil {
+		return l, err
+	}
+	if l.Target, err = target.found(r); err != nil {
+		return l, err
+	}
+	if l.TargetDeleted, err = stamps(targetDeleted); err != nil {
+		return l, err
+	}
+	for _, other := range others {
+		row, err := other.found(r)
 		if err != nil {
 			return l, err
 		}
-		if other != nil {
-			l.Others = append(l.Others, *other)
+		if row != nil {
+			l.Others = append(l.Others, *row)
 		}
 	}
 	return l, nil
@@ -230,9 +272,36 @@ func (g *target) only() string {
 	return g.name
 }
 
-// find locks the row that holds a row's values in an index, and reads it in a
-// second statement, whose snapshot has what the lock waited for.
-func (c *carefully) find(ctx context.Context, r *rowChange, x index, row pgoutput.Tuple) (*conflict.Row, error) {
+// search locks a row and reads it in a second statement, whose snapshot has what
+// the lock waited for. A nil search finds nothing.
+type search struct {
+	lock, read *ask
+	index      string
+}
+
+func (s *search) asks() []*ask {
+	if s == nil {
+		return nil
+	}
+	return []*ask{s.lock, s.read}
+}
+
+// found is the row, or nil.
+func (s *search) found(r *rowChange) (*conflict.Row, error) {
+	if s == nil {
+		return nil, nil //nolint:nilnil // nothing was looked for
+	}
+	if len(s.lock.rows()) != len(s.read.rows()) {
+		return nil, errAgain
+	}
+	if len(s.read.rows()) == 0 {
+		return nil, nil //nolint:nilnil // no such row
+	}
+	return r.remember(s.read.rows()[0], s.index)
+}
+
+// find looks for the row that holds a row's values in an index.
+func (c *carefully) find(ctx context.Context, r *rowChange, x index, row pgoutput.Tuple) (*search, error) {
 	g := r.g
 	var p parameters
 	var tests []string
@@ -261,22 +330,12 @@ func (c *carefully) find(ctx context.Context, r *rowChange, x index, row pgoutpu
 		tests = append(tests, "("+*x.Predicate+")")
 	}
 	where := strings.Join(tests, " AND ")
-	lock, err := c.session.query(ctx, fmt.Sprintf("SELECT 1 FROM %s AS k WHERE %s FOR UPDATE", g.only(), where), p.types, values...)
-	if err != nil {
-		return nil, err
-	}
-	read, err := c.session.query(ctx, fmt.Sprintf("SELECT k.tableoid::text || ' ' || k.ctid::text, k.xmin::text, %s, row_to_json(k)::text, %s::text"+
-		" FROM %s AS k WHERE %s", g.stampText("k"), *g.KeyBytes, g.only(), where), p.types, values...)
-	if err != nil {
-		return nil, err
-	}
-	if len(lock.rows) != len(read.rows) {
-		return nil, errAgain
-	}
-	if len(read.rows) == 0 {
-		return nil, nil //nolint:nilnil // no such row
-	}
-	return r.remember(read.rows[0], x.Name)
+	return &search{
+		lock: &ask{text: fmt.Sprintf("SELECT 1 FROM %s AS k WHERE %s FOR UPDATE", g.only(), where), types: p.types, values: values},
+		read: &ask{text: fmt.Sprintf("SELECT k.tableoid::text || ' ' || k.ctid::text, k.xmin::text, %s, row_to_json(k)::text, %s::text"+
+			" FROM %s AS k WHERE %s", g.stampText("k"), *g.KeyBytes, g.only(), where), types: p.types, values: values},
+		index: x.Name,
+	}, nil
 }
 
 // remember gives a row that was found its number.
@@ -355,8 +414,8 @@ func (c *carefully) satisfies(ctx context.Context, r *rowChange, predicate strin
 	return string(reply.rows[0][0].Data) == "t", nil
 }
 
-// tombstones are the stamps of the deletes of a row's key.
-func (c *carefully) tombstones(ctx context.Context, r *rowChange, row pgoutput.Tuple) ([]conflict.Stamp, error) {
+// tombstones asks for the stamps of the deletes of a row's key.
+func (r *rowChange) tombstones(row pgoutput.Tuple) *ask {
 	var p parameters
 	from, values := r.g.literalRow(&p, row, r.g.key)
 	const text = `SELECT coalesce(((extract(epoch FROM d.commit_time) * 1000000)::int8 - 946684800000000)::text || ' ' ||
@@ -365,12 +424,16 @@ func (c *carefully) tombstones(ctx context.Context, r *rowChange, row pgoutput.T
 			coalesce(d.author, pgdrover.origin_node(s.roident))::text
 		   FROM pg_xact_commit_timestamp_origin(d.xmin) s WHERE s."timestamp" IS NOT NULL))
 		FROM %s k JOIN spock.pgdrover_tombstone d ON d.relid = %d AND (d.key = %s OR d.key IS NULL)`
-	reply, err := c.session.query(ctx, fmt.Sprintf(text, from, r.g.OID, *r.g.KeyBytes), p.types, values...)
-	if err != nil {
-		return nil, fmt.Errorf("look for tombstones: %w", err)
+	return &ask{text: fmt.Sprintf(text, from, r.g.OID, *r.g.KeyBytes), types: p.types, values: values}
+}
+
+// stamps reads the answer.
+func stamps(a *ask) ([]conflict.Stamp, error) {
+	if a == nil {
+		return nil, nil
 	}
-	var stamps []conflict.Stamp
-	for _, row := range reply.rows {
+	var all []conflict.Stamp
+	for _, row := range a.rows() {
 		if row[0].Kind == pgoutput.Null {
 			continue // of this very transaction
 		}
@@ -378,14 +441,14 @@ func (c *carefully) tombstones(ctx context.Context, r *rowChange, row pgoutput.T
 		if err != nil {
 			return nil, err
 		}
-		stamps = append(stamps, stamp)
+		all = append(all, stamp)
 	}
-	return stamps, nil
+	return all, nil
 }
 
-// verify looks for a delete that became visible only when the row was written.
-func (c *carefully) verify(ctx context.Context, r *rowChange, stamp conflict.Stamp) error {
-	deleted, err := c.tombstones(ctx, r, r.row)
+// verify looks at the deletes that became visible only when the row was written.
+func (c *carefully) verify(found *ask, stamp conflict.Stamp) error {
+	deleted, err := stamps(found)
 	if err != nil {
 		return err
 	}
@@ -397,20 +460,16 @@ func (c *carefully) verify(ctx context.Context, r *rowChange, stamp conflict.Sta
 	return nil
 }
 
-// keyBytes is the canonical form of a key that belongs to no row.
-func (c *carefully) keyBytes(ctx context.Context, r *rowChange, ref conflict.Ref) (pgoutput.Value, error) {
+// keySource is an expression for the canonical form of a key, and what to select
+// it from.
+func (r *rowChange) keySource(p *parameters, ref conflict.Ref) (expr, from string, values []pgoutput.Value) {
 	if ref >= 0 {
-		return r.held[ref].key, nil
+		return p.add(byteaOID), "(SELECT) k", []pgoutput.Value{r.held[ref].key}
 	}
 	row := r.keyRow
 	if ref == conflict.NewKey {
 		row = r.row
 	}
-	var p parameters
-	from, values := r.g.literalRow(&p, row, r.g.key)
-	reply, err := c.session.query(ctx, fmt.Sprintf("SELECT %s::text FROM %s k", *r.g.KeyBytes, from), p.types, values...)
-	if err != nil {
-		return pgoutput.Value{}, fmt.Errorf("compute key: %w", err)
-	}
-	return reply.rows[0][0], nil
+	from, values = r.g.literalRow(p, row, r.g.key)
+	return *r.g.KeyBytes, from + " k", values
 }

@@ -104,6 +104,7 @@ func (c *carefully) try(ctx context.Context, ch *change) error {
 	if err := c.session.run(ctx, "SAVEPOINT pgdrover_trial"); err != nil {
 		return err
 	}
+	c.tx.saved = false
 	t.err = c.change(ctx, ch)
 	if isSessionError(t.err) || passing(t.err) {
 		return t.err // the worker starts again
@@ -113,6 +114,7 @@ func (c *carefully) try(ctx context.Context, ch *change) error {
 		end = "ROLLBACK TO SAVEPOINT pgdrover_trial; " + end
 	}
 	c.tx.trials = append(c.tx.trials, t)
+	c.tx.saved = false
 	return c.session.run(ctx, end)
 }
 

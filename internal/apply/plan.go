@@ -51,6 +51,8 @@ const (
 	int8OID        = 20
 	textOID        = 25
 	byteaOID       = 17
+	oidOID         = 26
+	tidOID         = 27
 )
 
 // parameters is a list of parameters and their types.

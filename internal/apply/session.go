@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -364,19 +365,50 @@ func (s *session) await(ctx context.Context, r *reply) error {
 	return r.err
 }
 
+// ask is a statement whose answer somebody waits for.
+type ask struct {
+	text   string
+	types  []uint32
+	values []pgoutput.Value
+	one    bool // it must touch one row: another number is errAgain
+	reply  reply
+}
+
+func (a *ask) rows() [][]pgoutput.Value { return a.reply.rows }
+
+// together runs statements one after the other, and waits once. The first that
+// fails ends them.
+func (s *session) together(ctx context.Context, asks ...*ask) error {
+	for _, a := range asks {
+		a.reply = reply{}
+		s.execute(a.text, a.types, a.values, op{reply: &a.reply})
+	}
+	if err := s.border(ctx); err != nil {
+		return err
+	}
+	var failed error
+	for _, a := range asks {
+		switch {
+		case a.reply.err != nil:
+			// Whether the statement was prepared is not known.
+			delete(s.prepared, a.text)
+			if failed == nil {
+				failed = a.reply.err
+			}
+		case failed == nil && a.one && !strings.HasSuffix(a.reply.tag, " 1"):
+			failed = errAgain
+		}
+	}
+	return failed
+}
+
 // query runs one statement and waits for its answer.
 func (s *session) query(ctx context.Context, text string, types []uint32, values ...pgoutput.Value) (*reply, error) {
-	r := &reply{}
-	s.execute(text, types, values, op{reply: r})
-	if err := s.border(ctx); err != nil {
+	a := &ask{text: text, types: types, values: values}
+	if err := s.together(ctx, a); err != nil {
 		return nil, err
 	}
-	if r.err != nil {
-		// Whether the statement was prepared is not known.
-		delete(s.prepared, text)
-		return nil, r.err
-	}
-	return r, nil
+	return &a.reply, nil
 }
 
 // run runs statements by the simple protocol, for what needs no values.

@@ -11,38 +11,28 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pgoutput"
 )
 
-// step writes one step of an outcome.
-func (c *carefully) step(ctx context.Context, r *rowChange, step conflict.Step) error {
+// step is what writes one step of an outcome.
+func (c *carefully) step(ctx context.Context, r *rowChange, step conflict.Step) ([]*ask, error) {
 	switch step.Kind {
 	case conflict.InsertRow:
-		return c.insertRow(ctx, r, step)
+		return []*ask{c.insertRow(r, step)}, nil
 	case conflict.UpdateRow, conflict.AmendRow:
 		return c.updateRow(ctx, r, step)
 	case conflict.DeleteRow:
-		return c.one(ctx, "DELETE FROM "+r.g.name+" AS k WHERE "+place(r.held[step.Ref].ctid), nil, nil)
+		var p parameters
+		where, values := r.held[step.Ref].place(&p)
+		return []*ask{{text: "DELETE FROM " + r.g.name + " AS k WHERE " + where, types: p.types, values: values, one: true}}, nil
 	case conflict.Bury:
-		return c.bury(ctx, r, step)
+		return []*ask{c.bury(r, step)}, nil
 	default:
-		return fmt.Errorf("write %s: unknown step %d", r.g.plain, step.Kind)
+		return nil, fmt.Errorf("write %s: unknown step %d", r.g.plain, step.Kind)
 	}
 }
 
 // place finds a row that is locked; its address is "table ctid".
-func place(address string) string {
-	oid, ctid, _ := strings.Cut(address, " ")
-	return fmt.Sprintf("k.tableoid = %s AND k.ctid = '%s'", oid, ctid)
-}
-
-// one runs a statement that must touch one row.
-func (c *carefully) one(ctx context.Context, text string, types []uint32, values []pgoutput.Value) error {
-	reply, err := c.session.query(ctx, text, types, values...)
-	if err != nil {
-		return err
-	}
-	if !strings.HasSuffix(reply.tag, " 1") {
-		return errAgain
-	}
-	return nil
+func (h *held) place(p *parameters) (string, []pgoutput.Value) {
+	oid, ctid, _ := strings.Cut(h.ctid, " ")
+	return fmt.Sprintf("k.tableoid = %s AND k.ctid = %s", p.add(oidOID), p.add(tidOID)), []pgoutput.Value{textValue(oid), textValue(ctid)}
 }
 
 // assignment is the expression that a step writes into a column, or none.
@@ -71,7 +61,7 @@ func (c *carefully) assignment(r *rowChange, step conflict.Step, s sent, at int,
 	}
 }
 
-func (c *carefully) insertRow(ctx context.Context, r *rowChange, step conflict.Step) error {
+func (c *carefully) insertRow(r *rowChange, step conflict.Step) *ask {
 	var p parameters
 	var names, exprs []string
 	var values []pgoutput.Value
@@ -90,11 +80,10 @@ func (c *carefully) insertRow(ctx context.Context, r *rowChange, step conflict.S
 	} else {
 		text += " (" + strings.Join(names, ", ") + ") OVERRIDING SYSTEM VALUE VALUES (" + strings.Join(exprs, ", ") + ")"
 	}
-	_, err := c.session.query(ctx, text, p.types, values...)
-	return err
+	return &ask{text: text, types: p.types, values: values}
 }
 
-func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.Step) error {
+func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.Step) ([]*ask, error) {
 	h := &r.held[step.Ref]
 	var p parameters
 	var set []string
@@ -113,7 +102,7 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 	if step.Kind == conflict.AmendRow {
 		// Mostly the row has what was fetched.
 		if differs, err := c.differs(ctx, r, step, h); err != nil || !differs || len(set) == 0 {
-			return err
+			return nil, err
 		}
 		c.amended.add(r.g.OID)
 	}
@@ -122,18 +111,25 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 		name := pg.QuoteIdent(r.g.Columns[r.g.key[0]].Name)
 		set = append(set, name+" = k."+name)
 	}
-	err := c.one(ctx, "UPDATE "+r.g.name+" AS k SET "+strings.Join(set, ", ")+" WHERE "+place(h.ctid), p.types, values)
-	if err != nil || step.Kind != conflict.AmendRow || h.stamp == "" {
-		return err
+	where, at := h.place(&p)
+	asks := []*ask{{
+		text:  "UPDATE " + r.g.name + " AS k SET " + strings.Join(set, ", ") + " WHERE " + where,
+		types: p.types, values: append(values, at...), one: true,
+	}}
+	if step.Kind != conflict.AmendRow || h.stamp == "" {
+		return asks, nil
 	}
 	c.counts.counter(c.subID, r.g.OID)
 	// The row keeps the stamp it had: it counts as it did before.
-	_, err = c.session.query(ctx, `INSERT INTO spock.pgdrover_stamp (relid, key, written_by, commit_time, author)
-		VALUES ($1, $2, pg_current_xact_id()::xid, $3, $4) ON CONFLICT (relid, key)
-		DO UPDATE SET written_by = excluded.written_by, commit_time = excluded.commit_time, author = excluded.author`,
-		[]uint32{26, byteaOID, timestamptzOID, 26}, uint32Value(r.g.OID), h.key, int64Value(int64(h.row.Stamp.CommitTime)),
-		uint32Value(uint32(h.row.Stamp.Origin)))
-	return err
+	return append(asks, &ask{
+		text: `INSERT INTO spock.pgdrover_stamp (relid, key, written_by, commit_time, author)
+			VALUES ($1, $2, pg_current_xact_id()::xid, $3, $4) ON CONFLICT (relid, key)
+			DO UPDATE SET written_by = excluded.written_by, commit_time = excluded.commit_time, author = excluded.author`,
+		types: []uint32{oidOID, byteaOID, timestamptzOID, oidOID},
+		values: []pgoutput.Value{
+			uint32Value(r.g.OID), h.key, int64Value(int64(h.row.Stamp.CommitTime)), uint32Value(uint32(h.row.Stamp.Origin)),
+		},
+	}), nil
 }
 
 // differs tells whether a step that amends a row would change it.
@@ -150,7 +146,9 @@ func (c *carefully) differs(ctx context.Context, r *rowChange, step conflict.Ste
 		tests = append(tests, fmt.Sprintf("k.%s::text IS DISTINCT FROM (%s)::%s::text", pg.QuoteIdent(col.Name), expr, col.TypeName))
 		values = append(values, v...)
 	}
-	reply, err := c.session.query(ctx, "SELECT "+strings.Join(tests, " OR ")+" FROM "+r.g.name+" AS k WHERE "+place(h.ctid), p.types, values...)
+	where, at := h.place(&p)
+	reply, err := c.session.query(ctx, "SELECT "+strings.Join(tests, " OR ")+" FROM "+r.g.name+" AS k WHERE "+where, p.types,
+		append(values, at...)...)
 	if err != nil {
 		return false, err
 	}
@@ -160,30 +158,36 @@ func (c *carefully) differs(ctx context.Context, r *rowChange, step conflict.Ste
 // bury writes a tombstone. That of the change itself takes its stamp from the
 // transaction; another's stands in the row, with a position of its author's log
 // that is not before the delete.
-func (c *carefully) bury(ctx context.Context, r *rowChange, step conflict.Step) error {
-	key, err := c.keyBytes(ctx, r, step.Ref)
-	if err != nil {
-		return err
-	}
+func (c *carefully) bury(r *rowChange, step conflict.Step) *ask {
+	var p parameters
+	key, from, values := r.keySource(&p, step.Ref)
+	table := p.add(oidOID)
+	values = append(values, uint32Value(r.g.OID))
 	if step.Stamp.Origin == c.author && step.Stamp.CommitTime == c.tx.commitTime {
-		_, err := c.session.query(ctx, "INSERT INTO spock.pgdrover_tombstone (relid, key, author, author_lsn) VALUES ($1, $2, $3, $4)",
-			[]uint32{26, byteaOID, 26, pgLSNOID}, uint32Value(r.g.OID), key, uint32Value(uint32(c.author)), lsnValue(c.tx.final+1))
-		return err
+		text := fmt.Sprintf("INSERT INTO spock.pgdrover_tombstone (relid, key, author, author_lsn) SELECT %s, %s, %s, %s FROM %s",
+			table, key, p.add(oidOID), p.add(pgLSNOID), from)
+		return &ask{text: text, types: p.types, values: append(values, uint32Value(uint32(c.author)), lsnValue(c.tx.final+1))}
 	}
-	_, err = c.session.query(ctx, `INSERT INTO spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn)
-		SELECT $1, $2, $3, $4, CASE WHEN $4 = pgdrover.local_node_id() THEN pg_current_wal_insert_lsn() ELSE
+	text := fmt.Sprintf(`INSERT INTO spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn)
+		SELECT %[1]s, %[2]s, %[3]s, %[4]s, CASE WHEN %[4]s = pgdrover.local_node_id() THEN pg_current_wal_insert_lsn() ELSE
 			coalesce((SELECT max(s.remote_lsn) FROM spock.pgdrover_origin o JOIN pg_replication_origin_status s ON s.local_id = o.roident
-			WHERE o.node_id = $4), 'FFFFFFFF/FFFFFFFF') END`,
-		[]uint32{26, byteaOID, timestamptzOID, 26}, uint32Value(r.g.OID), key, int64Value(int64(step.Stamp.CommitTime)),
-		uint32Value(uint32(step.Stamp.Origin)))
-	return err
+			WHERE o.node_id = %[4]s), 'FFFFFFFF/FFFFFFFF') END FROM %[5]s`, table, key, p.add(timestamptzOID), p.add(oidOID), from)
+	return &ask{text: text, types: p.types, values: append(values, int64Value(int64(step.Stamp.CommitTime)), uint32Value(uint32(step.Stamp.Origin)))}
+}
+
+// now runs what need not be gathered.
+func (c *carefully) now(ctx context.Context, asks []*ask) error {
+	if len(asks) == 0 {
+		return nil
+	}
+	return c.session.together(ctx, asks...)
 }
 
 // keyless writes a change of a table whose rows have no key: a row is found by
 // all its values.
 func (c *carefully) keyless(ctx context.Context, r *rowChange) error {
 	if r.action == conflict.Insert {
-		return c.insertRow(ctx, r, conflict.Step{Kind: conflict.InsertRow})
+		return c.now(ctx, []*ask{c.insertRow(r, conflict.Step{Kind: conflict.InsertRow})})
 	}
 	if r.oldKind != pgoutput.OldFull {
 		return fmt.Errorf("find row of %s: the table has no key here, and the provider does not send whole rows", r.g.plain)
@@ -219,11 +223,14 @@ func (c *carefully) keyless(ctx context.Context, r *rowChange) error {
 		if r.action == conflict.Update {
 			typ = conflict.UpdateMissing
 		}
-		return c.record(ctx, r, []conflict.Conflict{{Type: typ, Resolution: conflict.Skipped, Lost: conflict.RemoteLost, Stored: true}})
+		conflicts := []conflict.Conflict{{Type: typ, Resolution: conflict.Skipped, Lost: conflict.RemoteLost, Stored: true}}
+		c.note(ctx, r, conflicts)
+		return c.now(ctx, c.records(r, conflicts))
 	}
 	r.held = append(r.held, held{ctid: string(reply.rows[0][0].Data)})
 	if r.action == conflict.Delete {
-		return c.step(ctx, r, conflict.Step{Kind: conflict.DeleteRow})
+		asks, err := c.step(ctx, r, conflict.Step{Kind: conflict.DeleteRow})
+		return errors.Join(err, c.now(ctx, asks))
 	}
 	return c.updateKeyless(ctx, r)
 }
@@ -241,7 +248,11 @@ func (c *carefully) updateKeyless(ctx context.Context, r *rowChange) error {
 	if len(set) == 0 {
 		return nil
 	}
-	return c.one(ctx, "UPDATE "+r.g.name+" AS k SET "+strings.Join(set, ", ")+" WHERE "+place(r.held[0].ctid), p.types, values)
+	where, at := r.held[0].place(&p)
+	return c.now(ctx, []*ask{{
+		text:  "UPDATE " + r.g.name + " AS k SET " + strings.Join(set, ", ") + " WHERE " + where,
+		types: p.types, values: append(values, at...), one: true,
+	}})
 }
 
 // fetch reads the values that the change lacks from another node.
@@ -305,23 +316,27 @@ func (c *carefully) truncate(ctx context.Context, tables []*remoteTable, m *pgou
 	return c.session.run(ctx, text+" RESTRICT")
 }
 
-// record stores, counts and logs conflicts.
-func (c *carefully) record(ctx context.Context, r *rowChange, conflicts []conflict.Conflict) error {
+// records is what stores conflicts.
+func (c *carefully) records(r *rowChange, conflicts []conflict.Conflict) []*ask {
+	var asks []*ask
+	for _, x := range conflicts {
+		if x.Stored && c.options.saveResolutions {
+			asks = append(asks, c.store(r, x))
+		}
+	}
+	return asks
+}
+
+// note counts and logs conflicts.
+func (c *carefully) note(ctx context.Context, r *rowChange, conflicts []conflict.Conflict) {
 	for _, x := range conflicts {
 		c.counts.conflict(c.subID, r.g.OID, x)
 		c.log.Log(ctx, c.options.conflictLevel, "conflict", "detail", x.Message(r.g.name, r.g.keyIndex),
 			"lsn", c.tx.final.String(), "origin", uint32(c.author))
-		if !x.Stored || !c.options.saveResolutions {
-			continue
-		}
-		if err := c.store(ctx, r, x); err != nil {
-			return fmt.Errorf("store conflict: %w", err)
-		}
 	}
-	return nil
 }
 
-func (c *carefully) store(ctx context.Context, r *rowChange, x conflict.Conflict) error {
+func (c *carefully) store(r *rowChange, x conflict.Conflict) *ask {
 	var p parameters
 	null := pgoutput.Value{Kind: pgoutput.Null}
 	localOrigin, localTuple, localXID, localTime, index := null, null, null, null, null
@@ -351,10 +366,10 @@ func (c *carefully) store(ctx context.Context, r *rowChange, x conflict.Conflict
 		p.add(oid)
 	}
 	from, more := r.g.literalRow(&p, row, columns)
-	_, err := c.session.query(ctx, fmt.Sprintf(`INSERT INTO spock.resolutions (node_name, log_time, relname, idxname, conflict_type,
+	text := fmt.Sprintf(`INSERT INTO spock.resolutions (node_name, log_time, relname, idxname, conflict_type,
 		conflict_resolution, local_origin, local_tuple, local_xid, local_timestamp, remote_origin, remote_tuple, remote_xid,
 		remote_timestamp, remote_lsn)
 		SELECT (SELECT n.node_name FROM spock.node n JOIN spock.local_node l USING (node_id)), clock_timestamp(),
-		$1, $2, $3, $4, $5, $6, $7, $8, $9, row_to_json(k)::text, $10, $11, $12 FROM %s k`, from), p.types, append(values, more...)...)
-	return err
+		$1, $2, $3, $4, $5, $6, $7, $8, $9, row_to_json(k)::text, $10, $11, $12 FROM %s k`, from)
+	return &ask{text: text, types: p.types, values: append(values, more...)}
 }
