@@ -422,10 +422,18 @@ func (e *engine) decide() *job {
 	}
 	if e.misplaced() {
 		e.log.Warn("stopping PostgreSQL: it must not run as it does in this state", "state", role.String())
-		return &job{kind: jobMisplaced, edge: fsm.Edge{From: role, To: role}, steps: []fsm.Step{fsm.StepStop}}
+		steps := []fsm.Step{fsm.StepStop}
+		if fsm.DutyOf(role).Postgres == fsm.PowerStopped {
+			steps = append(steps, fsm.StepSeal)
+		}
+		return &job{kind: jobMisplaced, edge: fsm.Edge{From: role, To: role}, steps: steps}
 	}
 	if !e.confirmed || now < e.notBefore {
 		return nil
+	}
+	if role == goal && role.Writable() && e.haveView && e.view.Sealed && e.view.Epoch >= e.freshFrom {
+		e.log.Warn("the server was started as it had been left for others to find, opening it again", "state", role.String())
+		return e.reenter(role)
 	}
 	if role == goal || role.Writable() && goal.Writable() {
 		if j := e.repair(); j != nil {
@@ -437,9 +445,14 @@ func (e *engine) decide() *job {
 	}
 	// The same goal given again comes with another list or another upstream.
 	if e.unsettled || e.reached != e.goal.Number {
-		return &job{kind: jobReenter, edge: fsm.Edge{From: role, To: role}, steps: fsm.Reenter(role), number: e.goal.Number}
+		return e.reenter(role)
 	}
 	return e.upkeep()
+}
+
+// reenter returns the job that establishes the state again.
+func (e *engine) reenter(role fsm.State) *job {
+	return &job{kind: jobReenter, edge: fsm.Edge{From: role, To: role}, steps: fsm.Reenter(role), number: e.goal.Number}
 }
 
 // cutOff returns the job of a node that has lost both the monitor and its
@@ -456,7 +469,7 @@ func (e *engine) cutOff(role fsm.State) *job {
 	}
 	e.log.Error("stopping PostgreSQL: neither the monitor nor enough standbys were there",
 		"state", role.String(), "timeout", e.cfg.Limits.NetworkPartition.String())
-	return &job{kind: jobFence, edge: fsm.Edge{From: role, To: to}, steps: []fsm.Step{fsm.StepStopNow}}
+	return &job{kind: jobFence, edge: fsm.Edge{From: role, To: to}, steps: []fsm.Step{fsm.StepStopNow, fsm.StepSeal}}
 }
 
 // edge returns the job that leads to the goal.
@@ -496,7 +509,11 @@ func (e *engine) repair() *job {
 		return nil
 	}
 	e.log.Warn("the server is not running, starting it", "state", role.String(), "failures", e.restarts.failures)
-	return &job{kind: jobRepair, edge: fsm.Edge{From: role, To: role}, steps: []fsm.Step{fsm.StepStart}}
+	steps := []fsm.Step{fsm.StepStart}
+	if role.Writable() {
+		steps = []fsm.Step{fsm.StepUnseal, fsm.StepStart}
+	}
+	return &job{kind: jobRepair, edge: fsm.Edge{From: role, To: role}, steps: steps}
 }
 
 // upkeep returns what a node at rest has to do for the others.

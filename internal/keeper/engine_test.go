@@ -211,7 +211,7 @@ func TestServerOfADemotedNodeIsStoppedFirst(t *testing.T) {
 				w.server.setRunning(true)
 			}, func(t *testing.T, w *world) {
 				w.pass(time.Second)
-				require.Equal(t, []fsm.Step{fsm.StepStop}, w.server.done())
+				require.Equal(t, []fsm.Step{fsm.StepStop, fsm.StepSeal}, w.server.done())
 				require.False(t, w.server.runs())
 			})
 		})
@@ -352,5 +352,33 @@ func TestMonitorLossIsSurvived(t *testing.T) {
 		w.pass(1100 * time.Millisecond)
 		require.Less(t, w.clock()-w.monitor.last().at, 1100*time.Millisecond)
 		require.Empty(t, w.server.done())
+	})
+}
+
+// TestSealedServerOfAPrimaryIsOpened: somebody started the server of a node
+// whose keeper was killed before it recorded that it is a primary again.
+func TestSealedServerOfAPrimaryIsOpened(t *testing.T) {
+	inWorld(t, fsm.Primary, func(w *world) {
+		w.server.recovery, w.server.sealed = true, true
+	}, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		require.Contains(t, w.server.done(), fsm.StepUnseal)
+		require.False(t, w.server.sealed)
+	})
+}
+
+// TestCandidateAnswersAtOnce: the primary writes on until its successor has
+// said that it is there, so nothing may hold the answer up.
+func TestCandidateAnswersAtOnce(t *testing.T) {
+	inWorld(t, fsm.Secondary, func(w *world) {
+		w.monitor.peers = []peer{{ID: 2, Host: "h", Port: 1, Goal: fsm.Primary}}
+		w.server.blocked[fsm.StepSlots] = true
+	}, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		require.Contains(t, w.server.done(), fsm.StepSlots)
+		w.monitor.assign(fsm.PreparePromotion)
+		w.pass(25 * time.Millisecond)
+		w.reached(fsm.PreparePromotion)
+		require.Equal(t, int64(8), w.monitor.last().Reached)
 	})
 }

@@ -172,6 +172,7 @@ type fakeServer struct {
 	running  bool
 	silent   bool // runs and does not answer
 	recovery bool
+	sealed   bool
 	cleanEnd bool
 	lsn      pg.LSN
 	names    pg.StandbyNames
@@ -225,6 +226,8 @@ func (s *fakeServer) perform(ctx context.Context, step fsm.Step, _ task) error {
 		s.cleanEnd = true
 		s.mu.Unlock()
 		s.setRunning(false)
+	case fsm.StepUnseal:
+		s.edit(func() { s.recovery, s.sealed = s.recovery && !s.sealed, false })
 	case fsm.StepStopNow:
 		s.mu.Lock()
 		s.cleanEnd = false
@@ -268,6 +271,7 @@ func (s *fakeServer) look(ctx context.Context) view {
 		v.Err = context.Cause(ctx)
 	case s.running:
 		v.Ready, v.Alive, v.InRecovery, v.TLI, v.LSN, v.SyncNames = true, true, s.recovery, 1, s.lsn, s.names
+		v.Sealed = s.sealed && s.recovery
 		v.Streaming = s.streams
 		for id, lives := range s.standbys {
 			seen := standbySeen{ID: id, ReplyTime: time.Unix(1, 0)}

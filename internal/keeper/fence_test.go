@@ -44,7 +44,7 @@ func TestPrimaryThatIsCutOffStopsItself(t *testing.T) {
 				w.pass(6 * time.Second)
 				require.False(t, w.server.runs())
 				steps := w.server.done()
-				require.Equal(t, fsm.StepStopNow, steps[len(steps)-1], "a fast stop would wait for a silent standby")
+				require.Equal(t, []fsm.Step{fsm.StepStopNow, fsm.StepSeal}, steps[len(steps)-2:], "a fast stop would wait for a silent standby")
 				require.Equal(t, fsm.DemoteTimeout, w.current())
 			})
 		})

@@ -312,6 +312,7 @@ func (n *node) look(ctx context.Context) view {
 		return v
 	}
 	fill(&v, o)
+	v.Sealed = v.InRecovery && n.instance().Sealed()
 	return v
 }
 

@@ -67,8 +67,10 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 		return n.stop(ctx)
 	case fsm.StepStopNow:
 		return n.stopNow(ctx)
-	case fsm.StepSeal, fsm.StepUnseal:
-		return nil
+	case fsm.StepSeal:
+		return n.seal(ctx)
+	case fsm.StepUnseal:
+		return n.unseal(ctx)
 	case fsm.StepBaseBackup:
 		return n.clonePrimary(ctx)
 	case fsm.StepCloneStandby:
@@ -564,6 +566,41 @@ func (n *node) stopNow(ctx context.Context) error {
 		return err
 	}
 	return pm.Wait(ctx)
+}
+
+// seal makes the stopped server harmless for the case that somebody else starts it.
+func (n *node) seal(ctx context.Context) error {
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	if pm != nil {
+		if err := n.stop(ctx); err != nil {
+			return err
+		}
+	}
+	return n.instance().Seal(guardList())
+}
+
+// unseal lets a sealed server open again. One that somebody started meanwhile
+// runs as a standby and is stopped for that.
+func (n *node) unseal(ctx context.Context) error {
+	inst := n.instance()
+	if !inst.Sealed() {
+		return nil
+	}
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	if pm != nil {
+		if recovery, err := n.inRecovery(ctx); err != nil || recovery {
+			if err := n.stop(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return inst.Unseal()
 }
 
 // signal begins a shutdown. A server whose end the observer has seen meanwhile

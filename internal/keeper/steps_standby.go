@@ -284,7 +284,7 @@ func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig, o postg
 		}
 		lineage = postgres.Relate(local, o.LSN, info)
 		follows, receiver := lineage == postgres.LineageFollows, o.Receiver.Status != ""
-		final := o.ReplayIdle && !receiver || follows && receiver || postgres.Relate(local, o.Replayed, info) != postgres.LineageFollows
+		final := ended || o.ReplayIdle && !receiver || follows && receiver || postgres.Relate(local, o.Replayed, info) != postgres.LineageFollows
 		if !final {
 			if o, err = inst.EndReceiver(ctx); err != nil {
 				return lineage, true, err

@@ -276,3 +276,50 @@ func TestStandbyThatRanAsAPrimaryIsCopied(t *testing.T) {
 	r.walk(r.n2, fsm.CatchingUp, fsm.Secondary)
 	require.Equal(t, fsm.StreamingYes, r.look(r.n2).Streaming)
 }
+
+// TestStoppedPrimaryIsHarmless: the distribution, or an operator, starts the
+// server of a node that was told to be down.
+func TestStoppedPrimaryIsHarmless(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	r.m1.list = list(1, 2)
+	r.walk(r.n1, fsm.WaitPrimary, fsm.Primary)
+	r.walk(r.n1, fsm.Primary, fsm.Draining)
+	require.True(t, r.look(r.n1).CleanStop)
+	require.True(t, r.n1.instance().Sealed())
+
+	require.NoError(t, r.n1.start(t.Context()))
+	v := r.look(r.n1)
+	require.True(t, v.InRecovery)
+	require.True(t, v.Sealed)
+	require.Equal(t, guardList(), v.SyncNames)
+
+	// It was all for nothing, and it goes on as the primary that it was.
+	r.walk(r.n1, fsm.Draining, fsm.Primary)
+	v = r.look(r.n1)
+	require.False(t, v.InRecovery)
+	require.Equal(t, pg.Timeline(1), v.TLI)
+	require.Equal(t, list(1, 2), v.SyncNames)
+	require.Equal(t, "1", r.p1.query(t, "CREATE TABLE t (id int)", "INSERT INTO t VALUES (1)", "SELECT count(*)::text FROM t"))
+
+	// Fenced, started by somebody in crash recovery, and replaced.
+	for _, s := range []fsm.Step{fsm.StepStopNow, fsm.StepSeal} {
+		require.NoError(t, r.n1.perform(t.Context(), s, task{From: fsm.Primary, To: fsm.DemoteTimeout}))
+	}
+	require.NoError(t, r.n1.start(t.Context()))
+	require.True(t, r.look(r.n1).InRecovery)
+	r.m2.list = pg.StandbyNames{}
+	r.walk(r.n2, fsm.PreparePromotion, fsm.WaitPrimary)
+	r.walk(r.n1, fsm.DemoteTimeout, fsm.CatchingUp)
+	r.walk(r.n1, fsm.CatchingUp, fsm.Secondary)
+	require.False(t, r.n1.instance().Sealed(), "a true standby is not sealed")
+
+	// A standby that is demoted loses its upstream and is never opened by the seal's end.
+	r.walk(r.n1, fsm.Secondary, fsm.Demoted)
+	require.False(t, r.n1.instance().Sealed())
+	require.NoError(t, r.n1.perform(t.Context(), fsm.StepUnseal, task{}))
+	require.NoError(t, r.n1.start(t.Context()))
+	v = r.look(r.n1)
+	require.True(t, v.InRecovery)
+	require.Equal(t, fsm.StreamingNo, v.Streaming)
+}

@@ -17,12 +17,14 @@ type view struct {
 	// Alive: it answered at all, an error too.
 	Running, Ready, Alive bool
 	InRecovery            bool
-	TLI                   pg.Timeline
-	LSN                   pg.LSN
-	Streaming             fsm.Streaming
-	SyncState             string
-	Standbys              []standbySeen
-	SyncNames             pg.StandbyNames
+	// Sealed: it runs in recovery only because it was sealed as a stopped primary.
+	Sealed    bool
+	TLI       pg.Timeline
+	LSN       pg.LSN
+	Streaming fsm.Streaming
+	SyncState string
+	Standbys  []standbySeen
+	SyncNames pg.StandbyNames
 	// CleanStop: the server is down and LSN is the location of the shutdown
 	// checkpoint that it wrote as a primary.
 	CleanStop bool

@@ -247,7 +247,7 @@ func (i *Instance) copyOwnFiles(from *Instance) error {
 // forgetSource removes what the source's configuration says of the source, and makes a standby of it.
 func (i *Instance) forgetSource(up Upstream) error {
 	err := i.setAutoConf(removals([]string{"primary_conninfo", "primary_slot_name", "recovery_target_timeline", syncNamesSetting})...)
-	if err != nil {
+	if err = errors.Join(err, i.forgetSeal()); err != nil {
 		return err
 	}
 	if _, err := os.Stat(i.path(hbaFile)); err == nil {

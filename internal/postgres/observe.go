@@ -17,7 +17,8 @@ type Observation struct {
 	// LSN is the flush position of a primary and, on a standby, the larger of
 	// what was received and what was replayed: after a restart the received
 	// position is the start of a segment, below the replayed one. When nothing
-	// comes in any more and replay has ended, it is where replay ended.
+	// comes in any more, because replay has ended and waits or because there is no
+	// upstream, it is what was replayed: a promotion would have no more.
 	LSN      pg.LSN
 	Received pg.LSN
 	Replayed pg.LSN
@@ -76,7 +77,7 @@ SELECT pg_is_in_recovery(),
   r.last_msg_receipt_time,
   CASE WHEN pg_is_in_recovery() AND coalesce(r.received_tli, 0) = 0
     THEN (SELECT greatest(c.timeline_id, coalesce(m.min_recovery_end_timeline, 0)) FROM pg_control_checkpoint() c, pg_control_recovery() m) ELSE 0 END,
-  current_setting('synchronous_standby_names')
+  current_setting('synchronous_standby_names'), current_setting('primary_conninfo') = ''
 FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver r ON true`
 
 const standbysQuery = `
@@ -94,9 +95,10 @@ func (s *Session) Observe(ctx context.Context) (Observation, error) {
 	var received, replayed, flushed, walTLI string
 	var receiverTLI, controlTLI uint32
 	var message *time.Time
+	var alone bool
 	err := s.conn.QueryRow(ctx, observeQuery, pgx.QueryExecModeCacheStatement).Scan(&o.InRecovery, &o.ReplayIdle, &received, &replayed, &flushed, &walTLI,
 		&o.Receiver.Status, &receiverTLI, &o.Receiver.Slot, &o.Receiver.Host, &o.Receiver.Port, &message,
-		&controlTLI, &o.SyncNames)
+		&controlTLI, &o.SyncNames, &alone)
 	if err != nil {
 		return Observation{}, fmt.Errorf("observe PostgreSQL: %w", err)
 	}
@@ -109,8 +111,8 @@ func (s *Session) Observe(ctx context.Context) (Observation, error) {
 		return Observation{}, err
 	}
 	o.LSN = max(flush, o.Received, o.Replayed)
-	if o.InRecovery && o.ReplayIdle && o.Receiver.Status == "" {
-		// What was received beyond it is no valid WAL: a promotion would not have it.
+	if o.InRecovery && (o.ReplayIdle || alone) && o.Receiver.Status == "" {
+		// What was received beyond it is not replayed yet, or no valid WAL: a piece of a record, say.
 		o.LSN = o.Replayed
 	}
 	if o.TLI, err = s.timeline(ctx, o, walTLI, pg.Timeline(controlTLI)); err != nil {

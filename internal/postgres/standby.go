@@ -69,6 +69,9 @@ func (i *Instance) IsStandby() bool {
 
 // WriteStandby writes the files of a standby; a running server reads them at its next reload.
 func (i *Instance) WriteStandby(ctx context.Context, up Upstream) error {
+	if err := i.forgetSeal(); err != nil {
+		return fmt.Errorf("write standby configuration: %w", err)
+	}
 	if err := i.resetOverrides(ctx, "primary_conninfo", "primary_slot_name", "recovery_target_timeline"); err != nil {
 		return fmt.Errorf("write standby configuration: %w", err)
 	}
@@ -110,10 +113,12 @@ func (i *Instance) RemoveStandby() error {
 	if err := removeFile(i.path(signalFile)); err != nil {
 		return fmt.Errorf("remove standby configuration: %w", err)
 	}
-	if _, err := os.Stat(i.path(standbyFile)); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if _, err := os.Stat(i.path(standbyFile)); err == nil {
+		if _, err := updateFile(i.path(standbyFile), 0o600, func(string) string { return "" }); err != nil {
+			return fmt.Errorf("remove standby configuration: %w", err)
+		}
 	}
-	if _, err := updateFile(i.path(standbyFile), 0o600, func(string) string { return "" }); err != nil {
+	if err := i.forgetSeal(); err != nil {
 		return fmt.Errorf("remove standby configuration: %w", err)
 	}
 	return nil
