@@ -2,11 +2,10 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/jackc/pgerrcode"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/spock"
@@ -25,9 +24,13 @@ type found struct {
 
 // command runs a step of type spock: it looks first whether there is anything to do.
 func (e *Executor) command(ctx context.Context, s workflow.Step) (outcome, error) {
-	statement, values, err := e.call(ctx, s)
+	typed, err := e.values(ctx, s)
 	if err != nil {
 		return outcome{}, err
+	}
+	values := map[string]string{}
+	for name, v := range typed {
+		values[name] = v.Text
 	}
 	before, err := e.look(ctx, s, values)
 	switch {
@@ -42,7 +45,7 @@ func (e *Executor) command(ctx context.Context, s workflow.Step) (outcome, error
 	if err := e.intend(s, undo, exists); err != nil {
 		return outcome{}, err
 	}
-	answer, err := e.send(ctx, s, statement, values)
+	answer, err := e.send(ctx, s, typed)
 	if err != nil {
 		if undo != "" && spock.SQLState(err) != "" {
 			e.forget(s)
@@ -52,7 +55,7 @@ func (e *Executor) command(ctx context.Context, s workflow.Step) (outcome, error
 	out := outcome{status: OK, variables: firstRow(answer)}
 	switch {
 	case len(answer.Rows) == 1 && len(answer.Columns) == 1 && answer.Rows[0][0] == nil && answer.Columns[0].Type != voidType:
-		return outcome{}, fmt.Errorf("the server answered NULL")
+		return outcome{}, errors.New("the server answered NULL")
 	case isDrop(s.Command.Name) && (answer.text(0) == "f" || answer.text(0) == "0"):
 		out.status = Absent
 	}
@@ -66,53 +69,53 @@ func isDrop(command string) bool {
 	return command == workflow.DropNode || command == workflow.DropSubscription || command == workflow.DropRepset
 }
 
-// call is the statement of the step, and the values in it. Values that are SQL
-// expressions are asked of the node first.
-func (e *Executor) call(ctx context.Context, s workflow.Step) (workflow.Statement, map[string]string, error) {
-	e.mu.Lock()
-	options := map[string]string{}
-	var err error
-	for _, p := range s.Command.Params {
-		text, ok := s.Options[p.Name]
-		if !ok {
-			continue
-		}
-		if options[p.Name], err = workflow.SubstituteText(text, e.isNode, e.record.Variables); err != nil {
-			break
-		}
-	}
-	e.mu.Unlock()
+// values are those of the step's options. One that is an SQL expression is
+// asked of the node first.
+func (e *Executor) values(ctx context.Context, s workflow.Step) (map[string]workflow.Value, error) {
+	options, err := e.options(s)
 	if err != nil {
-		return workflow.Statement{}, nil, err
+		return nil, err
 	}
 	values, err := s.Command.Values(options, e.cfg.RawSQL)
 	if err != nil {
-		return workflow.Statement{}, nil, err
+		return nil, err
 	}
-	texts := map[string]string{}
 	for name, v := range values {
-		if v.Raw {
-			answer, err := e.ask(ctx, s.Node, "SELECT ("+v.Text+")::text")
-			if err != nil {
-				return workflow.Statement{}, nil, fmt.Errorf("evaluate option --%s: %w", name, err)
-			}
-			v = workflow.Value{Text: answer.text(0)}
-			values[name] = v
+		if !v.Raw {
+			continue
 		}
-		texts[name] = v.Text
+		answer, err := e.ask(ctx, s.Node, "SELECT ("+v.Text+")::text")
+		if err != nil {
+			return nil, fmt.Errorf("evaluate option --%s: %w", name, err)
+		}
+		values[name] = workflow.Value{Text: answer.text(0)}
 	}
 	if s.Command.Name == workflow.CreateNode {
-		if err := e.nameDatabase(ctx, s, values, texts); err != nil {
-			return workflow.Statement{}, nil, err
-		}
+		return values, e.nameDatabase(ctx, s, values)
 	}
-	return s.Command.Call(values), texts, nil
+	return values, nil
+}
+
+// options are the step's options with the variables as they are now.
+func (e *Executor) options(s workflow.Step) (map[string]string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	options := map[string]string{}
+	for name, text := range s.Options {
+		substituted, err := workflow.SubstituteText(text, e.isNode, e.record.Variables)
+		if err != nil {
+			return nil, fmt.Errorf("option --%s: %w", name, err)
+		}
+		options[name] = substituted
+	}
+	return options, nil
 }
 
 // nameDatabase spells the database out in the connection string of a new node:
 // what is left to defaults means something else for another user.
-func (e *Executor) nameDatabase(ctx context.Context, s workflow.Step, values map[string]workflow.Value, texts map[string]string) error {
-	info, err := pg.ParseConnInfo(texts["dsn"])
+func (e *Executor) nameDatabase(ctx context.Context, s workflow.Step, values map[string]workflow.Value) error {
+	dsn := values["dsn"].Text
+	info, err := pg.ParseConnInfo(dsn)
 	if err != nil || info.Get("dbname") != "" {
 		return nil //nolint:nilerr // the server words its own complaint
 	}
@@ -120,11 +123,11 @@ func (e *Executor) nameDatabase(ctx context.Context, s workflow.Step, values map
 	if err != nil {
 		return err
 	}
-	named := strings.TrimRight(texts["dsn"], " ") + " dbname=" + pg.NewConnInfo("x", answer.text(0)).DSN()[len("x="):]
-	if strings.Contains(texts["dsn"], "://") {
+	named := strings.TrimRight(dsn, " ") + " " + pg.NewConnInfo("dbname", answer.text(0)).DSN()
+	if strings.Contains(dsn, "://") {
 		named = info.With("dbname", answer.text(0)).URI()
 	}
-	values["dsn"], texts["dsn"] = workflow.Value{Text: named}, named
+	values["dsn"] = workflow.Value{Text: named}
 	return nil
 }
 
@@ -278,22 +281,11 @@ func objectName(s workflow.Step, values map[string]string) string {
 	return fmt.Sprintf("%s %q", kind, values[s.Command.Places[0]])
 }
 
-// send sends the statement; a plugin that is not there has a substitute.
-func (e *Executor) send(ctx context.Context, s workflow.Step, statement workflow.Statement, values map[string]string) (Result, error) {
-	answer, err := e.run(ctx, s.Node, statement)
-	if s.Command.Name != workflow.CreateSlot || values["plugin"] != "spock_output" {
-		return answer, err
-	}
-	switch spock.SQLState(err) {
-	case pgerrcode.UndefinedFile, pgerrcode.InsufficientPrivilege, pgerrcode.InvalidParameterValue:
-		substitute := map[string]workflow.Value{}
-		for name, text := range values {
-			substitute[name] = workflow.Value{Text: text}
-		}
-		substitute["plugin"] = workflow.Value{Text: "pgoutput"}
-		return e.run(ctx, s.Node, s.Command.Call(substitute))
-	}
-	return answer, err
+// send sends the command to the step's node.
+func (e *Executor) send(ctx context.Context, s workflow.Step, values map[string]workflow.Value) (Result, error) {
+	return call(ctx, func(ctx context.Context, sql string, args ...*string) (Result, error) {
+		return e.run(ctx, s.Node, workflow.Statement{SQL: sql, Args: args})
+	}, s.Command, values)
 }
 
 // undoOf is SQL that removes what a command makes, and a query whether it is there.
