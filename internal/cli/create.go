@@ -123,6 +123,61 @@ func (c *creation) choosePort(env *Env, cmd *cobra.Command, configured int) erro
 	return err
 }
 
+// chooseSocketDirectory answers the directory for the socket of a new server
+// when its own default is not for this user to write to; empty means that the
+// default will do, or that somebody chose already. What was chosen must do.
+func (c *creation) chooseSocketDirectory(ctx context.Context, env *Env, chosen string) (string, error) {
+	value, told := env.lookupenv("PG_REGRESS_SOCK_DIR")
+	if !c.fresh || c.server.Running || isFile(filepath.Join(c.site.pgdata, "PG_VERSION")) {
+		return "", nil
+	}
+	if chosen = orDefault(chosen, value); filepath.IsAbs(chosen) && unwritable(chosen) != "" {
+		return "", fatal(exitBadState, "this user may not write to %q, where the server is to put its socket", unwritable(chosen)).
+			withHint("choose another directory with --pghost")
+	}
+	if chosen != "" || told {
+		return "", nil
+	}
+	standard, err := c.tools.SocketDirectories(ctx)
+	if err != nil {
+		return "", withCode(exitPgCtl, err)
+	}
+	unusable := unwritable(standard)
+	if unusable == "" {
+		return "", nil
+	}
+	const fallback = "/tmp"
+	env.warnf("The server's socket goes to %q, since this user may not write to %q: local clients need --host %s", fallback, unusable, fallback)
+	return fallback, nil
+}
+
+// unwritable answers the first directory of a list that this user may not write to.
+func unwritable(directories string) string {
+	for dir := range strings.SplitSeq(directories, ",") {
+		if dir = strings.TrimSpace(dir); dir != "" && !strings.HasPrefix(dir, "@") && syscall.Access(dir, 2) != nil {
+			return dir
+		}
+	}
+	return ""
+}
+
+// checkPidDirectory refuses a place for the pid file that belongs to somebody else.
+func (s site) checkPidDirectory(code int) error {
+	dir := filepath.Dir(s.pid)
+	for !isDir(dir) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+	}
+	if syscall.Access(dir, 2) == nil {
+		return nil
+	}
+	whose := ""
+	if owner := ownerOf(dir); owner != nil {
+		whose = ", which belongs to user " + owner.Username
+	}
+	return fatal(code, "this user may not write the pid file %q below %q%s", s.pid, dir, whose).
+		withHint("set XDG_RUNTIME_DIR to a directory of this user's own, here and for every later command")
+}
+
 // refuseRunning refuses a data directory whose service runs.
 func (c *creation) refuseRunning() error {
 	svc, err := findService(c.site)
@@ -133,7 +188,7 @@ func (c *creation) refuseRunning() error {
 		return fatal(exitBadState, "%s is already running with pid %d", nameAutoctl, svc.pid()).
 			withHint("the data directory is %q; stop the service first", c.site.pgdata)
 	}
-	return nil
+	return c.site.checkPidDirectory(exitBadState)
 }
 
 // lookAtServer reads what runs on the data directory.

@@ -102,6 +102,11 @@ func (c *creation) monitorFile(ctx context.Context, env *Env, cmd *cobra.Command
 	if err := c.checkPort(ctx, file.ListenAddresses); err != nil {
 		return file, err
 	}
+	socket, err := c.chooseSocketDirectory(ctx, env, file.Host)
+	if err != nil {
+		return file, err
+	}
+	file.Host = orDefault(file.Host, socket)
 	if c.auth != "" {
 		file.AuthMethod = c.auth
 	}

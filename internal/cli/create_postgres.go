@@ -173,6 +173,11 @@ func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command)
 		return file, err
 	}
 	c.mergeOptions(env, cmd, &file)
+	socket, err := c.chooseSocketDirectory(ctx, env, file.Host)
+	if err != nil {
+		return file, err
+	}
+	file.Host = orDefault(file.Host, socket)
 	if err := c.checkPort(ctx, file.ListenAddresses); err != nil {
 		return file, err
 	}

@@ -49,6 +49,9 @@ func runNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if svc.running {
 		return fatal(exitInternal, "%s is already running with pid %d", nameAutoctl, svc.pid())
 	}
+	if err := n.checkPidDirectory(exitInternal); err != nil {
+		return err
+	}
 	tools, err := postgres.FindTools(ctx, postgres.FindConfig{PgCtl: n.pgCtl()})
 	if err != nil {
 		return withCode(exitPgCtl, err)

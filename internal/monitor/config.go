@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/postgres"
@@ -37,7 +38,8 @@ type Config struct {
 	Reload <-chan struct{}
 	// Version is the program's version, for the pid file.
 	Version string
-	// SocketDir is where the server puts its socket; empty means its default.
+	// SocketDir is where the server puts its socket; empty means postgresql.host
+	// when that is a directory, else the server's default.
 	SocketDir string
 	// Ready is called each time decisions begin; may be nil.
 	Ready func()
@@ -80,6 +82,9 @@ func (c Config) logger() *slog.Logger {
 
 // instance is the monitor's own server.
 func (c Config) instance() *postgres.Instance {
+	if c.SocketDir == "" && filepath.IsAbs(c.File.Host) {
+		c.SocketDir = c.File.Host
+	}
 	return postgres.New(postgres.Config{
 		Tools: c.Tools, DataDir: c.File.PGData, Port: c.File.Port, ListenAddresses: c.File.ListenAddresses,
 		Host: c.File.Host, SocketDir: c.SocketDir, DBName: databaseName, Logger: c.logger(),
