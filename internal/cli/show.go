@@ -21,26 +21,12 @@ func newShowCmd(env *Env) *cobra.Command {
 		newShowStandbyNamesCmd(env),
 		newShowFileCmd(env),
 		newShowSystemdCmd(env),
+		newShowBlockersCmd(env),
 	)
 }
 
-// refuseWatch ends a command that was asked for the dashboard.
-func refuseWatch(env *Env, cmd *cobra.Command) error {
-	if !on(cmd, "watch") {
-		return nil
-	}
-	if on(cmd, "local") || jsonWanted(cmd) {
-		return fail(exitBadArgs, "Option --watch cannot be used together with --local or --json")
-	}
-	return fail(exitBadArgs, "The dashboard of --watch is not part of this version").
-		withHint("run it repeatedly: watch -n 1 %s show state", env.program())
-}
-
 func newShowStateCmd(env *Env) *cobra.Command {
-	cmd := newLeaf("state", "Prints monitor's state of nodes in a given formation and group", func(cmd *cobra.Command, words []string) error {
-		if err := refuseWatch(env, cmd); err != nil {
-			return err
-		}
+	cmd := newLeaf("state", "Prints monitor's state of nodes in a given formation and group", withWatch(env, func(cmd *cobra.Command, words []string) error {
 		if on(cmd, "local") {
 			return showLocalState(env, cmd)
 		}
@@ -49,7 +35,7 @@ func newShowStateCmd(env *Env) *cobra.Command {
 			return showLocalState(env, cmd)
 		}
 		return withMonitor(env, showState)(cmd, words)
-	})
+	}))
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
 	formationFlag(cmd)
@@ -156,7 +142,7 @@ func stateJSON(nodes []pgautofailover.NodeState) array {
 }
 
 func newShowEventsCmd(env *Env) *cobra.Command {
-	cmd := newLeaf("events", "Prints the last events of a given formation and group", withWatch(env, withMonitor(env, showEvents)))
+	cmd := newLeaf("events", "Prints the last events of a given formation and group", withCount(withWatch(env, withMonitor(env, showEvents))))
 	pgdataFlag(cmd)
 	monitorFlag(cmd, "m")
 	formationFlag(cmd)
@@ -167,11 +153,9 @@ func newShowEventsCmd(env *Env) *cobra.Command {
 	return cmd
 }
 
-func withWatch(env *Env, run runFunc) runFunc {
+// withCount refuses a count that is none.
+func withCount(run runFunc) runFunc {
 	return func(cmd *cobra.Command, words []string) error {
-		if err := refuseWatch(env, cmd); err != nil {
-			return err
-		}
 		if count := text(cmd, "count"); count != "" {
 			if _, err := parseInt(count, 1<<30); err != nil {
 				return fatal(exitBadArgs, "--count argument is not a valid count: %q", count)

@@ -168,7 +168,7 @@ func (e *explainer) openBusiness(g *Group, say func(Cause, string, string, ...an
 		}
 	}
 	switch {
-	case g.Waiting != "":
+	case g.Stuck():
 		say(CauseWaiting, e.override(g), "%s", g.Waiting)
 	case g.Election && g.Owner != 0:
 		who := fmt.Sprintf("node %d", g.Owner)
@@ -179,6 +179,16 @@ func (e *explainer) openBusiness(g *Group, say func(Cause, string, string, ...an
 	case g.Election:
 		say(CauseElection, "", "a failover is under way: the standbys report how far they got")
 	}
+}
+
+// patience is how long a group that moves may say that it waits before it is
+// told: each step of a failover waits for somebody's answer.
+const patience = 2 * time.Second
+
+// Stuck reports whether the group waits for something, and has not moved for a while.
+func (g *Group) Stuck() bool {
+	moved := slices.ContainsFunc(g.Nodes, func(n Node) bool { return n.Change < patience })
+	return g.Waiting != "" && (!g.Election || !moved)
 }
 
 // override is the command that the group's waiting text names.

@@ -20,6 +20,9 @@ func (e *explainer) node(g *Group, n Node) {
 	switch {
 	case n.Goal == fsm.Dropped:
 		say(CauseLeaving, "", "is leaving the group")
+	case away && !n.Keeper.Here():
+		say(CauseMaintenance, on(n, "start its service, or "+e.local("run")),
+			"is in maintenance, where a node rests that was stopped, and no keeper runs there")
 	case away:
 		say(CauseMaintenance, on(n, e.local("disable maintenance")), "is in maintenance")
 	case e.silent(n, say):
@@ -90,6 +93,8 @@ func (e *explainer) standby(g *Group, n Node, say sayNode) {
 			verb = "is stopped"
 		}
 		say(CauseStopped, "", "was the primary and %s (%s); it rejoins as a standby once another node takes writes", verb, n.Goal)
+	case n.Goal.In(fsm.ReportLSN, fsm.JoinSecondary) && n.Settled:
+		say(CauseVoting, "", "has given its final report to the failover, and waits since %s for it to go on (%s)", Brief(n.Change), n.Goal)
 	case n.Goal.In(fsm.ReportLSN, fsm.FastForward, fsm.PreparePromotion, fsm.StopReplication, fsm.JoinSecondary):
 		say(CauseVoting, "", "takes part in the failover: it reports %s and is to be %s since %s", n.Reported, n.Goal, Brief(n.Change))
 	case n.Goal.MaintenanceGoal():

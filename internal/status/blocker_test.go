@@ -84,6 +84,14 @@ func TestBlockers(t *testing.T) {
 			[]Cause{CauseMaintenance},
 			"in maintenance", "on h3: pgdrover disable maintenance",
 		},
+		"standby stopped by its operator": {
+			func(_ *Snapshot, _ *Group, n []Node) {
+				n[2].as(fsm.Maintenance, fsm.Maintenance)
+				n[2].Keeper, n[2].Health = KeeperLost, fsm.HealthBad
+			},
+			[]Cause{CauseMaintenance},
+			"no keeper runs there", "on h3: start its service",
+		},
 		"standby on its way to maintenance": {
 			func(_ *Snapshot, _ *Group, n []Node) { n[2].as(fsm.Secondary, fsm.WaitMaintenance) },
 			[]Cause{CauseTransition},
@@ -226,6 +234,17 @@ func TestBlockers(t *testing.T) {
 			[]Cause{CauseWaiting, CauseStopped, CauseUnreachable, CauseVoting},
 			"waits for node 2",
 			"pgdrover perform failover --allow-data-loss --monitor U",
+		},
+		"election that waits since a moment": {
+			func(_ *Snapshot, g *Group, n []Node) {
+				n[0].as(fsm.Primary, fsm.Draining)
+				n[1].as(fsm.Secondary, fsm.ReportLSN)
+				n[1].Change = time.Second
+				n[2].as(fsm.ReportLSN, fsm.ReportLSN)
+				g.Election, g.Waiting = true, "the election waits for node 2"
+			},
+			[]Cause{CauseElection, CauseStopped, CauseVoting, CauseVoting},
+			"under way", "",
 		},
 		"nobody to promote but by name": {
 			func(_ *Snapshot, g *Group, _ []Node) {

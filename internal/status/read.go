@@ -130,7 +130,8 @@ func (g *Group) measureLag() {
 	}
 	for i := range g.Nodes {
 		n := &g.Nodes[i]
-		if n.ID == reference.ID || n.TLI != reference.TLI || n.LSN == 0 || reference.LSN == 0 {
+		n.Measure = n.ID == reference.ID
+		if n.Measure || n.TLI != reference.TLI || n.LSN == 0 || reference.LSN == 0 {
 			continue
 		}
 		n.Lag, n.LagKnown = max(0, reference.LSN.Sub(n.LSN)), true

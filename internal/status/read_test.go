@@ -65,7 +65,8 @@ func TestFromOverview(t *testing.T) {
 	require.Equal(t, []Keeper{KeeperConnected, KeeperSilent, KeeperLost, KeeperCalls}, keepers)
 	require.Equal(t, "west", g.Nodes[1].Region)
 	require.Equal(t, 20*time.Second, g.Nodes[1].Check)
-	require.False(t, g.Nodes[0].LagKnown, "the primary is the measure")
+	require.False(t, g.Nodes[0].LagKnown)
+	require.True(t, g.Nodes[0].Measure, "the primary is the measure")
 	require.True(t, g.Nodes[1].LagKnown)
 	require.EqualValues(t, 0x2000, g.Nodes[1].Lag)
 	require.False(t, g.Nodes[3].LagKnown, "positions on different timelines do not compare")
@@ -75,6 +76,6 @@ func TestFromOverview(t *testing.T) {
 	o.Groups[0].Record.Primary = 17
 	g = from(o).Groups[0]
 	require.Zero(t, g.Primary)
-	require.False(t, g.Nodes[0].LagKnown)
+	require.True(t, g.Nodes[0].Measure)
 	require.True(t, g.Nodes[1].LagKnown)
 }

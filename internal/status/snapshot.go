@@ -97,9 +97,11 @@ type Node struct {
 	TLI     pg.Timeline
 	LSN     pg.LSN
 	// Lag is how many bytes of the primary's WAL the node had not received as of
-	// the last reports; known only on one timeline.
+	// the last reports; known only on one timeline. Measure is the node that the
+	// others are measured by: the primary, or without one the most advanced node.
 	Lag      int64
 	LagKnown bool
+	Measure  bool
 	// Streaming is what the node says of its WAL receiver.
 	Streaming fsm.Streaming
 	// Report, Check and Change tell how long ago the node reported, the monitor

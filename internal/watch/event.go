@@ -3,6 +3,7 @@ package watch
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/status"
@@ -21,6 +22,9 @@ const (
 	ruleWidth  = 20
 )
 
+// narrow is the width below which only the essential is shown.
+const narrow = 60
+
 // eventLayout gives descriptions most of the line, and takes every other column that leaves them enough.
 func (m Model) eventLayout() eventLayout {
 	switch {
@@ -28,7 +32,7 @@ func (m Model) eventLayout() eventLayout {
 		return eventLayout{id: true, date: true, name: true, rule: true}
 	case m.width >= 100:
 		return eventLayout{id: true, date: true}
-	case m.width >= 60:
+	case m.width >= narrow:
 		return eventLayout{clock: true}
 	}
 	return eventLayout{id: true}
@@ -76,12 +80,26 @@ func (m Model) eventLine(e status.Event) string {
 		clock = at.Format("Jan _2")
 	}
 	text := m.eventPrefix(l, strconv.FormatInt(e.ID, 10), clock, at.Format(time.DateTime), e.Name, e.Rule.Name) +
-		skip(plain(e.Description), m.left)
+		skip(m.describe(e), m.left)
 	chosen := m.selected.event == e.ID && e.ID != 0
 	if chosen {
 		return styleChosen.Render(pad(cut("›"+text, m.width), m.width, false))
 	}
 	return cut(" "+text, m.width)
+}
+
+// describe is an event's text for the list, with names where the full text has
+// addresses too. The full text is shown of the event that is selected.
+func (m Model) describe(e status.Event) string {
+	text := e.Description
+	for _, n := range m.snapshot.Nodes() {
+		text = strings.ReplaceAll(text, n.String(), n.Name)
+	}
+	if m.width < narrow {
+		text = strings.TrimPrefix(text, "Setting goal state of ")
+		text = strings.TrimPrefix(text, "New state is reported by ")
+	}
+	return plain(text)
 }
 
 func (m Model) zone() *time.Location {

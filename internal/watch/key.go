@@ -19,7 +19,7 @@ func keys() keyMap {
 		right:    bind("", "", "right", "l", "ctrl+f"),
 		pageUp:   bind("PgUp/PgDn", "page", "pgup", "ctrl+u"),
 		pageDown: bind("", "", "pgdown", "ctrl+d"),
-		home:     bind("Home/End", "ends of lines", "home", "0", "ctrl+a"),
+		home:     bind("", "", "home", "0", "ctrl+a"),
 		end:      bind("", "", "end", "$", "ctrl+e"),
 		clear:    bind("Del", "deselect", "delete", "esc"),
 	}
@@ -27,5 +27,5 @@ func keys() keyMap {
 
 // shown are the bindings that the last line of a frame names.
 func (k keyMap) shown() []key.Binding {
-	return []key.Binding{k.quit, k.up, k.left, k.pageUp, k.home, k.clear}
+	return []key.Binding{k.quit, k.up, k.left, k.pageUp, k.clear}
 }

@@ -115,7 +115,7 @@ func (m Model) page() int { return max(1, m.height/2) }
 func (m Model) lastColumn() int {
 	longest := 0
 	for _, e := range m.snapshot.Events {
-		longest = max(longest, width(e.Description))
+		longest = max(longest, width(m.describe(e)))
 	}
 	return max(0, longest-m.descriptionWidth())
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"charm.land/lipgloss/v2"
 
@@ -111,11 +112,9 @@ func layouts(regions bool) [][]field {
 // cell is what a node shows in a column.
 func cell(f field, n status.Node, citus bool) string {
 	switch f {
-	case fieldID:
-		return strconv.FormatInt(n.ID, 10)
 	case fieldName:
 		return n.Name
-	case fieldNode:
+	case fieldID, fieldNode:
 		if citus {
 			return fmt.Sprintf("%d/%d", n.Group, n.ID)
 		}
@@ -174,8 +173,10 @@ func lag(n status.Node) string {
 	switch {
 	case n.LagKnown:
 		return status.Bytes(n.Lag)
-	case n.Goal.Writable():
+	case n.Measure:
 		return "-"
+	case n.LSN == 0:
+		return "?"
 	}
 	return fmt.Sprintf("tli %d", n.TLI)
 }
@@ -186,6 +187,16 @@ type table struct {
 	widths []int
 	gap    string
 	cells  [][]string
+	// grouped puts the group's number before the name, as nothing else tells it.
+	grouped bool
+}
+
+func (t *table) cell(f field, n status.Node, citus bool) string {
+	text := plain(cell(f, n, citus))
+	if t.grouped && f == fieldName {
+		return fmt.Sprintf("%d: %s", n.Group, text)
+	}
+	return text
 }
 
 // layOut takes the widest set of columns that fits into w.
@@ -194,6 +205,9 @@ func layOut(nodes []status.Node, citus bool, w int) table {
 	all := layouts(regions)
 	for i, fields := range all {
 		t := table{fields: fields, gap: "  "}
+		if citus && !slices.Contains(fields, fieldNode) && !slices.Contains(fields, fieldID) {
+			t.grouped = true
+		}
 		if i == len(all)-1 {
 			t.gap = " "
 		}
@@ -202,7 +216,7 @@ func layOut(nodes []status.Node, citus bool, w int) table {
 			c := f.column()
 			room := max(c.least, width(c.title))
 			for _, n := range nodes {
-				room = max(room, width(plain(cell(f, n, citus))))
+				room = max(room, width(t.cell(f, n, citus)))
 			}
 			t.widths = append(t.widths, room)
 			total += len(t.gap) + room
@@ -219,7 +233,7 @@ func (t *table) fill(nodes []status.Node, citus bool) {
 	for _, n := range nodes {
 		var row []string
 		for i, f := range t.fields {
-			row = append(row, pad(plain(cell(f, n, citus)), t.widths[i], f.column().right))
+			row = append(row, pad(t.cell(f, n, citus), t.widths[i], f.column().right))
 		}
 		t.cells = append(t.cells, row)
 	}
@@ -227,14 +241,11 @@ func (t *table) fill(nodes []status.Node, citus bool) {
 
 // header is the line of titles.
 func (t *table) header(w int) string {
-	line := " "
+	var titles []string
 	for i, f := range t.fields {
-		if i > 0 {
-			line += t.gap
-		}
-		line += pad(f.column().title, t.widths[i], f.column().right)
+		titles = append(titles, pad(f.column().title, t.widths[i], f.column().right))
 	}
-	return cut(line, w)
+	return cut(" "+strings.Join(titles, t.gap), w)
 }
 
 // row draws one node in at most w columns; chosen rows carry a mark, too, for terminals without colours.
@@ -243,8 +254,12 @@ func (t *table) row(i int, n status.Node, chosen bool, w int) string {
 	if chosen {
 		mark = "›"
 	}
+	if chosen {
+		return styleChosen.Render(pad(cut(mark+strings.Join(t.cells[i], t.gap), w), w, false))
+	}
 	used := width(mark)
-	line := mark
+	var line strings.Builder
+	line.WriteString(mark)
 	for c, f := range t.fields {
 		text := t.cells[i][c]
 		if c > 0 {
@@ -252,16 +267,9 @@ func (t *table) row(i int, n status.Node, chosen bool, w int) string {
 		}
 		text = cut(text, w-used)
 		used += width(text)
-		if chosen {
-			line += text
-			continue
-		}
-		line += nodeStyle(f, n).Render(text)
+		line.WriteString(nodeStyle(f, n).Render(text))
 	}
-	if chosen {
-		return styleChosen.Render(pad(line, w, false))
-	}
-	return line
+	return line.String()
 }
 
 // nodeStyle colours a cell: red is broken, yellow is on its way, green takes writes.

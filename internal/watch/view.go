@@ -96,9 +96,14 @@ func (m Model) frame() []string {
 	return m.fit(slices.Concat(lines, detail, footer))
 }
 
-// fit makes a frame as high as the terminal.
+// fit makes a frame as high as the terminal, and no wider.
 func (m Model) fit(lines []string) []string {
 	lines = m.fitTo(lines, m.height)
+	for i, line := range lines {
+		if width(line) > m.width {
+			lines[i] = cut(uncolour(line), m.width)
+		}
+	}
 	return append(lines, make([]string, max(0, m.height-len(lines)))...)
 }
 
@@ -123,12 +128,12 @@ func (m Model) alarms() []string {
 		return styleAlarm.Render(pad(cut(" "+plain(fmt.Sprintf(format, args...)), m.width), m.width, false))
 	}
 	var lines []string
-	if m.lost != nil {
-		lines = append(lines, alarm("MONITOR LOST %s ago, trying again: %v", status.Brief(m.now.Sub(m.lostAt)), m.lost))
-		if m.known {
-			lines = append(lines, alarm("What follows is %s old.", status.Brief(m.now.Sub(m.takenAt))))
-		}
-	} else if m.known && !m.snapshot.Deciding {
+	switch {
+	case m.lost != nil && m.known:
+		lines = append(lines, alarm("MONITOR LOST %s ago, all this is old: %v", status.Brief(m.now.Sub(m.takenAt)), m.lost))
+	case m.lost != nil:
+		lines = append(lines, alarm("NO MONITOR since %s: %v", status.Brief(m.now.Sub(m.lostAt)), m.lost))
+	case m.known && !m.snapshot.Deciding:
 		lines = append(lines, alarm("NO MONITOR PROCESS: nothing is decided, nothing fails over."))
 	}
 	return lines
@@ -167,22 +172,30 @@ func (m Model) groupLines(n int) []string {
 			prefix = fmt.Sprintf(" %d: ", g.ID)
 		}
 		var own []string
-		if g.Waiting != "" {
+		if g.Stuck() {
 			for _, line := range fold("Waits: "+plain(g.Waiting), m.width-width(prefix), max(1, each-2)) {
 				own = append(own, styleBad.Render(prefix+line))
 			}
 		}
 		if rule := m.ruleText(g); rule != "" {
-			for _, line := range fold(rule, m.width-width(prefix), max(1, min(2, each-len(own)))) {
+			for _, line := range fold(rule, m.width-width(prefix), m.ruleLines(each-len(own))) {
 				own = append(own, prefix+line)
 			}
 		}
-		if len(own) < each {
+		if len(own) < each && !m.small() {
 			own = append(own, cut(prefix+m.listText(g), m.width))
 		}
 		lines = append(lines, own[:min(each, len(own))]...)
 	}
 	return lines[:min(n, len(lines))]
+}
+
+// ruleLines is how many lines the rule gets of those that are left.
+func (m Model) ruleLines(left int) int {
+	if m.small() {
+		return 1
+	}
+	return max(1, min(2, left))
 }
 
 // ruleText is the rule behind a group's last change.
@@ -255,7 +268,11 @@ func (m Model) detailText() (title string, text []string) {
 // explain says why a node is not promoted, or that it could be.
 func (m Model) explain(n status.Node) []string {
 	var text []string
-	for _, b := range status.About(m.snapshot.Blockers(status.Caller{Program: "pgdrover"}), n) {
+	about := status.About(m.snapshot.Blockers(status.Caller{Program: "pgdrover"}), n)
+	if own := slices.DeleteFunc(slices.Clone(about), func(b status.Blocker) bool { return b.Node != n.ID }); len(own) > 0 {
+		about = own // what the group waits for is shown above
+	}
+	for _, b := range about {
 		line := b.Text + "."
 		if b.Command != "" {
 			line += " → " + b.Command
