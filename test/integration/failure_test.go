@@ -239,6 +239,7 @@ func TestSwitchoverWithThirdNodeStopped(t *testing.T) {
 		third := g.Others(before)[1]
 		start := time.Now()
 		third.KillBoth(t)
+		g.WaitLost(t, third) // a primary that is changing its list refuses
 		g.Switchover(t)
 		w.WaitAck(t, time.Now())
 		third.Start(t)

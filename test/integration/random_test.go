@@ -3,14 +3,10 @@ package integration
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/test/group"
 )
@@ -37,17 +33,6 @@ type trouble struct {
 func (r *trouble) upTo(d time.Duration) time.Duration {
 	f := r.rnd.Float64()
 	return time.Duration(f * f * float64(d))
-}
-
-// during lets time pass: how long a fault lasts is what the test varies.
-func during(t *testing.T, d time.Duration) {
-	t.Helper()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-t.Context().Done():
-	}
 }
 
 // standby picks a node that is not the primary.
@@ -78,31 +63,31 @@ var faults = []fault{
 	{"primary killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		primary.KillBoth(t)
-		during(t, r.upTo(4*time.Second))
+		group.During(t, r.upTo(4*time.Second))
 		primary.Start(t)
 	}},
 	{"primary's keeper killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		primary.KillKeeper(t)
-		during(t, r.upTo(6*time.Second))
+		group.During(t, r.upTo(6*time.Second))
 		primary.Start(t)
 	}},
 	{"primary silent for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		resume := primary.Freeze(t)
-		during(t, r.upTo(15*time.Second))
+		group.During(t, r.upTo(15*time.Second))
 		resume()
 	}},
 	{"primary's keeper and postmaster stopped for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		resume := primary.StopBoth(t)
-		during(t, r.upTo(15*time.Second))
+		group.During(t, r.upTo(15*time.Second))
 		resume()
 	}},
 	{"primary stopped by its operator", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		primary.Stop(t)
-		during(t, r.upTo(2*time.Second))
+		group.During(t, r.upTo(2*time.Second))
 		primary.Start(t)
 	}},
 	{"switchover", func(t *testing.T, r *trouble, _ *group.Member) {
@@ -113,19 +98,19 @@ var faults = []fault{
 		t.Helper()
 		standby := r.standby(primary)
 		standby.KillBoth(t)
-		during(t, r.upTo(6*time.Second))
+		group.During(t, r.upTo(6*time.Second))
 		standby.Start(t)
 	}},
 	{"a standby silent for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		resume := r.standby(primary).Freeze(t)
-		during(t, r.upTo(15*time.Second))
+		group.During(t, r.upTo(15*time.Second))
 		resume()
 	}},
 	{"monitor killed for a moment", func(t *testing.T, r *trouble, _ *group.Member) {
 		t.Helper()
 		r.Monitor.KillBoth(t)
-		during(t, r.upTo(4*time.Second))
+		group.During(t, r.upTo(4*time.Second))
 		r.Monitor.Start(t)
 	}},
 }
@@ -136,44 +121,44 @@ var doubleFaults = []fault{
 		t.Helper()
 		victim := r.Nodes[r.rnd.IntN(len(r.Nodes))]
 		asked := r.Begin(t, "perform", "switchover", "--pgdata", r.Monitor.Dir)
-		during(t, r.upTo(1200*time.Millisecond))
+		group.During(t, r.upTo(1200*time.Millisecond))
 		victim.KillKeeper(t)
-		during(t, r.upTo(2*time.Second))
+		group.During(t, r.upTo(2*time.Second))
 		victim.Start(t)
 		asked.Wait(t, group.Patience)
 	}},
 	{"the monitor's process killed during a failover", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		primary.KillBoth(t)
-		during(t, r.upTo(1500*time.Millisecond))
+		group.During(t, r.upTo(1500*time.Millisecond))
 		r.Monitor.KillKeeper(t)
-		during(t, r.upTo(2*time.Second))
+		group.During(t, r.upTo(2*time.Second))
 		r.Monitor.Start(t)
-		during(t, r.upTo(2*time.Second))
+		group.During(t, r.upTo(2*time.Second))
 		primary.Start(t)
 	}},
 	{"a standby killed during a failover", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		standby := r.standby(primary)
 		primary.KillBoth(t)
-		during(t, r.upTo(2*time.Second))
+		group.During(t, r.upTo(2*time.Second))
 		standby.KillBoth(t)
-		during(t, r.upTo(4*time.Second))
+		group.During(t, r.upTo(4*time.Second))
 		both := []*group.Member{primary, standby}
 		r.rnd.Shuffle(2, func(i, j int) { both[i], both[j] = both[j], both[i] })
 		both[0].Start(t)
-		during(t, r.upTo(2*time.Second))
+		group.During(t, r.upTo(2*time.Second))
 		both[1].Start(t)
 	}},
 	{"a standby silent during a failover", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		standby := r.standby(primary)
 		primary.KillBoth(t)
-		during(t, r.upTo(2*time.Second))
+		group.During(t, r.upTo(2*time.Second))
 		resume := standby.Freeze(t)
-		during(t, r.upTo(8*time.Second))
+		group.During(t, r.upTo(8*time.Second))
 		primary.Start(t)
-		during(t, r.upTo(4*time.Second))
+		group.During(t, r.upTo(4*time.Second))
 		resume()
 	}},
 	{"the new primary killed as soon as it writes", func(t *testing.T, r *trouble, primary *group.Member) {
@@ -181,9 +166,9 @@ var doubleFaults = []fault{
 		primary.KillBoth(t)
 		next := r.NewPrimary(t, primary)
 		next.KillBoth(t)
-		during(t, r.upTo(2*time.Second))
+		group.During(t, r.upTo(2*time.Second))
 		primary.Start(t)
-		during(t, r.upTo(2*time.Second))
+		group.During(t, r.upTo(2*time.Second))
 		next.Start(t)
 	}},
 	{"a dead primary's server started by somebody else", func(t *testing.T, r *trouble, primary *group.Member) {
@@ -191,7 +176,7 @@ var doubleFaults = []fault{
 		primary.KillBoth(t)
 		r.NewPrimary(t, primary)
 		primary.StartServer(t)
-		during(t, r.upTo(4*time.Second))
+		group.During(t, r.upTo(4*time.Second))
 		primary.Start(t)
 	}},
 	{"everything killed", func(t *testing.T, r *trouble, _ *group.Member) {
@@ -204,7 +189,7 @@ var doubleFaults = []fault{
 		r.rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		for _, m := range all {
 			m.Start(t)
-			during(t, r.upTo(time.Second))
+			group.During(t, r.upTo(time.Second))
 		}
 	}},
 }
@@ -213,7 +198,7 @@ var doubleFaults = []fault{
 // the group is whole again, and looks for every acknowledged row after each.
 func TestRandomFaults(t *testing.T) {
 	t.Parallel()
-	count, seed := number(t, faultsVar, fewFaults), uint64(number(t, seedVar, int(time.Now().UnixNano())))
+	count, seed := group.Number(t, faultsVar, fewFaults), uint64(group.Number(t, seedVar, int(time.Now().UnixNano())))
 	for _, nodes := range []int{2, 3} {
 		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
 			t.Parallel()
@@ -259,16 +244,4 @@ func (r *trouble) endure(t *testing.T, f fault) {
 	}
 	t.Logf("%s was primary, %s is, caused in %s, whole after %s more, write gap %s, %+v %s", old.Name, primary.Name, over.Round(time.Millisecond),
 		whole.Round(time.Millisecond), gap.Round(time.Millisecond), r.w.Outcome(), strings.Join(notes, ", "))
-}
-
-// number reads a variable of the environment.
-func number(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err, name)
-	return n
 }

@@ -68,17 +68,6 @@ func (r *rig) gap(since time.Time) time.Duration {
 	return longest
 }
 
-// during lets time pass: the length of a partition is what the test varies.
-func during(t *testing.T, d time.Duration) {
-	t.Helper()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-t.Context().Done():
-	}
-}
-
 // settle waits until the healed group is whole and takes writes, and checks
 // everything that was acknowledged so far.
 func (r *rig) settle(t *testing.T) *group.Member {
@@ -147,7 +136,7 @@ func TestPartitions(t *testing.T) {
 					before := r.settle(t)
 					cut.make(t, r, before)
 					start := time.Now()
-					during(t, length)
+					group.During(t, length)
 					end := time.Now()
 					r.net.Heal(t)
 					after := r.settle(t)

@@ -3,15 +3,12 @@ package partition
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/test/group"
 )
 
 const (
@@ -28,7 +25,7 @@ const fewCuts = 2
 // wants, and heals them all at once.
 func TestRandomCuts(t *testing.T) {
 	t.Parallel()
-	count, seed := number(t, cutsVar, fewCuts), uint64(number(t, seedVar, int(time.Now().UnixNano())))
+	count, seed := group.Number(t, cutsVar, fewCuts), uint64(group.Number(t, seedVar, int(time.Now().UnixNano())))
 	for _, nodes := range []int{2, 3} {
 		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
 			t.Parallel()
@@ -40,7 +37,7 @@ func TestRandomCuts(t *testing.T) {
 				start := time.Now()
 				what := r.cutSome(t, rnd)
 				length := time.Second + time.Duration(rnd.Float64()*float64(25*time.Second))
-				during(t, length)
+				group.During(t, length)
 				r.net.Heal(t)
 				end := time.Now()
 				after := r.settle(t)
@@ -74,16 +71,4 @@ func (r *rig) cutSome(t *testing.T, rnd *rand.Rand) string {
 		}
 	}
 	return strings.Join(cut, " ")
-}
-
-// number reads a variable of the environment.
-func number(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err, name)
-	return n
 }
