@@ -83,16 +83,17 @@ func (e *Env) program() string { return programName(e.Name) }
 
 func programName(argv0 string) string {
 	base := strings.TrimSuffix(filepath.Base(argv0), ".exe")
-	if base == nameAutoctl {
-		return nameAutoctl
+	if base == nameAutoctl || base == nameSpockctrl {
+		return base
 	}
 	return nameDrover
 }
 
 // The names the program answers to.
 const (
-	nameDrover  = "pgdrover"
-	nameAutoctl = "pg_autoctl"
+	nameDrover    = "pgdrover"
+	nameAutoctl   = "pg_autoctl"
+	nameSpockctrl = "spockctrl"
 )
 
 // printf writes to standard output; a reader that went away is not an error of ours.

@@ -22,7 +22,11 @@ func Main(ctx context.Context, env Env) int {
 	if len(env.Args) > 0 && (env.Args[0] == cobra.ShellCompRequestCmd || env.Args[0] == cobra.ShellCompNoDescRequestCmd) {
 		return complete(ctx, &env, root)
 	}
-	return (&call{env: &env, root: root}).run(ctx)
+	c := &call{env: &env, root: root, badArgs: exitBadArgs}
+	if args, ok := spockctrlLineOf(&env); ok {
+		env.Args, c.badArgs = args, spockctrlMisuse
+	}
+	return c.run(ctx)
 }
 
 // complete answers a shell that asks for completions, which is cobra's own protocol.
@@ -45,6 +49,8 @@ type call struct {
 	verbose    int
 	quiet      bool
 	json       bool
+	// badArgs is the exit code of wrong usage.
+	badArgs int
 }
 
 func (c *call) run(ctx context.Context) int {
@@ -60,7 +66,7 @@ func (c *call) run(ctx context.Context) int {
 	if err != nil {
 		_, _ = io.WriteString(c.env.Stderr, err.Error()+"\n")
 		printUsage(c.env.Stderr, c.breadcrumb, cmd)
-		return exitBadArgs
+		return c.badArgs
 	}
 	c.env.setVerbosity(c.verbose, c.quiet)
 	if c.json {
@@ -107,18 +113,18 @@ func (c *call) dispatch(ctx context.Context) (cmd *cobra.Command, args []string,
 		if err != nil {
 			_, _ = io.WriteString(c.env.Stderr, err.Error()+"\n")
 			printUsage(c.env.Stderr, c.breadcrumb, cmd)
-			return nil, nil, exitBadArgs, true
+			return nil, nil, c.badArgs, true
 		}
 		if len(line.words) == 0 {
 			_, _ = io.WriteString(c.env.Stderr, c.breadcrumb+": expected a command\n\n")
 			printListing(c.env.Stderr, c.breadcrumb, cmd)
-			return nil, nil, exitBadArgs, true
+			return nil, nil, c.badArgs, true
 		}
 		next := child(cmd, line.words[0])
 		if next == nil {
 			_, _ = io.WriteString(c.env.Stderr, c.breadcrumb+": "+line.words[0]+": unknown command\n\n")
 			printListing(c.env.Stderr, c.breadcrumb, cmd)
-			return nil, nil, exitBadArgs, true
+			return nil, nil, c.badArgs, true
 		}
 		cmd, args = next, line.words[1:]
 		c.breadcrumb += " " + next.Name()
@@ -176,6 +182,7 @@ func (c *call) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	}
 	if exit.usage {
 		printUsage(c.env.Stderr, c.breadcrumb, cmd)
+		return c.badArgs
 	}
 	return exit.code
 }

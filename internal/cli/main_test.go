@@ -28,7 +28,7 @@ var rewrite = flag.Bool("rewrite", false, "write the generated pages instead of 
 // TestMain is the program itself when the test binary was called by one of its
 // names: the scripts find it in PATH.
 func TestMain(m *testing.M) {
-	if base := filepath.Base(os.Args[0]); base == nameDrover || base == nameAutoctl {
+	if base := filepath.Base(os.Args[0]); base == nameDrover || base == nameAutoctl || base == nameSpockctrl {
 		os.Exit(runProgram())
 	}
 	if slices.Contains(os.Args, "-rewrite") {
@@ -132,7 +132,7 @@ func programs(t *testing.T) string {
 	bin := pgtest.Dir(t)
 	self, err := os.Executable()
 	require.NoError(t, err)
-	for _, name := range []string{nameDrover, nameAutoctl} {
+	for _, name := range []string{nameDrover, nameAutoctl, nameSpockctrl} {
 		require.NoError(t, os.Symlink(self, filepath.Join(bin, name)))
 	}
 	return bin

@@ -13,6 +13,9 @@ const position = "position"
 
 // newRootCmd builds the command tree for the name the program was called by.
 func newRootCmd(env *Env) *cobra.Command {
+	if env.program() == nameSpockctrl {
+		return asRoot(newSpockctrlRoot(env))
+	}
 	cmds := []*cobra.Command{
 		newCreateCmd(env),
 		newDropCmd(env),
@@ -28,7 +31,6 @@ func newRootCmd(env *Env) *cobra.Command {
 		newManualCmd(env),
 		newDoCmd(env),
 		newRunCmd(env),
-		newWatchCmd(env),
 		newStopCmd(env),
 		newReloadCmd(env),
 		newStatusCmd(env),
@@ -38,12 +40,17 @@ func newRootCmd(env *Env) *cobra.Command {
 		// a new tree of them, is one line here.
 		cmds = append(cmds,
 			newSpockCmd(env),
+			newSpockctrlCmd(env),
 			newDemoCmd(env),
 			newCompletionCmd(env),
 		)
 	}
 	cmds = append(cmds, newHelpCmd(env), newVersionCmd(env))
-	root := newSet(env.program(), "High availability for PostgreSQL", cmds...)
+	return asRoot(newSet(env.program(), "High availability for PostgreSQL", cmds...))
+}
+
+// asRoot keeps cobra's own commands out of a tree.
+func asRoot(root *cobra.Command) *cobra.Command {
 	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
