@@ -31,6 +31,7 @@ func newRootCmd(env *Env) *cobra.Command {
 		newManualCmd(env),
 		newDoCmd(env),
 		newRunCmd(env),
+		newWatchCmd(env),
 		newStopCmd(env),
 		newReloadCmd(env),
 		newStatusCmd(env),
