@@ -3,6 +3,7 @@ package cli
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/internal/spock"
 )
 
 // TestSpockScripts runs the scripts of the spock commands on databases of a shared server.
@@ -43,5 +45,26 @@ func TestUnitWord(t *testing.T) {
 		"plain": "plain", "host=a dbname=b": `"host=a dbname=b"`, `a"b`: `"a\"b"`, "50%": "50%%", "$HOME": "$$HOME", `a\b`: `"a\\b"`,
 	} {
 		require.Equal(t, want, unitWord(text))
+	}
+}
+
+// TestManualNamesEverySetting: an operator finds each setting in the manual, with its default.
+func TestManualNamesEverySetting(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/multimaster.md")
+	require.NoError(t, err)
+	info, err := pg.ParseConnInfo(pgtest.Database(t))
+	require.NoError(t, err)
+	db, err := spock.Connect(t.Context(), spock.ConnectConfig{ConnInfo: info})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close(t.Context())) }()
+	require.NoError(t, spock.Install(t.Context(), db))
+	settings, err := db.Settings(t.Context())
+	require.NoError(t, err)
+	for _, s := range settings {
+		require.Contains(t, string(page), "`"+s.Name+"`")
+		if row := regexp.MustCompile("(?m)^\\| `" + regexp.QuoteMeta(s.Name) + "` \\| `([^`]*)`").FindStringSubmatch(string(page)); row != nil {
+			require.Equal(t, s.Default, row[1], "default of %s", s.Name)
+		}
 	}
 }
