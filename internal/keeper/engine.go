@@ -271,7 +271,7 @@ func (e *engine) see(v view) {
 	now := e.cfg.Clock()
 	e.fenceDue = e.fence.applies(e.fenceRole(), e.goal.Goal) && e.fence.expired(now, e.cfg.Limits.NetworkPartition)
 	switch {
-	case v.Ready:
+	case v.Ready && !v.Refused:
 		e.restarts.sawRunning(now)
 	case v.Running && !v.Alive:
 		// Silent: how long that may last is counted from the last answer.
@@ -312,7 +312,8 @@ func (e *engine) report() report {
 	role, v := e.state.Current, e.view
 	// A standby that takes writes is none, whatever else it is.
 	foreign := v.Ready && !v.InRecovery && standbyRole(role)
-	truth := (v.Ready || v.Running && !v.Alive && e.everReady) && !foreign
+	refused := v.Refused && e.restarts.exhausted(now)
+	truth := (v.Ready || v.Running && !v.Alive && e.everReady) && !foreign && !refused
 	busy := e.job != nil && (e.job.kind == jobEdge || e.job.kind == jobReenter)
 	r := report{
 		State: role, Reached: e.reached,

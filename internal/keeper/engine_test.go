@@ -382,3 +382,24 @@ func TestCandidateAnswersAtOnce(t *testing.T) {
 		require.Equal(t, int64(8), w.monitor.last().Reached)
 	})
 }
+
+// TestServerThatRefusesEverybodyIsReportedDown: whoever is connected may stay,
+// and nobody else gets in. The monitor hears of it once that has lasted.
+func TestServerThatRefusesEverybodyIsReportedDown(t *testing.T) {
+	for _, state := range []fsm.State{fsm.Primary, fsm.Single, fsm.Secondary} {
+		t.Run(state.String(), func(t *testing.T) {
+			inWorld(t, state, nil, func(t *testing.T, w *world) {
+				w.pass(5 * time.Second)
+				w.server.edit(func() { w.server.refusing = true })
+				w.pass(18 * time.Second)
+				require.True(t, w.monitor.last().Running, "it may be an operator's mistake that is undone at once")
+				w.pass(5 * time.Second)
+				require.False(t, w.monitor.last().Running)
+				require.True(t, w.server.runs())
+				w.server.edit(func() { w.server.refusing = false })
+				w.pass(2 * time.Second)
+				require.True(t, w.monitor.last().Running)
+			})
+		})
+	}
+}

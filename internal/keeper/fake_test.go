@@ -171,6 +171,7 @@ type fakeServer struct {
 	mu       sync.Mutex
 	running  bool
 	silent   bool // runs and does not answer
+	refusing bool // lets nobody in
 	recovery bool
 	sealed   bool
 	cleanEnd bool
@@ -271,7 +272,7 @@ func (s *fakeServer) look(ctx context.Context) view {
 		v.Err = context.Cause(ctx)
 	case s.running:
 		v.Ready, v.Alive, v.InRecovery, v.TLI, v.LSN, v.SyncNames = true, true, s.recovery, 1, s.lsn, s.names
-		v.Sealed = s.sealed && s.recovery
+		v.Sealed, v.Refused = s.sealed && s.recovery, s.refusing
 		v.Streaming = s.streams
 		for id, lives := range s.standbys {
 			seen := standbySeen{ID: id, ReplyTime: time.Unix(1, 0)}

@@ -47,6 +47,7 @@ type node struct {
 	// Only the observer's goroutine uses these.
 	session     *postgres.Session
 	sessionPID  int
+	sessionAt   time.Duration // when it began
 	controlTime time.Time
 	stopped     view
 }
@@ -297,13 +298,19 @@ func (n *node) look(ctx context.Context) view {
 	if n.session != nil && (n.session.Broken() || n.sessionPID != pm.PID()) {
 		n.closeSession(ctx)
 	}
-	if n.session == nil {
-		s, err := n.instance().Connect(ctx, postgres.ConnectConfig{ApplicationName: "pgdrover observer", StatementTimeout: lookTimeout})
-		if err != nil {
+	if n.session == nil || v.At-n.sessionAt > sessionLife {
+		s, err := n.connect(ctx)
+		switch {
+		case err == nil:
+			n.closeSession(ctx)
+			n.session, n.sessionPID, n.sessionAt = s, pm.PID(), v.At
+		case n.session == nil:
 			v.Err, v.Alive = err, answers(err)
 			return v
+		default:
+			// The session that we have goes on. An answer is what new clients get; no answer may be a busy machine.
+			v.Refused = answers(err)
 		}
-		n.session, n.sessionPID = s, pm.PID()
 	}
 	o, err := n.session.Observe(ctx)
 	if err != nil {
@@ -314,6 +321,20 @@ func (n *node) look(ctx context.Context) view {
 	fill(&v, o)
 	v.Sealed = v.InRecovery && n.instance().Sealed()
 	return v
+}
+
+// sessionLife is how long looks share a session: whether the server lets
+// anybody in shows only when one begins.
+const sessionLife = 5 * time.Second
+
+// connect opens a session for looks; where there is one already that one's look needs time as well.
+func (n *node) connect(ctx context.Context) (*postgres.Session, error) {
+	if n.session != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, lookTimeout/2)
+		defer cancel()
+	}
+	return n.instance().Connect(ctx, postgres.ConnectConfig{ApplicationName: "pgdrover observer", StatementTimeout: lookTimeout})
 }
 
 // answers reports whether an error came from a server that lives.

@@ -2,12 +2,14 @@ package keeper
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -322,4 +324,56 @@ func TestStoppedPrimaryIsHarmless(t *testing.T) {
 	v = r.look(r.n1)
 	require.True(t, v.InRecovery)
 	require.Equal(t, fsm.StreamingNo, v.Streaming)
+}
+
+// TestLookSeesWhoIsLetIn: a session that began before goes on when the server
+// lets nobody in any more.
+func TestLookSeesWhoIsLetIn(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	later := func() view {
+		r.look(r.n1)
+		r.n1.sessionAt -= 2 * sessionLife
+		return r.look(r.n1)
+	}
+	require.False(t, later().Refused)
+
+	// Ordinary clients have used up what is theirs; the keeper's place is another one.
+	r.p1.query(t, "CREATE ROLE ordinary LOGIN", "SELECT ''")
+	dsn := fmt.Sprintf("host=%s port=%d user=ordinary dbname=postgres", r.p1.Root, r.p1.Port)
+	var full bool
+	for range 200 {
+		conn, err := pgx.Connect(t.Context(), dsn)
+		if full = err != nil; full {
+			require.ErrorContains(t, err, "reserved for non-replication superuser")
+			break
+		}
+		t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	}
+	require.True(t, full)
+	require.False(t, later().Refused, "clients that have used up their connections are no reason to fail over")
+
+	hba := filepath.Join(r.p1.config().File.PGData, "pg_hba.conf")
+	rules, err := os.ReadFile(hba)
+	require.NoError(t, err)
+	reload := func(rules []byte) {
+		require.NoError(t, os.WriteFile(hba, rules, 0o600))
+		pm, err := r.n1.server()
+		require.NoError(t, err)
+		require.NoError(t, pm.Reload())
+	}
+	reload(append([]byte("local all all reject\nhost all all all reject\n"), rules...))
+	pgtest.Eventually(t, patience, func() error {
+		if v := later(); !v.Refused || !v.Ready {
+			return fmt.Errorf("ready %t, refused %t", v.Ready, v.Refused)
+		}
+		return nil
+	})
+	reload(rules)
+	pgtest.Eventually(t, patience, func() error {
+		if v := later(); v.Refused || !v.Ready {
+			return fmt.Errorf("ready %t, refused %t", v.Ready, v.Refused)
+		}
+		return nil
+	})
 }

@@ -15,7 +15,9 @@ type view struct {
 	Epoch int64
 	// Running: a postmaster of ours is there. Ready: it answered the query.
 	// Alive: it answered at all, an error too.
+	// Refused: it answers whoever is connected, and new sessions with an error.
 	Running, Ready, Alive bool
+	Refused               bool
 	InRecovery            bool
 	// Sealed: it runs in recovery only because it was sealed as a stopped primary.
 	Sealed    bool
