@@ -21,6 +21,7 @@ type rule struct {
 func rules() []rule {
 	return []rule{
 		{RuleID{201, "removed"}, removed, "A node that reported dropped: its row goes."},
+		{RuleID{508, "hand-over"}, handOver, "The candidate of a planned promotion is ready: the primary stops. One that does not answer is given up, and the primary goes on."},
 		{RuleID{101, "request"}, intents, "What operators asked for, oldest first: failover, promotion, maintenance, removal, changed settings."},
 		{RuleID{207, "fenced-back"}, fencedBack, "A primary that fenced itself, and that was left behind meanwhile, goes to demoted first."},
 		{RuleID{209, "left-alone"}, leftAlone, "The last node of a group: a primary goes on as single, a standby by way of an election."},
@@ -118,7 +119,7 @@ func (r Record) equal(o Record) bool {
 	}
 	a, b := *r.Election, *o.Election
 	return slices.Equal(a.Votes, b.Votes) && a.AllowDataLoss == b.AllowDataLoss && a.Prefer == b.Prefer &&
-		a.Avoid == b.Avoid && a.Planned == b.Planned && a.Off == b.Off && a.Async == b.Async &&
+		a.Avoid == b.Avoid && a.Planned == b.Planned && a.Then == b.Then && a.Named == b.Named && a.Off == b.Off && a.Async == b.Async &&
 		a.Source == b.Source && slices.Equal(a.Followers, b.Followers)
 }
 
@@ -193,6 +194,7 @@ func NextDeadline(g Group, now time.Time) (soonest time.Time, ok bool) {
 		note(later(n.ReportedAt, g.MonitorStart).Add(s.DemoteTimeout + instant))
 		note(n.ReportedAt.Add(settleWindow + instant))
 		note(n.GoalAt.Add(s.DemoteTimeout + instant))
+		note(n.GoalAt.Add(answerWindow + instant))
 		note(later(n.Seen, g.MonitorStart).Add(s.DemoteTimeout + instant))
 		note(n.GoalAt.Add(s.FastForwardTimeout + instant))
 	}

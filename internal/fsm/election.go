@@ -9,6 +9,10 @@ import (
 // to show in the candidate's reports before the planned way is given up.
 const settleWindow = 2 * time.Second
 
+// answerWindow is how long the candidate of a planned promotion may take to
+// answer. Nobody waits for it but the operator: the primary still writes.
+const answerWindow = 5 * time.Second
+
 // old is the node that the election replaces: the last primary as long as its row is there.
 func (t *turn) old() *Node {
 	if n := t.node(t.rec.Primary); n != nil && n.ID != t.rec.Owner {

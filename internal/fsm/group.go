@@ -174,6 +174,11 @@ type Election struct {
 	Avoid  int64 `json:"avoid,omitempty"`
 	// Planned says that an operator asked for it: the old primary is expected to stop cleanly.
 	Planned bool `json:"planned,omitempty"`
+	// Then is the goal that the old primary of a planned promotion gets once the
+	// candidate has answered; until then it goes on writing. Unknown when it has it.
+	Then State `json:"then,omitempty"`
+	// Named says that the operator named the candidate: no other one will do.
+	Named bool `json:"named,omitempty"`
 	// Source is the node that the candidate fetches missing WAL from.
 	Source int64 `json:"source,omitempty"`
 	// Followers are the nodes that were to be secondaries when an asynchronous

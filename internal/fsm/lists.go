@@ -31,13 +31,16 @@ func (t *turn) wantedList(p *Node) List {
 
 // openingList is the list of a primary that has just opened or cannot have the
 // one it should: empty when it may acknowledge alone (n = 0), else any n of
-// the quorum nodes that took part, filled up with others, live ones first, to n.
+// the quorum nodes that took part and are there, filled up with others, live ones
+// first, to n: commits wait for whoever is named here.
 func (t *turn) openingList(p *Node) List {
 	n := t.syncStandbys(p)
 	if n == 0 {
 		return List{}
 	}
-	voters := t.quorumNodes(p, func(x *Node) bool { return x.Goal == Secondary || t.voted(x.ID) })
+	voters := t.quorumNodes(p, func(x *Node) bool {
+		return (x.Goal == Secondary || t.voted(x.ID)) && t.alive(x) && !t.silent(x)
+	})
 	fill := append(t.quorumNodes(p, t.alive), t.quorumNodes(p, func(x *Node) bool { return !t.alive(x) })...)
 	for _, id := range fill {
 		if len(voters) < n && !slices.Contains(voters, id) {

@@ -228,7 +228,10 @@ func (l *life) checkGroup(d Decision) {
 	}
 	require.LessOrEqual(l.rt, writable, 1, "rule %q: two nodes with writable goals", d.Rule.Name)
 	require.LessOrEqual(l.rt, promoting, 1, "rule %q: two promotions", d.Rule.Name)
-	require.Falsef(l.rt, writable > 0 && promoting > 0, "rule %q: a promotion beside a writable goal", d.Rule.Name)
+	// Only the candidate of a planned promotion gets ready while the primary still works.
+	e := l.w.g.Record.Election
+	ready := e != nil && e.Planned && e.Then != Unknown
+	require.Falsef(l.rt, writable > 0 && promoting > 0 && !ready, "rule %q: a promotion beside a writable goal", d.Rule.Name)
 	if writable > 0 {
 		require.NotEmpty(l.rt, l.w.g.Record.Lists, "no list in force")
 	}

@@ -8,6 +8,9 @@ import (
 // intents takes up the oldest request that waits. A request that no longer
 // applies is closed with the reason; none waits for ever.
 func intents(t *turn) bool {
+	if t.handingOver() != nil {
+		return false // it takes a moment, and must not meet another change of the primary's
+	}
 	for _, i := range t.g.Intents {
 		if !t.fact(i) && t.now.Sub(i.At) > t.g.Settings.IntentTimeout {
 			return t.close(i, "it was not taken up in time")
@@ -70,19 +73,31 @@ func (t *turn) successor(p *Node, prefer int64) *Node {
 		if n.ID == prefer {
 			return n
 		}
-		if best == nil || n.Priority > best.Priority || n.Priority == best.Priority && n.LSN > best.LSN {
+		if best == nil || t.rather(n, best) {
 			best = n
 		}
 	}
 	return best
 }
 
-// handOver orders p to stop cleanly and s to take over once it has p's last record.
-func (t *turn) handOver(p, s *Node, goal State, why string) {
-	t.open(Election{Planned: true, Avoid: p.ID, Prefer: s.ID})
+// rather: of two standbys that could take over, n is the better one. Who has
+// fallen silent, which may be the beginning of its end, comes last among equals.
+func (t *turn) rather(n, best *Node) bool {
+	switch {
+	case n.Priority != best.Priority:
+		return n.Priority > best.Priority
+	case t.silent(n) != t.silent(best):
+		return t.silent(best)
+	}
+	return n.LSN > best.LSN
+}
+
+// prepare asks s to get ready to take over from p, which goes on until s has
+// answered and stops cleanly then, by way of the goal then. named: nobody else will do.
+func (t *turn) prepare(p, s *Node, then State, named bool, why string) {
+	t.open(Election{Planned: true, Avoid: p.ID, Prefer: s.ID, Then: then, Named: named})
 	t.own(s)
-	t.goal(p, goal, "%s to %s and %s to prepare_promotion %s", p, goal, s, why)
-	t.goal(s, PreparePromotion, "%s to %s and %s to prepare_promotion %s", p, goal, s, why)
+	t.goal(s, PreparePromotion, "%s to prepare_promotion %s", s, why)
 }
 
 func (t *turn) takeFailover(i Intent, prefer int64) bool {
@@ -119,7 +134,7 @@ func (t *turn) takeFailover(i Intent, prefer int64) bool {
 	if s == nil {
 		return t.close(i, "no healthy standby with a candidate priority above zero streams from the primary")
 	}
-	t.handOver(p, s, Draining, "after a user-initiated failover.")
+	t.prepare(p, s, Draining, prefer != 0, "after a user-initiated failover.")
 	return t.close(i, "")
 }
 
@@ -140,7 +155,7 @@ func (t *turn) takeStartMaintenance(i Intent) bool {
 		if s == nil {
 			return t.close(i, "no healthy standby with a candidate priority above zero streams from the primary")
 		}
-		t.handOver(p, s, PrepareMaintenance, "after a user-initiated start_maintenance call.")
+		t.prepare(p, s, PrepareMaintenance, false, "after a user-initiated start_maintenance call.")
 		return t.close(i, "")
 	}
 	if t.lastSync(p, n) {

@@ -171,6 +171,9 @@ func plannedGivenUp(t *turn) bool {
 		return false
 	}
 	p := t.old()
+	if p != nil && p.Goal.Writable() {
+		return false // it is not asked to stop yet
+	}
 	switch {
 	case t.rec.Fenced && p != nil && t.now.Sub(p.ReportedAt) <= settleWindow:
 		return false

@@ -127,6 +127,9 @@ func (t *turn) unreachable(n *Node) bool {
 // heard for the silence to be the node's: one report's period and a half.
 const heardMargin = 1500 * time.Millisecond
 
+// silent: n's last report is older than it should be; that alone proves nothing.
+func (t *turn) silent(n *Node) bool { return t.now.Sub(n.Seen) > heardMargin }
+
 // othersHeard: somebody in the group reported after n's next report was due.
 // Otherwise the silence may be the monitor's own, cut off from everybody.
 func (t *turn) othersHeard(n *Node) bool {

@@ -54,6 +54,9 @@ func (t *turn) waitingForVotes() string {
 
 func (t *turn) waitingForOwner() string {
 	s := t.owner()
+	if t.handingOver() != nil {
+		return "" // a matter of seconds, and nobody is without a primary
+	}
 	if s != nil && s.Goal.Writable() && t.unhealthy(s) {
 		return fmt.Sprintf("%s was ordered to open and is not healthy, and too few of the others are there to replace it: "+
 			"bring it or %s back, or %s", s, t.missing(t.potential(s)), overrideHint)
