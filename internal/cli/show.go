@@ -250,7 +250,8 @@ func showSettings(ctx context.Context, s *session, cmd *cobra.Command, _ []strin
 		return err
 	}
 	if len(settings) == 0 {
-		return fail(exitMonitor, "formation %q does not exist on the monitor", formation)
+		return fail(exitMonitor, "formation %q does not exist on the monitor", formation).
+			withHint("list the formations with: %s show uri", s.env.program())
 	}
 	if jsonWanted(cmd) {
 		return writeJSONB(s.env.Stdout, settingsJSON(settings))
