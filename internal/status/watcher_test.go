@@ -3,6 +3,7 @@ package status
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,25 +11,46 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fakeSession is a monitor in virtual time.
-type fakeSession struct {
+// fakeMonitor is a monitor in virtual time, and counts what is done to it.
+type fakeMonitor struct {
 	changed chan struct{}
 	fail    chan error
-	reads   *[]time.Time
-	closed  *int
+
+	mu                          sync.Mutex
+	refusals                    int
+	opened, closed, read, shown int
+	losses                      []error
 }
 
-func (f fakeSession) Read(context.Context) (Snapshot, error) {
+// look runs do while nothing else happens to the monitor.
+func (f *fakeMonitor) look(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+}
+
+func (f *fakeMonitor) open(context.Context) (Session, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.opened++
+	if f.refusals > 0 {
+		f.refusals--
+		return nil, errors.New("connection refused")
+	}
+	return f, nil
+}
+
+func (f *fakeMonitor) Read(context.Context) (Snapshot, error) {
 	select {
 	case err := <-f.fail:
 		return Snapshot{}, err
 	default:
 	}
-	*f.reads = append(*f.reads, time.Now())
+	f.look(func() { f.read++ })
 	return Snapshot{}, nil
 }
 
-func (f fakeSession) Wait(ctx context.Context) error {
+func (f *fakeMonitor) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -39,63 +61,54 @@ func (f fakeSession) Wait(ctx context.Context) error {
 	}
 }
 
-func (f fakeSession) Close(context.Context) { *f.closed++ }
+func (f *fakeMonitor) Close(context.Context) { f.look(func() { f.closed++ }) }
 
 func TestWatcher(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var reads []time.Time
-		var losses []error
-		shown, opened, closed := 0, 0, 0
-		f := fakeSession{changed: make(chan struct{}, 100), fail: make(chan error, 1), reads: &reads, closed: &closed}
-		refusals := 0
+		f := &fakeMonitor{changed: make(chan struct{}, 100), fail: make(chan error, 1)}
 		w := Watcher{
-			Open: func(context.Context) (Session, error) {
-				opened++
-				if refusals > 0 {
-					refusals--
-					return nil, errors.New("connection refused")
-				}
-				return f, nil
-			},
-			Show: func(Snapshot) { shown++ },
-			Lost: func(err error) { losses = append(losses, err) },
+			Open: f.open,
+			Show: func(Snapshot) { f.look(func() { f.shown++ }) },
+			Lost: func(err error) { f.look(func() { f.losses = append(f.losses, err) }) },
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
-		var ended error
-		done := make(chan struct{})
-		go func() { ended = w.Run(ctx); close(done) }()
+		done := make(chan error, 1)
+		go func() { done <- w.Run(ctx) }()
+		pass := func(d time.Duration) {
+			time.Sleep(d)
+			synctest.Wait()
+		}
 
 		// Nothing is notified: it looks twice a second.
-		time.Sleep(5*time.Second - time.Millisecond)
-		synctest.Wait()
-		require.Equal(t, 10, shown)
+		pass(5*time.Second - time.Millisecond)
+		f.look(func() {
+			require.Equal(t, 10, f.shown)
+			f.read = 0
+		})
 		// A storm: ten times a second at most, and the first at once.
-		reads = nil
 		for range 100 {
 			f.changed <- struct{}{}
 		}
-		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		require.Len(t, reads, 21)
+		pass(2 * time.Second)
+		f.look(func() { require.Equal(t, 21, f.read) })
 		for len(f.changed) > 0 {
 			<-f.changed
 		}
 		// The monitor goes away and comes back.
-		refusals = 3
+		f.look(func() { f.refusals, f.shown = 3, 0 })
 		f.fail <- errors.New("broken pipe")
-		shown = 0
-		time.Sleep(4 * time.Second)
-		synctest.Wait()
-		require.Len(t, losses, 4, "each failure is told")
-		require.Equal(t, 5, opened)
-		require.Equal(t, 1, closed)
-		require.Positive(t, shown)
+		pass(4 * time.Second)
+		f.look(func() {
+			require.Len(t, f.losses, 4, "each failure is told")
+			require.Equal(t, 5, f.opened)
+			require.Equal(t, 1, f.closed)
+			require.Positive(t, f.shown)
+		})
 
 		stop := errors.New("asked to stop")
 		cancel(stop)
-		<-done
-		require.ErrorIs(t, ended, stop)
-		require.Equal(t, 2, closed)
+		require.ErrorIs(t, <-done, stop)
+		f.look(func() { require.Equal(t, 2, f.closed) })
 	})
 }

@@ -107,8 +107,8 @@ func wide() status.Snapshot {
 
 // screen is a model in a terminal of a size, at noon, after some messages.
 func screen(w, h int, msgs ...tea.Msg) Model {
-	var m tea.Model = New("default", time.UTC)
-	for _, msg := range append([]tea.Msg{clockMsg(noon()), tea.WindowSizeMsg{Width: w, Height: h}}, msgs...) {
+	var m tea.Model = New("default", time.UTC, noon())
+	for _, msg := range append([]tea.Msg{tea.WindowSizeMsg{Width: w, Height: h}}, msgs...) {
 		m, _ = m.Update(msg)
 	}
 	return m.(Model)
@@ -189,7 +189,7 @@ func golden(t *testing.T, file, got string) {
 
 func TestRender(t *testing.T) {
 	t.Parallel()
-	for name, s := range map[string]status.Snapshot{"quiet": quiet(), "failing": failing(), "citus": wide(), "empty": {Formation: "new"}} {
+	for name, s := range map[string]status.Snapshot{"quiet": quiet(), "failing": failing(), "citus": wide(), "empty": {Formation: "new", Taken: noon()}} {
 		got := Render(s, time.UTC, 160)
 		require.NotContains(t, got, "\x1b")
 		golden(t, name+" rendered once.txt", got)

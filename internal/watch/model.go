@@ -42,14 +42,12 @@ type (
 )
 
 // New makes a dashboard that has seen nothing yet, in a terminal of the usual size.
-func New(formation string, zone *time.Location) Model {
-	return Model{Formation: formation, Zone: zone, keys: keys(), width: 80, height: 24}
+func New(formation string, zone *time.Location, now time.Time) Model {
+	return Model{Formation: formation, Zone: zone, keys: keys(), width: 80, height: 24, now: now}
 }
 
-// Init asks for the time.
-func (m Model) Init() tea.Cmd { return tea.Batch(tellTime, tick()) }
-
-func tellTime() tea.Msg { return clockMsg(time.Now()) }
+// Init asks to be told the time.
+func (m Model) Init() tea.Cmd { return tick() }
 
 func tick() tea.Cmd {
 	return tea.Every(time.Second, func(t time.Time) tea.Msg { return clockMsg(t) })
@@ -61,11 +59,7 @@ func (m Model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.WindowSizeMsg:
 		m.width, m.height = msg.Width, msg.Height
 	case clockMsg:
-		first := m.now.IsZero()
 		m.now = time.Time(msg)
-		if first {
-			return m, nil
-		}
 		return m, tick()
 	case snapshotMsg:
 		m.snapshot, m.known, m.takenAt, m.lost = status.Snapshot(msg), true, m.now, nil

@@ -27,7 +27,7 @@ type Config struct {
 // Run shows the dashboard until the operator quits, which is no error, or the
 // context ends, whose cause it then returns. The terminal is as it was before.
 func Run(ctx context.Context, cfg Config) error {
-	program := tea.NewProgram(New(cfg.Formation, cfg.Zone),
+	program := tea.NewProgram(New(cfg.Formation, cfg.Zone, time.Now()),
 		tea.WithContext(ctx), tea.WithInput(cfg.Input), tea.WithOutput(cfg.Output), tea.WithEnvironment(cfg.Environ),
 		tea.WithoutSignalHandler(), tea.WithFPS(framesPerSecond))
 	watching, stop := context.WithCancel(ctx)

@@ -35,7 +35,7 @@ func (m Model) View() tea.View {
 
 // Render draws a snapshot once, for an output that is no terminal: without colours, all rows.
 func Render(s status.Snapshot, zone *time.Location, w int) string {
-	m := New(s.Formation, zone)
+	m := New(s.Formation, zone, s.Taken)
 	m.width, m.height, m.snapshot, m.known = w, 1<<20, s, true
 	lines := []string{m.title(s.Taken)}
 	lines = append(lines, m.alarms()...)
@@ -114,10 +114,7 @@ func (m Model) title(now time.Time) string {
 	if m.known {
 		left += fmt.Sprintf(" - Sync Standbys: %d", m.snapshot.NumberSyncStandbys)
 	}
-	right := ""
-	if !now.IsZero() {
-		right = now.In(m.zone()).Format(time.TimeOnly)
-	}
+	right := now.In(m.zone()).Format(time.TimeOnly)
 	left = cut(left, m.width-width(right)-1)
 	return styleTitle.Render(left + strings.Repeat(" ", max(1, m.width-width(left)-width(right))) + right)
 }
