@@ -267,7 +267,7 @@ func (s *spockctrl) on(ctx context.Context, n workflow.Node, use func(orchestrat
 		if _, ok := errors.AsType[*exitError](err); ok {
 			return err
 		}
-		return failed(&orchestrator.NodeError{Node: n.Name, Op: s.cmd.Name(), Err: err})
+		return failed(&orchestrator.NodeError{Node: n.Name, Op: s.cmd.Name(), Err: orchestrator.Explain(n.Name, err)})
 	}
 	return nil
 }

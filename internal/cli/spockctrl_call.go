@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pgdrover/pgdrover/internal/orchestrator"
 	"github.com/pgdrover/pgdrover/internal/workflow"
@@ -51,6 +52,12 @@ func newSpockctrlCall(env *Env, verb string, c *workflow.Command) *cobra.Command
 	}
 	f.String("allow-raw-sql", "", "let values be SQL expressions (`yes|no`)")
 	f.Lookup("allow-raw-sql").Hidden = true
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if p, ok := c.Param(name); ok {
+			name = spockctrlOption(p.Name)
+		}
+		return pflag.NormalizedName(name)
+	})
 	return cmd
 }
 

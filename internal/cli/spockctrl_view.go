@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -65,6 +66,7 @@ func (s *spockctrl) view(ctx context.Context, v spockctrlView, words []string) e
 		nodes = []workflow.Node{n}
 	}
 	var all orchestrator.Result
+	var problems []error
 	for _, n := range nodes {
 		err := s.on(ctx, n, func(server orchestrator.Server) error {
 			answer, err := server.Ask(ctx, v.sql, args...)
@@ -78,8 +80,15 @@ func (s *spockctrl) view(ctx context.Context, v spockctrlView, words []string) e
 			return nil
 		})
 		if err != nil {
-			return err
+			problems = append(problems, err)
 		}
+	}
+	if len(problems) == len(nodes) {
+		return errors.Join(problems...)
+	}
+	// One that is gone, or no node yet, does not hide the others.
+	for _, err := range problems {
+		s.env.warnf("%v", err)
 	}
 	return s.print(all)
 }

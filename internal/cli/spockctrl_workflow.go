@@ -234,7 +234,7 @@ func (f *workflowFile) finish(err error) error {
 		code = spockctrlInterrupted
 	}
 	e := fail(code, "%w", err)
-	if code != spockctrlFailed && e.Hint() == "" && f.cmd.Name() == "run" {
+	if code != spockctrlFailed && e.Hint() == "" && f.cmd.Name() == "run" && f.cmd.Flag("on-failure").Value.String() == "keep" {
 		return e.withHint("the same call goes on there; \"workflow rollback %s\" removes what the run has made", f.path)
 	}
 	return e

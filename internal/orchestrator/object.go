@@ -148,10 +148,14 @@ func (e *Executor) look(ctx context.Context, s workflow.Step, values map[string]
 			return found{settled: Absent}, nil
 		}
 		return found{}, err
-	case workflow.DropRepset:
+	case workflow.DropRepset, workflow.DropSubscription:
+		if s.Command.Name == workflow.DropSubscription && values["ifexists"] != "true" {
+			return found{}, nil
+		}
 		answer, err := e.query(ctx, s.Node, "SELECT NOT EXISTS (SELECT FROM spock.local_node)")
 		if err == nil && answer.is() {
-			// A database that is no node has no replication set either.
+			// A database that is no node has neither; a published file drops a set
+			// without saying that it may be gone, and has to succeed twice.
 			return found{settled: Absent}, nil
 		}
 		return found{}, err
@@ -283,9 +287,7 @@ func objectName(s workflow.Step, values map[string]string) string {
 
 // send sends the command to the step's node.
 func (e *Executor) send(ctx context.Context, s workflow.Step, values map[string]workflow.Value) (Result, error) {
-	return call(ctx, func(ctx context.Context, sql string, args ...*string) (Result, error) {
-		return e.run(ctx, s.Node, workflow.Statement{SQL: sql, Args: args})
-	}, s.Command, values)
+	return call(func(statement workflow.Statement) (Result, error) { return e.run(ctx, s.Node, statement) }, s.Command, values)
 }
 
 // undoOf is SQL that removes what a command makes, and a query whether it is there.

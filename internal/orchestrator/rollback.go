@@ -51,7 +51,7 @@ func (e *Executor) alreadyDone(ctx context.Context, s workflow.Step) (bool, erro
 		return false, err
 	}
 	answer, err := e.ask(ctx, s.Node, query)
-	return err == nil && answer.is(), notInstalled(s.Node, err)
+	return err == nil && answer.is(), Explain(s.Node, err)
 }
 
 // Rollback removes what an unfinished run has made, the last first, and nothing

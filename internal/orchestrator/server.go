@@ -60,7 +60,7 @@ func (s *session) Run(ctx context.Context, sql string) (Result, error) {
 	reader := s.db.Conn().PgConn().Exec(ctx, sql)
 	var last Result
 	for reader.NextResult() {
-		last = readResult(reader.ResultReader().Read())
+		last, _ = readResult(reader.ResultReader()) // Close has the error
 	}
 	return last, serverError(reader.Close())
 }
@@ -72,8 +72,8 @@ func (s *session) Ask(ctx context.Context, sql string, args ...*string) (Result,
 			values[i] = []byte(*a)
 		}
 	}
-	answer := s.db.Conn().PgConn().ExecParams(ctx, sql, values, nil, nil, nil).Read()
-	return readResult(answer), serverError(answer.Err)
+	answer, err := readResult(s.db.Conn().PgConn().ExecParams(ctx, sql, values, nil, nil, nil))
+	return answer, serverError(err)
 }
 
 func (s *session) Closed() bool { return s.db.Closed() }
@@ -84,22 +84,25 @@ func (s *session) Close(ctx context.Context) error {
 	return s.db.Close(ctx)
 }
 
-func readResult(answer *pgconn.Result) Result {
-	r := Result{Tag: answer.CommandTag.String()}
-	for _, f := range answer.FieldDescriptions {
-		r.Columns = append(r.Columns, Column{Name: f.Name, Type: f.DataTypeOID})
-	}
-	for _, row := range answer.Rows {
+// readResult reads rows; the columns are told even when there is none.
+func readResult(reader *pgconn.ResultReader) (Result, error) {
+	var r Result
+	for reader.NextRow() {
+		row := reader.Values()
 		values := make([]*string, len(row))
 		for i, v := range row {
 			if v != nil {
-				text := string(v)
-				values[i] = &text
+				values[i] = new(string(v))
 			}
 		}
 		r.Rows = append(r.Rows, values)
 	}
-	return r
+	for _, f := range reader.FieldDescriptions() {
+		r.Columns = append(r.Columns, Column{Name: f.Name, Type: f.DataTypeOID})
+	}
+	tag, err := reader.Close()
+	r.Tag = tag.String()
+	return r, err
 }
 
 // serverError hides passwords and keeps what the server hinted at.

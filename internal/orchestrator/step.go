@@ -172,11 +172,11 @@ func (e *Executor) run(ctx context.Context, node string, statement workflow.Stat
 		}
 		return err
 	})
-	return answer, notInstalled(node, err)
+	return answer, Explain(node, err)
 }
 
-// notInstalled tells apart the error of a database that has no schema spock.
-func notInstalled(node string, err error) error {
+// Explain adds what to do to the error of a database that has no schema spock.
+func Explain(node string, err error) error {
 	switch spock.SQLState(err) {
 	case pgerrcode.UndefinedFunction, pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName:
 		if strings.Contains(err.Error(), "spock.") || strings.Contains(err.Error(), `"spock"`) {
@@ -197,7 +197,7 @@ func (e *schemaError) Unwrap() error { return e.err }
 
 // Hint says how to install it.
 func (e *schemaError) Hint() string {
-	return "if schema spock is not installed on node " + e.node + ": pgdrover spock install --dsn …"
+	return "install the schema on node " + e.node + ": pgdrover spock install --dsn …"
 }
 
 // workerWait is the wait that sees a worker before it has begun.
