@@ -148,10 +148,6 @@ func TestNewRefusesWhatIsNotKept(t *testing.T) {
 		require.ErrorIs(t, err, errNodeKind)
 		require.NotEmpty(t, hintOf(err))
 	}
-	f := sampleFile()
-	f.Monitor = MonitorDisabled
-	_, err := New(Config{File: f})
-	require.Error(t, err)
-	_, err = New(Config{File: sampleFile()})
+	_, err := New(Config{File: sampleFile()})
 	require.NoError(t, err)
 }

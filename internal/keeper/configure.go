@@ -182,7 +182,11 @@ func (n *node) createDatabase(ctx context.Context, s *postgres.Session, file Fil
 			return err
 		}
 	}
-	for _, role := range []postgres.Role{postgres.MonitorRole(), postgres.ReplicationRole(file.ReplicationPassword)} {
+	roles := []postgres.Role{postgres.ReplicationRole(file.ReplicationPassword)}
+	if file.Monitor != MonitorDisabled {
+		roles = append(roles, postgres.MonitorRole())
+	}
+	for _, role := range roles {
 		if err := s.EnsureRole(ctx, role); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,6 +26,8 @@ type CreateConfig struct {
 	Config
 	CandidatePriority int
 	ReplicationQuorum bool
+	// NodeID numbers a node without a monitor.
+	NodeID int64
 	// Run leaves PostgreSQL running at the end: Run adopts it.
 	Run bool
 }
@@ -60,6 +63,11 @@ func Create(ctx context.Context, cfg CreateConfig) error {
 	}
 	if err != nil {
 		return err
+	}
+	if state.Assigned == fsm.Init {
+		k.log.InfoContext(ctx, "this node has no monitor and waits for its goal", "node", state.NodeID,
+			"hint", "run it, and assign one with `pg_autoctl do fsm assign`")
+		return nil
 	}
 	if err := k.work(ctx, state, true); err != nil {
 		if ctx.Err() == nil && c.restore != nil && permanent(err) {
@@ -98,8 +106,8 @@ func (c *creation) register(ctx context.Context) (State, error) {
 	state, err := ReadState(paths.StateFile)
 	switch {
 	case err == nil:
-		known := false
-		if state.NodeID > 0 {
+		known := c.disabled()
+		if state.NodeID > 0 && !known {
 			if known, err = c.known(ctx, int64(state.NodeID)); err != nil {
 				return State{}, err
 			}
@@ -136,7 +144,35 @@ func (c *creation) register(ctx context.Context) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
+	if c.disabled() {
+		return c.numberItself(ctx, pre)
+	}
 	return c.registerNew(ctx, pre, desired)
+}
+
+// disabled reports a node without a monitor.
+func (c *creation) disabled() bool { return c.cfg.File.Monitor == MonitorDisabled }
+
+// numberItself is the registration of a node without a monitor.
+func (c *creation) numberItself(ctx context.Context, pre PreInit) (State, error) {
+	if c.cfg.NodeID < 1 || c.cfg.NodeID > math.MaxInt32 {
+		return State{}, &CreateError{
+			Step: "number this node", Err: fmt.Errorf("%d is no node number", c.cfg.NodeID),
+			hint: "without a monitor give a number of its own to each node of the group, with --node-id",
+		}
+	}
+	self := pgautofailover.Registered{NodeID: c.cfg.NodeID, Goal: firstGoal(c.cfg.NodeID), Name: c.cfg.File.Name}
+	if self.Name == "" {
+		self.Name = fmt.Sprintf("node_%d", self.NodeID)
+	}
+	undo := c.keepFiles()
+	state, err := c.writeFiles(self, pre)
+	if err != nil {
+		return State{}, errors.Join(err, undo())
+	}
+	c.restore, c.pre = undo, pre
+	c.log.InfoContext(ctx, "created without a monitor", "group", state.Group, "node", state.NodeID, "goal_state", state.Assigned.String())
+	return state, nil
 }
 
 // resume goes on with a creation that was interrupted.
@@ -419,6 +455,19 @@ func (c *creation) keepFiles() func() error {
 	}
 }
 
+// unregister removes the node from the monitor.
+func (c *creation) unregister(ctx context.Context, nodeID int64) error {
+	db, err := c.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close(ctx) }()
+	if _, err := db.RemoveNode(ctx, nodeID, true); err != nil && !unknownNode(err) {
+		return fmt.Errorf("take the registration back: %w", err)
+	}
+	return nil
+}
+
 // takeBack undoes a registration whose initialisation cannot succeed: the
 // node leaves the monitor, its files and the data directory are as they were.
 func (c *creation) takeBack(ctx context.Context, state State) error {
@@ -426,13 +475,10 @@ func (c *creation) takeBack(ctx context.Context, state State) error {
 	if err != nil || !now.Current.In(fsm.Init, fsm.WaitStandby) {
 		return err
 	}
-	db, err := c.monitor(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = db.Close(ctx) }()
-	if _, err := db.RemoveNode(ctx, int64(state.NodeID), true); err != nil && !unknownNode(err) {
-		return fmt.Errorf("take the registration back: %w", err)
+	if !c.disabled() {
+		if err := c.unregister(ctx, int64(state.NodeID)); err != nil {
+			return err
+		}
 	}
 	local := c.newNode(identity{}, c.log)
 	defer local.release()

@@ -61,12 +61,6 @@ func New(cfg Config) (*Keeper, error) {
 			hint: "create nodes with `pg_autoctl create postgres`",
 		}
 	}
-	if cfg.File.Monitor == MonitorDisabled {
-		return nil, &ConfigError{
-			Key: "pg_autoctl.monitor", Err: errors.New("nodes without a monitor are not kept yet"),
-			hint: "give the node a monitor with --monitor",
-		}
-	}
 	log := cfg.Logger
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -126,7 +120,11 @@ func (k *Keeper) work(ctx context.Context, state State, creating bool) error {
 	log := k.log.With("formation", who.formation, "group", who.group, "node", who.nodeID)
 	local := k.newNode(who, log)
 	defer local.release()
+	self := &alone{paths: k.cfg.Paths, self: who.nodeID}
 	reporter := newReporter(who.nodeID, k.clock, log, func(ctx context.Context) (monitorSession, error) {
+		if local.config().Monitor == MonitorDisabled {
+			return self, nil
+		}
 		s, err := dialMonitor(ctx, local.config().Monitor, who)
 		if err != nil {
 			return nil, err
@@ -174,6 +172,12 @@ func (k *Keeper) saveState(local *node, s State) error {
 		s.ControlVersion = uint32(control.ControlVersion) //nolint:gosec // small numbers
 		s.CatalogVersion = uint32(control.CatalogVersion) //nolint:gosec // small numbers
 		s.SystemID = control.SystemID
+	}
+	if local.config().Monitor == MonitorDisabled {
+		// The goal in the file is an operator's, who may have written it since it was read.
+		if now, err := ReadState(k.cfg.Paths.StateFile); err == nil {
+			s.Assigned = now.Assigned
+		}
 	}
 	return WriteState(k.cfg.Paths.StateFile, s)
 }
@@ -224,6 +228,9 @@ func refuseRoot() error {
 
 // single opens one session with the monitor for a command that is over soon.
 func (k *Keeper) single(ctx context.Context, state State, do func(s monitorSession, local *node) error) error {
+	if k.cfg.File.Monitor == MonitorDisabled {
+		return &ConfigError{Key: "pg_autoctl.monitor", Err: errDisabled, hint: "the node's goal is assigned with `pg_autoctl do fsm assign`"}
+	}
 	who := identity{formation: k.cfg.File.Formation, group: int(state.Group), nodeID: int64(state.NodeID)}
 	local := k.newNode(who, k.log)
 	defer local.release()

@@ -81,12 +81,13 @@ func workOf(pid int) string {
 	var user, system int64
 	_, _ = fmt.Sscan(fields[11], &user)
 	_, _ = fmt.Sscan(fields[12], &system)
-	work := fmt.Sprintf("%d: %d s", pid, (user+system)/clockTicks)
+	var work strings.Builder
+	fmt.Fprintf(&work, "%d: %d s ", pid, (user+system)/clockTicks)
 	counts, _ := os.ReadFile(procPath(pid) + "/io")
 	for line := range strings.Lines(string(counts)) {
 		if strings.HasPrefix(line, "read_bytes") || strings.HasPrefix(line, "write_bytes") {
-			work += " " + strings.TrimSpace(line)
+			work.WriteString(line)
 		}
 	}
-	return work
+	return work.String()
 }

@@ -102,16 +102,16 @@ func (i *Instance) standbyAgain() error {
 func (i *Instance) replay(ctx context.Context, before pg.ControlData) error {
 	for {
 		line := max(before.TLI, before.MinRecoveryTLI)
+		// However it ends, what it came to is in the control file.
 		ended := i.replayOnce(ctx, fmt.Sprintf("recovery_target_timeline=%d", line))
-		after, err := i.ControlData(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		case err != nil:
+		}
+		after, err := i.ControlData(ctx)
+		if err != nil || !recoveryPending(after) {
 			return err
-		case !recoveryPending(after):
-			return nil
-		case after == before:
+		}
+		if after == before {
 			return fmt.Errorf("%w: %w", ErrShortOfWAL, ended)
 		}
 		before = after

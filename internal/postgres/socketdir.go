@@ -10,7 +10,7 @@ import (
 // SocketDirectories returns where a server of this installation puts its
 // sockets when its configuration says nothing: a list separated by commas.
 func (t Tools) SocketDirectories(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, t.Path("postgres"), "--describe-config").Output()
+	out, err := exec.CommandContext(ctx, t.Path("postgres"), "--describe-config").Output() //nolint:gosec // the configured program
 	if err != nil {
 		return "", fmt.Errorf("run %s --describe-config: %w", t.Path("postgres"), err)
 	}
