@@ -102,7 +102,7 @@ func dropRemote(ctx context.Context, s *session, cmd *cobra.Command, _ []string)
 		}
 		target, err = s.db.NodeByHostPort(ctx, text(cmd, "hostname"), port)
 		if errors.Is(err, pgautofailover.ErrNotFound) {
-			return fail(exitMonitor, "no node is registered at %s", hostPort(text(cmd, "hostname"), port))
+			return fail(exitMonitor, "no node is registered at %s", hostPort(text(cmd, "hostname"), port)).withHint("%s", listNodes)
 		}
 		if err != nil {
 			return err

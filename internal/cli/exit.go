@@ -90,6 +90,17 @@ func withCode(code int, err error) error {
 	return &exitError{code: code, level: slog.LevelError, err: err}
 }
 
+// advise adds a hint to what the monitor refused without one.
+func advise(err error, format string, args ...any) error {
+	if err == nil || hintOf(err) != "" {
+		return err
+	}
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		return exit.withHint(format, args...)
+	}
+	return fail(exitMonitor, "%w", err).withHint(format, args...)
+}
+
 // hintOf finds the hint of an error that an operator can fix.
 func hintOf(err error) string {
 	var h interface{ Hint() string }

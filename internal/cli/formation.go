@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/spf13/cobra"
 
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
@@ -41,6 +42,13 @@ func newCreateFormationCmd(env *Env) *cobra.Command {
 
 func createFormation(ctx context.Context, s *session, f pgautofailover.Formation) error {
 	stored, err := s.db.CreateFormation(ctx, f)
+	switch pgautofailover.SQLState(err) {
+	case pgerrcode.UniqueViolation:
+		return fail(exitMonitor, "formation %q exists already", f.ID).
+			withHint("see its settings with: %s show settings --formation %s", s.env.program(), f.ID)
+	case pgerrcode.InvalidParameterValue:
+		return advise(err, "the kinds of formations are pgsql and citus")
+	}
 	if err != nil {
 		return err
 	}
@@ -59,7 +67,12 @@ func newDropFormationCmd(env *Env) *cobra.Command {
 			if err := s.formationExists(ctx, formation); err != nil {
 				return err
 			}
-			if err := s.db.DropFormation(ctx, formation); err != nil {
+			err := s.db.DropFormation(ctx, formation)
+			if pgautofailover.SQLState(err) == pgerrcode.ForeignKeyViolation {
+				return fail(exitMonitor, "formation %q still has nodes", formation).
+					withHint("drop them first; list them with: %s show state --formation %s", env.program(), formation)
+			}
+			if err != nil {
 				return err
 			}
 			env.infof("Dropped formation %q", formation)

@@ -115,7 +115,8 @@ func enableMaintenance(ctx context.Context, s *session, cmd *cobra.Command, st k
 	}
 	if st.Current == fsm.Primary && !allow {
 		env.warnf("Enabling maintenance on a primary causes a failover")
-		return fatal(exitBadArgs, "Please use --allow-failover to allow the command proceed")
+		return fatal(exitBadArgs, "Please use --allow-failover to allow the command proceed").
+			withHint("with --allow-failover a standby takes over first; the group needs a healthy one")
 	}
 	f, err := newFollower(ctx, s, s.node.keeper.Formation, s.node.keeper.Group)
 	if err != nil {
@@ -124,7 +125,7 @@ func enableMaintenance(ctx context.Context, s *session, cmd *cobra.Command, st k
 	id := int64(st.NodeID)
 	err = maintenanceCall(ctx, s, func() (bool, error) { return s.db.StartMaintenance(ctx, id) })
 	if err != nil {
-		return fatal(exitMonitor, "%w", err)
+		return advise(fatal(exitMonitor, "%w", err), "show state tells what the node and its group do now")
 	}
 	patience := 60 * time.Second
 	if allow {
@@ -141,7 +142,7 @@ func disableMaintenance(ctx context.Context, s *session, st keeper.State) error 
 	id := int64(st.NodeID)
 	err = maintenanceCall(ctx, s, func() (bool, error) { return s.db.StopMaintenance(ctx, id) })
 	if err != nil {
-		return fatal(exitMonitor, "%w", err)
+		return advise(fatal(exitMonitor, "%w", err), "show state tells what the node does now")
 	}
 	return waitOwnState(ctx, f, id, 60*time.Second, fsm.Secondary, fsm.Primary, fsm.Single)
 }

@@ -50,7 +50,7 @@ func performFailover(ctx context.Context, s *session, cmd *cobra.Command, _ []st
 	loss := on(cmd, "allow-data-loss")
 	err = retryDeadlocks(ctx, func() error { return s.db.PerformFailover(ctx, formation, group, loss) })
 	if err != nil {
-		return fatal(exitMonitor, "%w", err)
+		return advise(fatal(exitMonitor, "%w", err), "show state tells which nodes the group has and what they do")
 	}
 	return waitNewPrimary(ctx, f, cmd)
 }
@@ -119,7 +119,7 @@ func performPromotion(ctx context.Context, s *session, cmd *cobra.Command, _ []s
 		return err
 	})
 	if err != nil {
-		return fatal(exitMonitor, "%w", err)
+		return advise(fatal(exitMonitor, "%w", err), "show state tells which nodes the group has and what they do")
 	}
 	if !promoting {
 		return nil

@@ -195,7 +195,7 @@ func newSetSyncStandbysCmd(env *Env) *cobra.Command {
 				return s.db.SetNumberSyncStandbys(ctx, formation, value)
 			})
 			if err != nil {
-				return err
+				return advise(err, "register further standbys first, or choose a lower number: a group needs one standby in the quorum more than must confirm")
 			}
 			names, err := s.db.SynchronousStandbyNames(ctx, formation, 0)
 			if err != nil {

@@ -270,10 +270,13 @@ func (s *session) nodeName(cmd *cobra.Command) (string, error) {
 	return s.node.keeper.Name, nil
 }
 
+// listNodes is the hint for a node that nobody knows.
+const listNodes = "show state lists the nodes with their names, hosts and ports"
+
 // unknownNode words ErrNotFound for a node name.
 func unknownNode(err error, formation, name string) error {
 	if errors.Is(err, pgautofailover.ErrNotFound) {
-		return fail(exitMonitor, "node %q is not registered in formation %q", name, formation)
+		return fail(exitMonitor, "node %q is not registered in formation %q", name, formation).withHint("%s", listNodes)
 	}
 	return err
 }
