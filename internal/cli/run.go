@@ -87,15 +87,24 @@ func (n *node) takeOptions(ctx context.Context, env *Env, cmd *cobra.Command) er
 }
 
 func runMonitor(ctx context.Context, env *Env, cfg monitor.Config) error {
+	manager := newNotifier(env)
+	cfg.Ready = manager.ready
 	m, err := monitor.New(cfg)
 	if err != nil {
 		return withCode(exitBadConfig, err)
 	}
+	var wg sync.WaitGroup
+	ended := make(chan struct{})
+	wg.Go(func() { manager.follow(ctx, ended) })
 	err = m.Run(ctx)
+	close(ended)
+	wg.Wait()
 	return serviceEnded(ctx, env, err)
 }
 
 func runKeeper(ctx context.Context, env *Env, cfg keeper.Config) error {
+	manager := newNotifier(env)
+	cfg.Ready = manager.ready
 	k, err := keeper.New(cfg)
 	if err != nil {
 		return withCode(exitBadConfig, err)
@@ -103,6 +112,7 @@ func runKeeper(ctx context.Context, env *Env, cfg keeper.Config) error {
 	var wg sync.WaitGroup
 	ended := make(chan struct{})
 	wg.Go(func() { escalate(env, k, ended) })
+	wg.Go(func() { manager.follow(ctx, ended) })
 	err = k.Run(ctx)
 	close(ended)
 	wg.Wait()
