@@ -29,7 +29,7 @@ const (
 	SessionLost
 )
 
-// Streaming is what a standby's keeper says of its WAL receiver.
+// Streaming is what a keeper says of the streaming of WAL: a standby's of its receiver.
 type Streaming int
 
 const (
@@ -37,7 +37,8 @@ const (
 	StreamingUnknown Streaming = iota
 	// StreamingYes means that the receiver streams from the node's upstream.
 	StreamingYes
-	// StreamingNo means that the receiver does not stream.
+	// StreamingNo means that the receiver does not stream. A primary says so when
+	// its server runs and answers nothing but errors, or still recovers.
 	StreamingNo
 )
 

@@ -58,7 +58,7 @@ func standbyLost(t *turn) bool {
 		switch {
 		case t.unhealthy(n):
 			t.goal(n, CatchingUp, "%s to catchingup after it became unhealthy.", n)
-		case t.stalled(n) && t.healthy(p):
+		case t.stalled(n, p):
 			t.goal(n, CatchingUp, "%s to catchingup after it stopped streaming.", n)
 		default:
 			continue
@@ -68,10 +68,12 @@ func standbyLost(t *turn) bool {
 	return changed
 }
 
-// stalled: n says that its receiver has not streamed for longer than allowed.
-func (t *turn) stalled(n *Node) bool {
-	return n.Settled() && n.Streaming == StreamingNo &&
-		t.now.Sub(later(n.StreamingAt, t.g.MonitorStart)) > t.g.Settings.StallTimeout
+// stalled: n says that its receiver has not streamed for longer than allowed,
+// while p was there to be streamed from.
+func (t *turn) stalled(n, p *Node) bool {
+	since := later(later(n.StreamingAt, p.StreamingAt), t.g.MonitorStart)
+	return n.Settled() && n.Streaming == StreamingNo && t.healthy(p) && p.Streaming != StreamingNo &&
+		t.now.Sub(since) > t.g.Settings.StallTimeout
 }
 
 // allAsync serves a group whose standbys are all asynchronous.

@@ -38,6 +38,7 @@ func moods() [][]weighted {
 		{doCrashPrimary, 5},
 		{doStopPrimary, 3},
 		{doFreezePrimary, 2},
+		{doSickPrimary, 3},
 		{doCrashOwner, 3},
 		{doKillOwnerKeeper, 3},
 		{doIsolateOwner, 2},
@@ -205,6 +206,8 @@ func newOp(r *source, do action, nodes int) Op {
 		if r.chance(40) {
 			o.N = r.below(3000)
 		}
+	case doSickPrimary:
+		o.N = r.below(2)
 	case doSlow:
 		o.N = 1 + r.below(30)
 	case doLossy:

@@ -63,6 +63,7 @@ type keeper struct {
 	failures    int
 	firstFailed time.Duration
 	hungSince   time.Duration
+	sickSince   time.Duration
 	noEdgeSince time.Duration // when it was first told a goal without an edge; 0 for not at all
 	fences      int
 }
@@ -97,7 +98,7 @@ func (k *keeper) start() {
 	k.walk, k.busy, k.again = nil, false, false
 	k.reached = 0
 	k.startedAt, k.contact, k.standbys = k.w.now, k.w.now, k.w.now
-	k.failures, k.firstFailed, k.hungSince, k.noEdgeSince = 0, 0, 0, 0
+	k.failures, k.firstFailed, k.hungSince, k.sickSince, k.noEdgeSince = 0, 0, 0, 0, 0
 	k.last = report{}
 	if k.w.tracing {
 		k.w.logf("%s: keeper starts in %s", k.h, k.current)
@@ -233,6 +234,8 @@ func (k *keeper) snapshot() report {
 			}
 		}
 		r.history = s.end.b.history()
+	} else if s.sick && s.state == running && k.current.Writable() {
+		r.streaming = fsm.StreamingNo
 	} else if s.state == down && s.clean && !k.current.Writable() {
 		r.lsn, r.tli, r.cleanStop = s.cleanAt, s.end.b.tli, true
 		r.history = s.end.b.history()
@@ -246,6 +249,9 @@ func (k *keeper) running() bool {
 	s := k.h.s
 	if s.pmFrozen {
 		return k.hungSince == 0 || k.w.now-k.hungSince < restartLimit
+	}
+	if s.state == running && s.sick {
+		return k.current.Writable() && (k.sickSince == 0 || k.w.now-k.sickSince < restartLimit)
 	}
 	if s.state == running {
 		return true
@@ -363,6 +369,11 @@ func (k *keeper) enforce() {
 	} else if !s.pmFrozen {
 		k.hungSince = 0
 	}
+	if s.sick && s.state == running && k.sickSince == 0 {
+		k.sickSince = k.w.now
+	} else if !s.sick {
+		k.sickSince = 0
+	}
 	if k.walk != nil || k.current != k.goal || !k.known {
 		return
 	}
@@ -398,7 +409,7 @@ func (k *keeper) restart() {
 // watchStandbys keeps the time of the standbys' last sign of life.
 func (k *keeper) watchStandbys() {
 	s := k.h.s
-	if s.state != running || s.recovery || s.pmFrozen {
+	if s.state != running || s.recovery || s.pmFrozen || s.sick {
 		return
 	}
 	counted := func(id int64) bool {

@@ -42,7 +42,7 @@ func (w *World) apply(o Op) {
 	case doExpect:
 		w.expect(o.A)
 		return
-	case doKillPrimary, doIsolatePrimary, doCrashPrimary, doStopPrimary, doFreezePrimary:
+	case doKillPrimary, doIsolatePrimary, doCrashPrimary, doStopPrimary, doFreezePrimary, doSickPrimary:
 		if h = w.primaryHost(); h == nil {
 			return
 		}
@@ -96,6 +96,8 @@ func (w *World) disturb(h *host, o Op) {
 		h.k.start()
 	case doFreeze, doFreezePrimary:
 		h.frozen = h.up
+	case doSickPrimary:
+		h.s.fallSick(o.N != 0)
 	case doThaw:
 		h.thaw()
 	case doStop, doStopPrimary:
@@ -179,7 +181,7 @@ func (w *World) repair() {
 	w.net.healAll()
 	for _, h := range w.hosts {
 		h.slow = 1
-		h.s.cantStart = false
+		h.s.cantStart, h.s.sick = false, false
 		if h.frozen {
 			h.thaw()
 		}

@@ -97,6 +97,7 @@ const (
 	doKillOwnerKeeper
 	doIsolateOwner
 	doFreezePrimary
+	doSickPrimary
 	doExpect
 	actions
 )
@@ -108,7 +109,7 @@ var actionNames = [actions]string{
 	"end-decider-session", "coordinator-down", "coordinator-up",
 	"failover", "promotion", "allow-loss", "maintenance", "end-maintenance", "drop", "force-drop", "priority", "quorum", "nss",
 	"register", "write", "burst", "kill-primary", "isolate-primary", "crash-primary", "sigstop-primary", "crash-owner",
-	"kill-owner-keeper", "isolate-owner", "freeze-primary", "expect",
+	"kill-owner-keeper", "isolate-owner", "freeze-primary", "sick-primary", "expect",
 }
 
 // String renders the operation as a line of a scenario file.

@@ -66,6 +66,7 @@ type server struct {
 	rw         bool
 	deadSince  time.Duration
 	cantStart  bool
+	sick       bool // every new connection is answered with an error, and stays so until the data directory is another one
 }
 
 func newServer(h *host) *server {
@@ -84,7 +85,7 @@ func (s *server) after(d time.Duration, fn func()) {
 
 // answers reports whether a new local connection gets an answer.
 func (s *server) answers() bool {
-	return s.state == running && !s.pmFrozen && (!s.recovery || s.consistent())
+	return s.state == running && !s.pmFrozen && !s.sick && (!s.recovery || s.consistent())
 }
 
 func (s *server) consistent() bool { return s.needs.b == nil || s.end.holds(s.needs) }
@@ -214,7 +215,7 @@ func (s *server) stopFast() {
 	s.waiting = s.waiting[:0]
 	s.pmFrozen = false
 	s.refresh()
-	if s.recovery {
+	if s.recovery || s.sick { // a sick one writes no checkpoint
 		if s.conn != nil {
 			s.conn.closeReceiver()
 		}
@@ -303,7 +304,7 @@ func (s *server) noticed() {
 
 // checkpoint makes the checkpointer go round once.
 func (s *server) checkpoint() {
-	if s.state != running {
+	if s.state != running || s.sick {
 		return
 	}
 	if !s.recovery {
@@ -336,6 +337,21 @@ func (s *server) promote() {
 		s.w.happened(onPromote)
 		s.h.k.serverChanged()
 	})
+}
+
+// fallSick damages what every new backend needs. Those that are there go on;
+// walsenders too, unless they are to end as well.
+func (s *server) fallSick(senders bool) {
+	if !s.exists || s.broken {
+		return
+	}
+	s.sick = true
+	if senders {
+		for _, st := range append([]*stream(nil), s.senders...) {
+			st.closeSender()
+		}
+	}
+	s.h.k.serverChanged()
 }
 
 // refresh finds out whether ordinary clients can write here.

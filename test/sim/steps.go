@@ -76,6 +76,9 @@ func (k *keeper) stepSetList(wk *walk) outcome {
 			return true
 		})
 	case 1:
+		if s.state == running && s.sick {
+			return outcome{kind: failed}
+		}
 		if k.w.rules.Broken == OpenEmpty && wk.to == fsm.WaitPrimary && !wk.from.Writable() {
 			wk.list = fsm.List{Primary: wk.list.Primary, Number: wk.list.Number}
 		}
@@ -101,7 +104,7 @@ func (k *keeper) stepEnforceList() outcome {
 	s := k.h.s
 	l := s.listDisk
 	switch {
-	case s.state != running:
+	case s.state != running || s.sick:
 		return outcome{kind: failed}
 	case l.Empty() || s.recovery || k.w.rules.Broken == ListNotEnforced:
 		return outcome{done, time.Millisecond}
@@ -116,7 +119,7 @@ func (k *keeper) stepEnforceList() outcome {
 
 func (k *keeper) stepWaitVoters(wk *walk) outcome {
 	s := k.h.s
-	if s.state != running || s.recovery {
+	if s.state != running || s.recovery || s.sick {
 		return outcome{kind: failed}
 	}
 	l := s.listDisk
@@ -267,7 +270,7 @@ func (k *keeper) stepBaseBackup(wk *walk, alone bool) outcome {
 // install puts a copy of up's data directory in place.
 func (k *keeper) install(up *server, from upstream, alone bool) {
 	s := k.h.s
-	s.exists, s.broken, s.clean = true, false, false
+	s.exists, s.broken, s.clean, s.sick = true, false, false, false
 	s.end, s.needs = up.end, up.end
 	s.listDisk, s.gateDisk, s.slots = up.listDisk, up.gateDisk, 0
 	s.guard()
@@ -291,7 +294,7 @@ func (k *keeper) askSource(wk *walk, standby bool) outcome {
 
 // reachable reports whether up answers a replication connection of ours.
 func (k *keeper) reachable(up *server) bool {
-	return k.w.net.both(k.h.n, up.h.n) && up.alive() && up.state == running && !up.pmFrozen && up.consistent()
+	return k.w.net.both(k.h.n, up.h.n) && up.alive() && up.state == running && !up.pmFrozen && !up.sick && up.consistent()
 }
 
 func (k *keeper) stepRewind(wk *walk) outcome {
@@ -328,7 +331,7 @@ func (k *keeper) rewind(wk *walk) outcome {
 	}
 	if wk.part == 2 {
 		wk.upGen, wk.scratch = up.gen, false
-		if !s.exists || s.broken || s.end.root() != up.end.root() || k.h.rng.chance(10) {
+		if !s.exists || s.broken || s.sick || s.end.root() != up.end.root() || k.h.rng.chance(10) {
 			s.broken, wk.scratch = true, true
 			return outcome{next, k.h.rng.between(time.Second, 5*time.Second)}
 		}
@@ -405,7 +408,7 @@ func (k *keeper) stepCheckTimeline(wk *walk) outcome {
 		if !k.reachable(up) || up.recovery || s.state != down && s.state != running {
 			return outcome{kind: failed}
 		}
-		if up.end.holds(s.end) && !s.broken && (s.needs.b == nil || s.consistent() || up.end.holds(s.needs)) {
+		if up.end.holds(s.end) && !s.broken && !s.sick && (s.needs.b == nil || s.consistent() || up.end.holds(s.needs)) {
 			return outcome{done, time.Millisecond}
 		}
 		if s.state == running {
@@ -436,6 +439,9 @@ func (k *keeper) stepEndReceiver(wk *walk) outcome {
 		s.reload()
 		return outcome{next, k.h.rng.delay(3 * time.Millisecond)}
 	default:
+		if s.sick {
+			return outcome{kind: failed}
+		}
 		if s.conn != nil || s.upLive != nowhere || s.replayed < s.end.at {
 			return outcome{again, 5 * time.Millisecond}
 		}
@@ -509,6 +515,9 @@ func (k *keeper) stepFetchWAL(wk *walk) outcome {
 
 func (k *keeper) stepGate(wk *walk, closed bool) outcome {
 	s := k.h.s
+	if s.state == running && s.sick {
+		return outcome{kind: failed}
+	}
 	if wk.part == 0 {
 		s.gateDisk = closed
 		s.reload()

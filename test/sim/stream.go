@@ -45,7 +45,7 @@ func (s *server) connect(d time.Duration) {
 // tryConnect does what walreceiver and walsender do before the first byte.
 func (s *server) tryConnect() bool {
 	up := s.w.hosts[s.upLive.host].s
-	if up == s || !s.w.net.both(s.h.n, up.h.n) || !up.alive() || up.state != running || up.pmFrozen {
+	if up == s || !s.w.net.both(s.h.n, up.h.n) || !up.alive() || up.state != running || up.pmFrozen || up.sick {
 		return false
 	}
 	if up.end.root() != s.end.root() || !up.consistent() {
