@@ -227,6 +227,14 @@ func (f *Failover) watch(ctx context.Context, db *pgautofailover.DB, limit time.
 	}
 }
 
+// unanswered explains rows that are there although nobody was told so.
+func unanswered(n int) string {
+	if n <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d of them committed, but their answer never arrived)", n)
+}
+
 // verdict compares what was acknowledged with what is there.
 func (f *Failover) verdict(ctx context.Context) error {
 	surviving, lost, err := f.writer.count(ctx)
@@ -238,7 +246,7 @@ func (f *Failover) verdict(ctx context.Context) error {
 	f.printf("  failure              %s of %s\n", f.Failure, f.victim)
 	f.printf("  write gap            %d ms\n", f.writer.gap().Milliseconds())
 	f.printf("  acknowledged rows    %d\n", acked)
-	f.printf("  surviving rows       %d\n", surviving)
+	f.printf("  surviving rows       %d%s\n", surviving, unanswered(surviving-(acked-lost)))
 	f.printf("  acknowledged, lost   %d\n", lost)
 	if lost > 0 {
 		f.printf("\nLOST: %d acknowledged rows are gone.\n", lost)

@@ -88,6 +88,9 @@ func (v *view) show(nodes []node) {
 		v.draw(nodes)
 		return
 	}
+	if len(v.last) == 0 {
+		v.stage.printf("         %-8s %19s -> assigned state\n", "node", "reported state")
+	}
 	for _, n := range nodes {
 		old, known := v.last[n.name]
 		if known && old.reported == n.reported && old.goal == n.goal {
