@@ -1,0 +1,49 @@
+package multimaster
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const wholeCopy = ", synchronize_structure := true, synchronize_data := true"
+
+// The first copy goes on after whatever is killed meanwhile, and ends equal.
+func TestCopySurvivesKills(t *testing.T) {
+	t.Parallel()
+	settings := map[string]string{"spock.restart_delay_default": "200"}
+	a, b := newNode(t, "n1", settings), newNode(t, "n2", settings)
+	a.exec(t, `CREATE TABLE journal (node text, number int);
+		CREATE TABLE big (id int PRIMARY KEY, v text UNIQUE); CREATE TABLE small (id int PRIMARY KEY REFERENCES big, v text);
+		INSERT INTO big SELECT i, 'row ' || i FROM generate_series(1, 60000) i; INSERT INTO small SELECT i, 'x' FROM generate_series(1, 20000) i;
+		SELECT spock.repset_add_table('default', t::regclass) FROM unnest('{big,small}'::text[]) t; SELECT spock.repset_add_table('default_insert_only', 'journal')`)
+	b.ask(t, a, wholeCopy)
+	r := rand.New(rand.NewPCG(5, 5))
+	const done = "SELECT coalesce(bool_and(sync_status = 'r'), false) FROM spock.local_sync_status"
+	for i := range 6 {
+		pause(t.Context(), time.Duration(r.IntN(400))*time.Millisecond)
+		a.exec(t, fmt.Sprintf("INSERT INTO journal VALUES ('n1', %d); UPDATE big SET v = v || '.' WHERE id %% 100 = %d", i, i))
+		switch i % 3 {
+		case 0:
+			b.stop(t, syscall.SIGKILL)
+			b.start(t)
+		case 1:
+			b.crash(t)
+		case 2:
+			a.crash(t)
+		}
+	}
+	b.eventually(t, done, "t", a)
+	b.follow(t, a)
+	for _, table := range []string{"big", "small", "journal"} {
+		equal(t, "SELECT count(*), sum(hashtext(t::text)::bigint) FROM "+table+" t", a, b)
+	}
+	require.Equal(t, "6|6", b.text(t, "SELECT count(*), count(DISTINCT number) FROM journal"))
+	require.Equal(t, "1", b.text(t, "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'small'::regclass"))
+	noExceptions(t, b)
+	require.Equal(t, "1", a.text(t, "SELECT count(*) FROM pg_replication_slots"))
+}
