@@ -345,7 +345,7 @@ func TestFormationURIReachesThePrimary(t *testing.T) {
 	g.CreateLedger(t)
 	uri := strings.TrimSpace(g.Must(t, "show", "uri", "--pgdata", g.Monitor.Dir, "--formation", "default").Stdout)
 	ask := func() (port int) {
-		conn := pgtest.Connect(t, uri)
+		conn := pgtest.Connect(t, uri+"&user="+pgtest.Superuser)
 		require.NoError(t, conn.QueryRow(t.Context(), "SELECT inet_server_port()").Scan(&port))
 		return port
 	}
