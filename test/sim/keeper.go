@@ -220,27 +220,34 @@ func (k *keeper) snapshot() report {
 	if !s.exists || s.end.b == nil {
 		return r
 	}
-	if s.answers() {
-		r.lsn, r.tli = s.lsnReported(), s.end.b.tli
-		if s.recovery {
-			r.streaming = fsm.StreamingNo
-			if s.conn != nil {
-				r.streaming = fsm.StreamingYes
-			}
-		} else if len(s.senders) > 0 {
-			r.syncState = "async"
-			if !s.force.Empty() {
-				r.syncState = "quorum"
-			}
-		}
-		r.history = s.end.b.history()
-	} else if s.sick && s.state == running && k.current.Writable() {
+	switch {
+	case s.answers():
+		k.position(&r)
+	case s.sick && s.state == running && k.current.Writable():
 		r.streaming = fsm.StreamingNo
-	} else if s.state == down && s.clean && !k.current.Writable() {
+	case s.state == down && s.clean && !k.current.Writable():
 		r.lsn, r.tli, r.cleanStop = s.cleanAt, s.end.b.tli, true
 		r.history = s.end.b.history()
 	}
 	return r
+}
+
+// position is what a server that answers says of its WAL.
+func (k *keeper) position(r *report) {
+	s := k.h.s
+	r.lsn, r.tli = s.lsnReported(), s.end.b.tli
+	if s.recovery {
+		r.streaming = fsm.StreamingNo
+		if s.conn != nil {
+			r.streaming = fsm.StreamingYes
+		}
+	} else if len(s.senders) > 0 {
+		r.syncState = "async"
+		if !s.force.Empty() {
+			r.syncState = "quorum"
+		}
+	}
+	r.history = s.end.b.history()
 }
 
 // running is pg_is_running as reported: a primary whose restart is still being
