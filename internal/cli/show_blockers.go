@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -103,12 +102,9 @@ func printUnblocked(env *Env, s *status.Snapshot) {
 	for i := range s.Groups {
 		g := &s.Groups[i]
 		p, _ := g.Node(g.Primary)
-		var names []string
-		for _, n := range status.Candidates(g, s.Settings) {
-			names = append(names, n.Name)
-		}
-		env.printf("Nothing blocks group %d of formation %q: %s is %s, and %s could take over.\n",
-			g.ID, s.Formation, p.Name, p.Goal, strings.Join(names, " or "))
+		next, _ := g.Node(g.Successor)
+		env.printf("Nothing blocks group %d of formation %q: %s is %s, and %s would take over.\n",
+			g.ID, s.Formation, p.Name, p.Goal, next.Name)
 	}
 }
 

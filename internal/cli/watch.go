@@ -159,9 +159,12 @@ func groupJSON(g *status.Group) object {
 	for _, n := range g.Nodes {
 		nodes = append(nodes, nodeJSON(n))
 	}
-	var primary, change any
+	var primary, successor, change any
 	if g.Primary != 0 {
 		primary = g.Primary
+	}
+	if g.Successor != 0 {
+		successor = g.Successor
 	}
 	if g.LastChange != nil {
 		change = eventJSON(*g.LastChange)
@@ -169,6 +172,7 @@ func groupJSON(g *status.Group) object {
 	return object{
 		{"group_id", g.ID},
 		{"primary", primary},
+		{"successor", successor},
 		{"synchronous_standby_names", g.StandbyNames},
 		{"timeline", int64(g.Timeline)},
 		{"failover", g.Election},

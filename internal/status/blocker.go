@@ -228,34 +228,13 @@ func (e *explainer) primary(g *Group, p Node, say func(Cause, string, string, ..
 		say(CauseNoQuorumStandby, "", "%s takes writes alone, because no standby is ready", p)
 	case p.Goal == fsm.WaitPrimary && p.Settled:
 		say(CauseTransition, "", "%s takes writes as wait_primary until its standbys are ready", p)
-	case len(Candidates(g, e.s.Settings)) == 0:
+	case g.Successor == 0:
 		say(CauseNoCandidate, "", "if %s failed now, no node could take over: see what is said of each", p)
 	}
 }
 
 // usable: the node answers by every sign there is.
 func (n Node) usable() bool { return n.Keeper.Here() && n.Running && n.Health != fsm.HealthBad }
-
-// Candidates are the nodes that could take over from the group's primary now,
-// in the order of their priorities.
-func Candidates(g *Group, settings fsm.Settings) []Node {
-	p, ok := g.Node(g.Primary)
-	if !ok {
-		return nil
-	}
-	var found []Node
-	for _, n := range g.Nodes {
-		behind := g.asyncByChoice(p) && (!n.LagKnown || n.Lag > settings.PromoteThreshold)
-		if n.ID != p.ID && n.usable() && n.Settled && n.Goal == fsm.Secondary && n.Streaming != fsm.StreamingNo &&
-			n.electable() && n.TLI == p.TLI && !behind {
-			found = append(found, n)
-		}
-	}
-	slices.SortStableFunc(found, func(a, b Node) int { return b.Priority - a.Priority })
-	return found
-}
-
-func (n Node) electable() bool { return n.Priority > 0 && (n.Cluster == "" || n.Cluster == "default") }
 
 // Brief shows how long something takes or is ago, in at most six characters
 // where a duration below a hundred days is told.

@@ -25,7 +25,7 @@ func trio() Snapshot {
 		Formation: "default", Kind: "pgsql", NumberSyncStandbys: 1, Deciding: true, Settings: fsm.DefaultSettings(),
 		Groups: []Group{{
 			Primary: 1, StandbyNames: "ANY 1 (pgautofailover_standby_2, pgautofailover_standby_3)", K: 1, Voters: []int64{2, 3},
-			Timeline: 1, Nodes: []Node{node(1, fsm.Primary), n2, n3},
+			Timeline: 1, Successor: 2, Nodes: []Node{node(1, fsm.Primary), n2, n3},
 		}},
 	}
 }
@@ -70,7 +70,7 @@ func TestBlockers(t *testing.T) {
 			"promoted only by name", "pgdrover set node candidate-priority 50 --name n3 --monitor U",
 		},
 		"nobody has a priority": {
-			func(_ *Snapshot, _ *Group, n []Node) { n[1].Priority, n[2].Priority = 0, 0 },
+			func(_ *Snapshot, g *Group, n []Node) { n[1].Priority, n[2].Priority, g.Successor = 0, 0, 0 },
 			[]Cause{CauseNoCandidate, CausePriorityZero, CausePriorityZero},
 			"no node could take over", "",
 		},
@@ -151,7 +151,7 @@ func TestBlockers(t *testing.T) {
 		},
 		"asynchronous, far behind": {
 			func(_ *Snapshot, g *Group, n []Node) {
-				n[1].Quorum, n[1].Lag = false, 20<<20
+				n[1].Quorum, n[1].Lag, g.Successor = false, 20<<20, 0
 				g.Nodes, g.Voters, g.Lone, g.K = n[:2], nil, true, 0
 			},
 			[]Cause{CauseNoCandidate, CauseBehind},
@@ -315,19 +315,6 @@ func TestBlockersOfOtherGroupsAndFormations(t *testing.T) {
 	require.Len(t, About(got, second.Nodes[2]), 2)
 	require.Len(t, About(got, second.Nodes[1]), 1)
 	require.Empty(t, About(got, s.Groups[0].Nodes[1]))
-}
-
-func TestCandidates(t *testing.T) {
-	t.Parallel()
-	s := trio()
-	s.Groups[0].Nodes[2].Priority = 90
-	var names []string
-	for _, n := range Candidates(&s.Groups[0], s.Settings) {
-		names = append(names, n.Name)
-	}
-	require.Equal(t, []string{"n3", "n2"}, names)
-	s.Groups[0].Primary = 0
-	require.Empty(t, Candidates(&s.Groups[0], s.Settings))
 }
 
 func TestBrief(t *testing.T) {

@@ -75,6 +75,11 @@ func groupFrom(o pgautofailover.Overview, from pgautofailover.LoadedGroup, event
 		g.Primary = 0
 	}
 	g.measureLag()
+	here := make(map[int64]bool)
+	for _, n := range g.Nodes {
+		here[n.ID] = n.Keeper.Here()
+	}
+	g.Successor = successor(from.Group, here, g.Primary, o.Now)
 	for i := range slices.Backward(events) {
 		if events[i].Group == g.ID && events[i].Rule.Pos != 0 {
 			g.LastChange = &events[i]

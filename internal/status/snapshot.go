@@ -47,6 +47,8 @@ type Group struct {
 	Requests []Request
 	// Nodes are in id order.
 	Nodes []Node
+	// Successor is the node that would take over if the primary were lost now, 0 when none would.
+	Successor int64
 	// LastChange is the newest event that a rule caused, nil when none is among the events.
 	LastChange *Event
 }

@@ -57,7 +57,7 @@ func quiet() status.Snapshot {
 	)
 	g := status.Group{
 		Primary: 2, StandbyNames: "ANY 1 (pgautofailover_standby_1, pgautofailover_standby_3)", K: 1, Voters: []int64{1, 3},
-		Timeline: 2, Nodes: []status.Node{node(1, fsm.Secondary), node(2, fsm.Primary), node(3, fsm.Secondary)},
+		Timeline: 2, Successor: 1, Nodes: []status.Node{node(1, fsm.Secondary), node(2, fsm.Primary), node(3, fsm.Secondary)},
 		LastChange: &events[33],
 	}
 	g.Nodes[2].Lag = 123_456_789
@@ -71,7 +71,7 @@ func quiet() status.Snapshot {
 func failing() status.Snapshot {
 	s := quiet()
 	g := &s.Groups[0]
-	g.Election = true
+	g.Election, g.Successor = true, 0
 	g.Waiting = `the election waits for the final report of node 3 "node_3" (db.example.org:5433); bring it back, or ` +
 		"run pgdrover perform failover --allow-data-loss to go on without it"
 	n := g.Nodes

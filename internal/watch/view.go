@@ -208,20 +208,32 @@ func (m Model) ruleText(g *status.Group) string {
 	return fmt.Sprintf("Rule %d %s, %s ago: %s", rule.Pos, rule.Name, status.Brief(m.snapshot.Taken.Sub(e.Time)), rule.Text)
 }
 
-// listText is the list of synchronous standbys, with the nodes' names.
+// listText is the list of synchronous standbys, with the nodes' names, and who
+// would be the next primary.
 func (m Model) listText(g *status.Group) string {
-	if len(g.Voters) == 0 {
-		return "Commits wait for no standby."
-	}
-	var names []string
-	for _, id := range g.Voters {
-		name := fmt.Sprintf("node %d", id)
-		if n, ok := g.Node(id); ok {
-			name = n.Name
+	text := "Commits wait for no standby."
+	if len(g.Voters) > 0 {
+		var names []string
+		for _, id := range g.Voters {
+			names = append(names, nodeName(g, id))
 		}
-		names = append(names, name)
+		text = fmt.Sprintf("Commits wait for any %d of %s.", g.K, strings.Join(names, ", "))
 	}
-	return plain(fmt.Sprintf("Commits wait for any %d of %s.", g.K, strings.Join(names, ", ")))
+	switch {
+	case g.Election:
+	case g.Successor != 0:
+		text += " Next primary: " + nodeName(g, g.Successor) + "."
+	default:
+		text += " Next primary: NONE, see show blockers."
+	}
+	return plain(text)
+}
+
+func nodeName(g *status.Group, id int64) string {
+	if n, ok := g.Node(id); ok {
+		return n.Name
+	}
+	return fmt.Sprintf("node %d", id)
 }
 
 // detail is what can be said of the selected row, below everything else.
