@@ -121,8 +121,8 @@ func (a *applier) finished(tx *transaction) {
 	if len(a.inflight) > 0 && a.inflight[0] == tx {
 		a.inflight = a.inflight[1:]
 	}
-	a.letGo(tx)
 	tx.finished = true
+	a.letGo(tx)
 	a.reached = max(a.reached, tx.end)
 	if tx.commitTime != 0 {
 		a.time = tx.commitTime
@@ -135,6 +135,8 @@ func (a *applier) letGo(tx *transaction) {
 		a.claims.release(a, tx.wish)
 		tx.wish = nil
 	}
+	a.amended.end(tx.amends, tx.finished)
+	tx.amends = nil
 }
 
 // repair leaves a stopped pipeline and lines up what has to be repeated: the
@@ -347,19 +349,24 @@ func (a *applier) target(ctx context.Context, t *remoteTable) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	if local.Amended {
+		a.amended.learn(local.OID)
+	}
 	t.target, t.epoch = g, a.epoch
 	return g, nil
 }
 
 func (a *applier) sendChanges(ctx context.Context, tx *transaction) error {
 	r := run{a: a, tx: tx}
-	for i := range tx.changes {
+	stretch := maxStretch
+	for i := 0; i < len(tx.changes); {
 		if tx.mode == fast {
 			ok, err := r.add(ctx, &tx.changes[i])
 			if err != nil {
 				return err
 			}
 			if ok {
+				i++
 				continue
 			}
 			r.send()
@@ -368,12 +375,73 @@ func (a *applier) sendChanges(ctx context.Context, tx *transaction) error {
 			}
 			tx.mode = careful
 		}
-		if err := a.sendCareful(ctx, tx, i); err != nil {
-			return err
+		if tx.mode == careful && stretch >= minStretch {
+			n, err := a.sendStretch(ctx, tx, i, stretch)
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				i, stretch = i+n, min(2*stretch, maxStretch)
+				continue
+			}
+			stretch /= 8
+			continue
 		}
+		// What could not be written together, step by step.
+		for n := 0; n < minStretch && i < len(tx.changes); n, i = n+1, i+1 {
+			if err := a.sendCareful(ctx, tx, i); err != nil {
+				return err
+			}
+		}
+		stretch = 2 * minStretch
 	}
 	r.send()
 	return a.write(ctx)
+}
+
+// A large transaction of which one row is in conflict need not go step by step
+// all the way: its other rows are written in stretches of so many.
+const (
+	minStretch = 8
+	maxStretch = 1024
+)
+
+// sendStretch writes some changes of a transaction in the fast form, in a
+// savepoint. It returns how many; none when one of them is in conflict.
+func (a *applier) sendStretch(ctx context.Context, tx *transaction, from, limit int) (int, error) {
+	end := from
+	for end < len(tx.changes) && end-from < limit && tx.changes[end].row() {
+		end++
+	}
+	if end-from < minStretch {
+		return 0, nil
+	}
+	c := &carefully{applier: a, tx: tx}
+	if err := a.session.together(ctx, c.save()...); err != nil {
+		return 0, err
+	}
+	actions := tx.actions
+	r := run{a: a, tx: tx}
+	n := 0
+	var err error
+	for ok := true; ok && err == nil && from+n < end; {
+		if ok, err = r.add(ctx, &tx.changes[from+n]); ok {
+			n++
+		}
+	}
+	if err == nil {
+		r.send()
+		err = a.drain(ctx)
+	}
+	if !errors.Is(err, errPipeline) {
+		return n, err
+	}
+	for i := range n {
+		ch := &tx.changes[from+i]
+		a.counts.row(a.subID, ch.table.target.OID, ch.kind, -1)
+	}
+	tx.actions = actions
+	return 0, a.session.retreat(ctx, "ROLLBACK TO SAVEPOINT pgdrover_change")
 }
 
 // write hands on what has piled up.
@@ -387,7 +455,7 @@ func (a *applier) write(ctx context.Context) error {
 
 const (
 	setupText    = "SELECT pg_replication_origin_xact_setup($1, $2)"
-	progressText = `INSERT INTO spock.pgdrover_progress (sub_id, worker, remote_lsn, remote_commit_ts) VALUES ($1, 0, $2, $3)
+	progressText = `INSERT INTO spock.pgdrover_progress (sub_id, worker, remote_lsn, remote_commit_ts) VALUES ($1, 0, $2::pg_lsn, $3)
 ON CONFLICT (sub_id, worker) DO UPDATE SET remote_lsn = excluded.remote_lsn, remote_commit_ts = excluded.remote_commit_ts`
 )
 

@@ -48,9 +48,9 @@ func (c *carefully) change(ctx context.Context, ch *change) error {
 	if err != nil {
 		return err
 	}
-	g.Amended = g.Amended || c.amended.has(g.OID)
+	g.Amended = c.amended.has(g.OID)
 	c.tx.deferred = c.tx.deferred || g.Deferrable
-	c.counts.row(c.subID, g.OID, ch.kind)
+	c.counts.row(c.subID, g.OID, ch.kind, 1)
 	r := rowChange{g: g}
 	switch m := m.(type) {
 	case *pgoutput.Insert:
@@ -332,7 +332,7 @@ func (c *carefully) find(ctx context.Context, r *rowChange, x index, row pgoutpu
 	where := strings.Join(tests, " AND ")
 	return &search{
 		lock: &ask{text: fmt.Sprintf("SELECT 1 FROM %s AS k WHERE %s FOR UPDATE", g.only(), where), types: p.types, values: values},
-		read: &ask{text: fmt.Sprintf("SELECT k.tableoid::text || ' ' || k.ctid::text, k.xmin::text, %s, row_to_json(k)::text, %s::text"+
+		read: &ask{text: fmt.Sprintf("SELECT k.tableoid::text || ' ' || k.ctid::text, k.xmin::text, %s, row_to_json(k.*)::text, %s::text"+
 			" FROM %s AS k WHERE %s", g.stampText("k"), *g.KeyBytes, g.only(), where), types: p.types, values: values},
 		index: x.Name,
 	}, nil

@@ -214,23 +214,68 @@ func (c *claims) sweep(t uint32, h *tableHolding) {
 // amended are the tables that have rows whose stamp is not that of their last
 // writer. The test of the fast form does not know the stamps that stand beside.
 type amended struct {
-	mu     sync.Mutex
-	tables map[uint32]bool
+	mu      sync.Mutex
+	known   map[uint32]bool // committed
+	open    map[uint32]int  // transactions that may yet commit some
+	version int             // of known
 }
 
-// add is called before the transaction that amends a row commits, while it holds
-// the claim on the row's key.
+func newAmended() *amended { return &amended{known: map[uint32]bool{}, open: map[uint32]int{}} }
+
+// add is called before a transaction amends a row, while it holds the claim on
+// the row's key.
 func (a *amended) add(table uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.tables == nil {
-		a.tables = map[uint32]bool{}
+	a.open[table]++
+}
+
+// end is called when a transaction that has amended rows has ended.
+func (a *amended) end(tables []uint32, committed bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, t := range tables {
+		if a.open[t]--; a.open[t] <= 0 {
+			delete(a.open, t)
+		}
+		if committed {
+			a.known[t] = true
+			a.version++
+		}
 	}
-	a.tables[table] = true
+}
+
+// learn takes what the database says of a table.
+func (a *amended) learn(table uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.known[table] = true
+	a.version++
 }
 
 func (a *amended) has(table uint32) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.tables[table]
+	return a.known[table] || a.open[table] > 0
+}
+
+// now is what to give to replace, taken before the database is asked.
+func (a *amended) now() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.version
+}
+
+// replace takes what the database says of all tables, unless something has
+// changed since it was asked.
+func (a *amended) replace(version int, tables []uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.version != version {
+		return
+	}
+	clear(a.known)
+	for _, t := range tables {
+		a.known[t] = true
+	}
 }

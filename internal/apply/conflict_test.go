@@ -72,33 +72,3 @@ func TestConflictsOfEveryKind(t *testing.T) {
 		})
 	}
 }
-
-// Equal commit times of two nodes: both choose the same one.
-func TestEqualStamps(t *testing.T) {
-	t.Parallel()
-	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
-	for _, n := range []*node{a, b} {
-		n.exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text); SELECT spock.repset_add_table('default', 't')")
-	}
-	// A commit time can only be chosen together with an origin: what has one is sent
-	// where it is forwarded.
-	b.subscribe(t, a, ", forward_origins := '{all}'")
-	a.subscribe(t, b, ", forward_origins := '{all}'")
-	for _, n := range []*node{a, b} {
-		n.exec(t, `INSERT INTO spock.pgdrover_origin (roident, roname, node_id)
-			SELECT pg_replication_origin_create('forged'), 'forged', node_id FROM spock.local_node`)
-		n.halt(t)
-	}
-	const forge = "SELECT pg_replication_origin_session_setup('forged'); BEGIN; SELECT pg_replication_origin_xact_setup('0/1', '2020-01-01'); " +
-		"%s; COMMIT; SELECT pg_replication_origin_session_reset()"
-	for _, n := range []*node{a, b} {
-		n.exec(t, fmt.Sprintf(forge, "INSERT INTO t SELECT i, '"+n.name+"' FROM generate_series(1, 3) i"))
-	}
-	a.start(t)
-	b.start(t)
-	settle(t, a, b)
-	equal(t, "SELECT * FROM t ORDER BY id", a, b)
-	winner := a.text(t, "SELECT v FROM t WHERE id = 1")
-	require.Equal(t, a.text(t, "SELECT node_name FROM spock.node ORDER BY node_id LIMIT 1"), winner, "the smaller number wins")
-	require.Equal(t, "3", a.text(t, "SELECT count(*) FROM t WHERE v = '"+winner+"'"))
-}

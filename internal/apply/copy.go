@@ -24,6 +24,7 @@ type copier struct {
 	point    pg.LSN
 	snapshot string
 	with     string // a statement for the transaction of the copy
+	recent   recent
 }
 
 // copied is a table to be copied.
@@ -214,6 +215,9 @@ func (c *copier) copyTable(ctx context.Context, t copied) error {
 		[][]byte{fmt.Append(nil, c.w.sub.id), []byte(t.schema), []byte(t.name), fmt.Append(nil, size), fmt.Append(nil, rows)}, nil, nil, nil).Read()
 	if result.Err != nil {
 		return fmt.Errorf("write journal of copy: %w", errors.Join(result.Err, c.rollback(ctx)))
+	}
+	if err := c.restamp(ctx, t); err != nil {
+		return fmt.Errorf("copy stamps of %s.%s: %w", t.schema, t.name, errors.Join(err, c.rollback(ctx)))
 	}
 	if err := runAll(ctx, c.local, c.with+"; COMMIT"); err != nil {
 		return fmt.Errorf("commit copy of %s.%s: %w", t.schema, t.name, err)

@@ -46,18 +46,18 @@ func (c *counts) table(sub, table uint32) *tableCounts {
 	return t
 }
 
-// row counts an attempt, whatever comes of it.
-func (c *counts) row(sub, table uint32, kind pgoutput.Kind) {
+// row counts an attempt, whatever comes of it; minus one takes it back.
+func (c *counts) row(sub, table uint32, kind pgoutput.Kind, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.table(sub, table)
 	switch kind {
 	case pgoutput.KindInsert:
-		t.rows[0]++
+		t.rows[0] += n
 	case pgoutput.KindUpdate:
-		t.rows[1]++
+		t.rows[1] += n
 	case pgoutput.KindDelete:
-		t.rows[2]++
+		t.rows[2] += n
 	default:
 	}
 }

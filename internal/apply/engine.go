@@ -43,6 +43,7 @@ type Engine struct {
 	delay    atomic.Int64 // nanoseconds, the longest pause before a worker's next life
 	readonly string
 
+	purged    time.Time
 	retention time.Time
 	sequences time.Time
 }
@@ -55,7 +56,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: &amended{}, readonly: "off"}, nil
+	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), readonly: "off"}, nil
 }
 
 func (e *Engine) maxSkew() time.Duration { return time.Duration(e.skew.Load()) }
@@ -154,6 +155,8 @@ func (e *Engine) serve(ctx context.Context) error {
 	}
 	var group sync.WaitGroup
 	workers := map[uint32]*live{}
+	var kept time.Time
+	asked := map[uint32]time.Time{}
 	defer func() {
 		for _, l := range workers {
 			l.stop(errStopped)
@@ -161,14 +164,18 @@ func (e *Engine) serve(ctx context.Context) error {
 		group.Wait()
 	}()
 	for {
-		if err := e.housekeeping(ctx, db); err != nil {
-			return err
+		if time.Since(kept) >= time.Second {
+			if err := e.housekeeping(ctx, db); err != nil {
+				return err
+			}
+			kept = time.Now()
 		}
 		subs, err := subscriptions(ctx, db)
 		if err != nil {
 			return err
 		}
 		e.adjust(ctx, &group, workers, subs)
+		e.resolveAll(ctx, db, subs, asked)
 		waitCtx, cancel := context.WithTimeout(ctx, time.Second)
 		_, err = db.WaitForNotification(waitCtx)
 		cancel()
@@ -376,10 +383,19 @@ func (e *Engine) housekeeping(ctx context.Context, db *pgx.Conn) error {
 	if err := e.sendVector(ctx, db); err != nil {
 		return err
 	}
-	if _, err := db.Exec(ctx, "SELECT pgdrover.purge_tombstones()"); err != nil {
-		return fmt.Errorf("purge tombstones: %w", err)
-	}
 	now := time.Now()
+	if now.Sub(e.purged) > 5*time.Second {
+		e.purged = now
+		if _, err := db.Exec(ctx, "SELECT pgdrover.purge_tombstones()"); err != nil {
+			return fmt.Errorf("purge tombstones: %w", err)
+		}
+		version := e.amended.now()
+		var tables []uint32
+		if err := db.QueryRow(ctx, "SELECT coalesce(array_agg(DISTINCT relid), '{}') FROM spock.pgdrover_stamp").Scan(&tables); err != nil {
+			return fmt.Errorf("read stamps: %w", err)
+		}
+		e.amended.replace(version, tables)
+	}
 	if now.Sub(e.sequences) > 10*time.Second {
 		e.sequences = now
 		if _, err := db.Exec(ctx, "SELECT pgdrover.sync_sequences(), pgdrover.drop_retired_origins()"); err != nil {

@@ -249,6 +249,13 @@ func equal(t *testing.T, sql string, nodes ...*node) {
 	}
 }
 
+// differing is what two nodes' answers to a query do not share.
+func differing(t *testing.T, sql string, a, b *node) []string {
+	t.Helper()
+	x, y := strings.Split(a.text(t, sql), "\n"), strings.Split(b.text(t, sql), "\n")
+	return append(difference(x, y), difference(y, x)...)
+}
+
 // difference is what a has and b has not.
 func difference(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })

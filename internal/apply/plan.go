@@ -141,12 +141,16 @@ func (g *target) array(c sent) uint32 {
 // updatePlan writes those columns that the update carries, unless the key is
 // missing or the row wins.
 func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *plan {
-	p := &plan{time: !incomplete && !v.strict}
+	p := &plan{}
 	for _, c := range g.sent {
+		// Over a row of the same author it suffices to write what the server lets an
+		// update write: the rest is as that author has it.
+		incomplete = incomplete || g.Columns[c.local].Always && !g.isKey(c.local)
 		if row[c.remote].Kind != pgoutput.Unchanged && !g.isKey(c.local) && !g.Columns[c.local].Always {
 			p.columns = append(p.columns, c)
 		}
 	}
+	p.time = !incomplete && !v.strict
 	if len(p.columns) == 0 {
 		return p
 	}

@@ -34,7 +34,7 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 		return false, nil
 	}
 	g, err := r.a.target(ctx, c.table)
-	if err != nil || g.careful || g.Amended || r.a.amended.has(g.OID) {
+	if err != nil || g.careful || r.a.amended.has(g.OID) {
 		return false, passPipeline(err)
 	}
 	m, err := r.a.decoder.DecodeOne(c.data, false)
@@ -65,7 +65,7 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 	}
 	r.tx.deferred = r.tx.deferred || g.Deferrable
 	r.tx.actions++
-	r.a.counts.row(r.a.subID, g.OID, c.kind)
+	r.a.counts.row(r.a.subID, g.OID, c.kind, 1)
 	if r.target != g || r.plan != p || r.n >= runRows || r.bytes >= runBytes || r.twice(g, key, c.kind) {
 		r.send()
 		r.start(g, p)

@@ -422,11 +422,14 @@ func (s *session) run(ctx context.Context, text string) error {
 
 // recover leaves a stopped pipeline: everything unanswered is forgotten, and the
 // open transaction rolled back.
-func (s *session) recover(ctx context.Context) error {
+func (s *session) recover(ctx context.Context) error { return s.retreat(ctx, "ROLLBACK") }
+
+// retreat is recover to a point that a statement says.
+func (s *session) retreat(ctx context.Context, text string) error {
 	if err := s.border(ctx); err != nil {
 		return err
 	}
-	if err := s.run(ctx, "ROLLBACK"); err != nil {
+	if err := s.run(ctx, text); err != nil {
 		return fmt.Errorf("roll back: %w", err)
 	}
 	for _, text := range s.unsure {

@@ -85,11 +85,16 @@ func (c *carefully) insertRow(r *rowChange, step conflict.Step) *ask {
 
 func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.Step) ([]*ask, error) {
 	h := &r.held[step.Ref]
+	if differs, err := c.differs(ctx, r, step, h, func(c column) bool { return c.Always }); err != nil {
+		return nil, err
+	} else if differs {
+		return []*ask{c.replaceRow(r, step, h)}, nil
+	}
 	var p parameters
 	var set []string
 	var values []pgoutput.Value
 	for at, s := range r.g.sent {
-		if r.g.Columns[s.local].Always && (!r.keyChanged() || !r.g.isKey(s.local)) {
+		if r.g.Columns[s.local].Always {
 			continue // the server takes no value for it
 		}
 		expr, v := c.assignment(r, step, s, at, &p)
@@ -101,10 +106,11 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 	}
 	if step.Kind == conflict.AmendRow {
 		// Mostly the row has what was fetched.
-		if differs, err := c.differs(ctx, r, step, h); err != nil || !differs || len(set) == 0 {
+		if differs, err := c.differs(ctx, r, step, h, func(column) bool { return true }); err != nil || !differs || len(set) == 0 {
 			return nil, err
 		}
 		c.amended.add(r.g.OID)
+		c.tx.amends = append(c.tx.amends, r.g.OID)
 	}
 	if len(set) == 0 {
 		// The row's stamp must become the change's all the same.
@@ -122,9 +128,10 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 	c.counts.counter(c.subID, r.g.OID)
 	// The row keeps the stamp it had: it counts as it did before.
 	return append(asks, &ask{
-		text: `INSERT INTO spock.pgdrover_stamp (relid, key, written_by, commit_time, author)
-			VALUES ($1, $2, pg_current_xact_id()::xid, $3, $4) ON CONFLICT (relid, key)
-			DO UPDATE SET written_by = excluded.written_by, commit_time = excluded.commit_time, author = excluded.author`,
+		text: `INSERT INTO spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn)
+			VALUES ($1, $2, pg_current_xact_id()::xid, $3, $4, ` + fmt.Sprintf(behind, "$4") + `) ON CONFLICT (relid, key)
+			DO UPDATE SET written_by = excluded.written_by, commit_time = excluded.commit_time, author = excluded.author,
+			author_lsn = excluded.author_lsn`,
 		types: []uint32{oidOID, byteaOID, timestamptzOID, oidOID},
 		values: []pgoutput.Value{
 			uint32Value(r.g.OID), h.key, int64Value(int64(h.row.Stamp.CommitTime)), uint32Value(uint32(h.row.Stamp.Origin)),
@@ -132,12 +139,46 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 	}), nil
 }
 
-// differs tells whether a step that amends a row would change it.
-func (c *carefully) differs(ctx context.Context, r *rowChange, step conflict.Step, h *held) (bool, error) {
+// replaceRow writes a row anew, for the sake of a column that the server lets
+// only an insert write.
+func (c *carefully) replaceRow(r *rowChange, step conflict.Step, h *held) *ask {
 	var p parameters
-	tests := []string{"false"}
+	var names, exprs []string
+	where, values := h.place(&p)
+	given := map[int]string{}
+	for at, s := range r.g.sent {
+		if expr, v := c.assignment(r, step, s, at, &p); expr != "" {
+			given[s.local] = expr
+			values = append(values, v...)
+		}
+	}
+	for i, col := range r.g.Columns {
+		if col.Generated {
+			continue
+		}
+		name := pg.QuoteIdent(col.Name)
+		expr := given[i]
+		if expr == "" {
+			expr = "k." + name
+		}
+		names, exprs = append(names, name), append(exprs, expr)
+	}
+	return &ask{
+		text: fmt.Sprintf("WITH k AS (DELETE FROM %[1]s AS k WHERE %[2]s RETURNING k.*) INSERT INTO %[1]s (%[3]s) OVERRIDING SYSTEM VALUE"+
+			" SELECT %[4]s FROM k", r.g.name, where, strings.Join(names, ", "), strings.Join(exprs, ", ")),
+		types: p.types, values: values, one: true,
+	}
+}
+
+// differs tells whether a step would change some of a row's columns.
+func (c *carefully) differs(ctx context.Context, r *rowChange, step conflict.Step, h *held, which func(column) bool) (bool, error) {
+	var p parameters
+	var tests []string
 	var values []pgoutput.Value
 	for at, s := range r.g.sent {
+		if !which(r.g.Columns[s.local]) {
+			continue
+		}
 		expr, v := c.assignment(r, step, s, at, &p)
 		if expr == "" {
 			continue
@@ -145,6 +186,9 @@ func (c *carefully) differs(ctx context.Context, r *rowChange, step conflict.Ste
 		col := r.g.Columns[s.local]
 		tests = append(tests, fmt.Sprintf("k.%s::text IS DISTINCT FROM (%s)::%s::text", pg.QuoteIdent(col.Name), expr, col.TypeName))
 		values = append(values, v...)
+	}
+	if len(tests) == 0 {
+		return false, nil
 	}
 	where, at := h.place(&p)
 	reply, err := c.session.query(ctx, "SELECT "+strings.Join(tests, " OR ")+" FROM "+r.g.name+" AS k WHERE "+where, p.types,
@@ -168,12 +212,17 @@ func (c *carefully) bury(r *rowChange, step conflict.Step) *ask {
 			table, key, p.add(oidOID), p.add(pgLSNOID), from)
 		return &ask{text: text, types: p.types, values: append(values, uint32Value(uint32(c.author)), lsnValue(c.tx.final+1))}
 	}
+	when, author := p.add(timestamptzOID), p.add(oidOID)
 	text := fmt.Sprintf(`INSERT INTO spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn)
-		SELECT %[1]s, %[2]s, %[3]s, %[4]s, CASE WHEN %[4]s = pgdrover.local_node_id() THEN pg_current_wal_insert_lsn() ELSE
-			coalesce((SELECT max(s.remote_lsn) FROM spock.pgdrover_origin o JOIN pg_replication_origin_status s ON s.local_id = o.roident
-			WHERE o.node_id = %[4]s), 'FFFFFFFF/FFFFFFFF') END FROM %[5]s`, table, key, p.add(timestamptzOID), p.add(oidOID), from)
+		SELECT %s, %s, %s, %[4]s, %[5]s FROM %[6]s`, table, key, when, author, fmt.Sprintf(behind, author), from)
 	return &ask{text: text, types: p.types, values: append(values, int64Value(int64(step.Stamp.CommitTime)), uint32Value(uint32(step.Stamp.Origin)))}
 }
+
+// behind is a position of an author's log that is not before anything of it that
+// is here.
+const behind = `CASE WHEN %[1]s = pgdrover.local_node_id() THEN pg_current_wal_insert_lsn() ELSE
+	coalesce((SELECT max(s.remote_lsn) FROM spock.pgdrover_origin o JOIN pg_replication_origin_status s ON s.local_id = o.roident
+	WHERE o.node_id = %[1]s), 'FFFFFFFF/FFFFFFFF') END`
 
 // now runs what need not be gathered.
 func (c *carefully) now(ctx context.Context, asks []*ask) error {
@@ -370,6 +419,6 @@ func (c *carefully) store(r *rowChange, x conflict.Conflict) *ask {
 		conflict_resolution, local_origin, local_tuple, local_xid, local_timestamp, remote_origin, remote_tuple, remote_xid,
 		remote_timestamp, remote_lsn)
 		SELECT (SELECT n.node_name FROM spock.node n JOIN spock.local_node l USING (node_id)), clock_timestamp(),
-		$1, $2, $3, $4, $5, $6, $7, $8, $9, row_to_json(k)::text, $10, $11, $12 FROM %s k`, from)
+		$1, $2, $3, $4, $5, $6, $7, $8, $9, row_to_json(k.*)::text, $10, $11, $12 FROM %s k`, from)
 	return &ask{text: text, types: p.types, values: append(values, more...)}
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgdrover/pgdrover/internal/conflict"
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/walreceiver"
@@ -38,6 +40,7 @@ func (w *Worker) stream(ctx context.Context) error {
 	group.Go(func() {
 		received <- w.receiver.Run(ctx, func(m walreceiver.Message) error { return w.inbox.put(ctx, m) })
 	})
+	group.Go(func() { w.measure(ctx) })
 	return w.applyAll(ctx, received)
 }
 
@@ -121,6 +124,11 @@ func (w *Worker) handleAll(ctx context.Context, b batch) error {
 		if err := w.limitInflight(ctx); err != nil {
 			return err
 		}
+		if w.current == nil && time.Since(w.looked) > lookEvery {
+			if err := w.look(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -152,6 +160,7 @@ func (w *Worker) limitInflight(ctx context.Context) error {
 
 // look is what the worker does now and then: acknowledge, make way, tell.
 func (w *Worker) look(ctx context.Context) error {
+	w.looked = time.Now()
 	if w.current != nil && w.current.begun {
 		return w.acknowledge(ctx) // not at a border
 	}
@@ -205,7 +214,7 @@ func (w *Worker) passBorder(ctx context.Context) error {
 // waiters makes way for those who wait for our locks: one asks us to end, the
 // other to pause.
 func (w *Worker) waiters(ctx context.Context) (stop bool, err error) {
-	var pause bool
+	var pause, exact bool
 	var at float64
 	before := time.Now()
 	if err := w.db.QueryRow(ctx, `SELECT
@@ -213,12 +222,19 @@ func (w *Worker) waiters(ctx context.Context) (stop bool, err error) {
 			AND l.database = $4),
 		EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND NOT l.granted AND l.classid = $3 AND l.objid = 0 AND l.objsubid = 2
 			AND l.database = $4 AND l.mode = 'ExclusiveLock'),
-		extract(epoch FROM clock_timestamp())::float8`, uint32(lockWorker), w.sub.id, uint32(lockGate), w.engine.database).
-		Scan(&stop, &pause, &at); err != nil {
+		EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $5 AND l.objid = 0 AND l.objsubid = 2
+			AND l.database = $4),
+		extract(epoch FROM clock_timestamp())::float8`, uint32(lockWorker), w.sub.id, uint32(lockGate), w.engine.database, uint32(lockJoin)).
+		Scan(&stop, &pause, &exact, &at); err != nil {
 		return false, fmt.Errorf("look for waiters: %w", err)
 	}
 	after := time.Now()
 	w.offset = time.UnixMicro(int64(at * 1e6)).Sub(before.Add(after.Sub(before) / 2))
+	if exact != w.applier.exact {
+		if err := w.setExact(ctx, exact); err != nil {
+			return false, err
+		}
+	}
 	if stop || !pause {
 		return stop, nil
 	}
@@ -229,6 +245,28 @@ func (w *Worker) waiters(ctx context.Context) (stop bool, err error) {
 		return false, fmt.Errorf("open the gate: %w", err)
 	}
 	return false, w.passGate(ctx)
+}
+
+// setExact makes progress part of each snapshot, or no longer: a node that joins
+// copies this one's data and goes on with the others where the data is. The row
+// that is there from then on, and the lock, tell it that it may.
+func (w *Worker) setExact(ctx context.Context, exact bool) error {
+	if err := w.passBorder(ctx); err != nil {
+		return err
+	}
+	a := w.applier
+	a.exact = exact
+	text := fmt.Sprintf("SELECT pg_advisory_unlock_shared(%d, %d)", lockExact, int32(w.sub.id)) //nolint:gosec // the number wraps around, as in SQL
+	if exact {
+		if _, err := w.db.Exec(ctx, progressText, w.sub.id, a.reached.String(), a.time.Time()); err != nil {
+			return fmt.Errorf("store progress: %w", err)
+		}
+		text = fmt.Sprintf("SELECT pg_advisory_lock_shared(%d, %d)", lockExact, int32(w.sub.id)) //nolint:gosec // as above
+	}
+	if _, err := w.db.Exec(ctx, text); err != nil {
+		return fmt.Errorf("say that progress is exact: %w", err)
+	}
+	return nil
 }
 
 // idlePosition remembers how far the stream is when nothing came that was for
@@ -281,27 +319,61 @@ func (w *Worker) acknowledge(ctx context.Context) error {
 	return w.receiver.Report(ctx, feedback)
 }
 
-// tell writes what everybody may see.
+// tell writes what everybody may see: while something is applied once a second,
+// once when nothing is left to do, and now and then after that. More would be
+// news to other nodes, and their answers to us.
 func (w *Worker) tell(ctx context.Context) error {
 	a := w.applier
+	inserted := max(w.received, pg.LSN(w.inserted.Load())).String()
 	if a.time != 0 && a.time != w.lastTime {
-		w.lastTime = a.time
-		if _, err := w.db.Exec(ctx, "SELECT pgdrover.store_progress($1, $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, true)",
-			uint32(w.sub.provider), a.time.Time(), a.reached.String(), w.received.String(), w.received.String()); err != nil {
-			return fmt.Errorf("store progress: %w", err)
-		}
-		w.heard = time.Now()
+		w.lastTime, w.settled, w.heard = a.time, false, time.Now()
+		return w.publish(ctx, a.time.Time(), a.reached.String(), inserted, true)
+	}
+	left := w.current != nil || len(a.inflight) > 0 || max(a.reached, w.idle) < w.received
+	if left || w.settled && time.Since(w.heard) < idleEvery {
 		return nil
 	}
-	if time.Since(w.heard) < idleEvery {
-		return nil
-	}
-	w.heard = time.Now()
-	if _, err := w.db.Exec(ctx, "SELECT pgdrover.store_progress($1, NULL, NULL, $2::text::pg_lsn, $2::text::pg_lsn, false)",
-		uint32(w.sub.provider), w.received.String()); err != nil {
+	w.settled, w.heard = true, time.Now()
+	return w.publish(ctx, nil, max(a.reached, w.idle).String(), inserted, false)
+}
+
+func (w *Worker) publish(ctx context.Context, at any, reached, inserted string, busy bool) error {
+	_, err := w.db.Exec(ctx, "SELECT pgdrover.store_progress($1, $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, $6)",
+		uint32(w.sub.provider), at, reached, inserted, w.received.String(), busy)
+	if err != nil {
 		return fmt.Errorf("store progress: %w", err)
 	}
 	return nil
+}
+
+// measure asks the provider once a second where its log ends: the stream only
+// says how far it was sent.
+func (w *Worker) measure(ctx context.Context) {
+	dsn := w.engine.peerDSN(w.sub.dsn)
+	var conn *pgconn.PgConn
+	defer func() {
+		if conn != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+			defer cancel()
+			_ = conn.Close(ctx)
+		}
+	}()
+	for sleep(ctx, publicEvery) {
+		if conn == nil || conn.IsClosed() {
+			var err error
+			if conn, err = dial(ctx, dsn, w.sub.name+"_lag", nil); err != nil {
+				conn = nil
+				continue // the stream itself says what is wrong
+			}
+		}
+		result := conn.ExecParams(ctx, "SELECT pg_current_wal_insert_lsn()", nil, nil, nil, nil).Read()
+		if result.Err != nil {
+			continue
+		}
+		if at, err := pg.ParseLSN(string(result.Rows[0][0])); err == nil {
+			w.inserted.Store(uint64(at))
+		}
+	}
 }
 
 // put hands a transaction to the applier, when its time has come.

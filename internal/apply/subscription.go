@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -65,6 +66,53 @@ func subscriptions(ctx context.Context, db *pgx.Conn) ([]subscription, error) {
 		all = append(all, s)
 	}
 	return all, rows.Err()
+}
+
+// resolveAll asks the providers of subscriptions that nobody could check when
+// they were made.
+func (e *Engine) resolveAll(ctx context.Context, db *pgx.Conn, subs []subscription, asked map[uint32]time.Time) {
+	for _, s := range subs {
+		if !s.pending || time.Since(asked[s.id]) < time.Duration(e.delay.Load()) {
+			continue
+		}
+		if err := e.resolve(ctx, db, s); err != nil {
+			e.log.WarnContext(ctx, "subscription could not be checked", "subscription", s.name, "error", err, "sqlstate", sqlState(err))
+			e.noteError(ctx, s, &refusal{err: err}, 1)
+		}
+		asked[s.id] = time.Now()
+	}
+}
+
+// resolve checks what sub_create would have checked, and gives the subscription
+// its provider.
+func (e *Engine) resolve(ctx context.Context, db *pgx.Conn, s subscription) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	conn, err := dial(ctx, e.peerDSN(s.dsn), s.name+"_create", nil)
+	if err != nil {
+		return fmt.Errorf("connect to provider: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	result := conn.ExecParams(ctx, `SELECT row_to_json(i.*)::text, json_build_object('wal_level', current_setting('wal_level'),
+		'stamps', current_setting('track_commit_timestamp'), 'encoding', current_setting('server_encoding'),
+		'slot', (SELECT to_json(s.*) FROM pg_replication_slots s WHERE s.slot_name = $1))::text FROM spock.node_info() i`,
+		[][]byte{[]byte(s.slot)}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return fmt.Errorf("could not fetch remote node info: %w", result.Err)
+	}
+	if len(result.Rows) == 0 {
+		return errors.New("could not fetch remote node info: the provider is no node")
+	}
+	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		answer, facts := string(result.Rows[0][0]), string(result.Rows[0][1])
+		if _, err := tx.Exec(ctx, "SELECT pgdrover.check_provider($1::text::jsonb, $2::text::jsonb, $3)", answer, facts, s.enabled); err != nil {
+			return fmt.Errorf("check provider: %w", err)
+		}
+		if _, err := tx.Exec(ctx, "SELECT pgdrover.sub_resolve($1, $2::text::jsonb)", s.id, answer); err != nil {
+			return fmt.Errorf("check provider: %w", err)
+		}
+		return nil
+	})
 }
 
 // readVerdict makes the test that rides in statements from what is known of

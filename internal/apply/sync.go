@@ -51,6 +51,9 @@ func (w *Worker) loadSyncing(ctx context.Context) error {
 // tableSyncs copies tables that are wanted, between two transactions, and lets
 // those follow that the stream has reached.
 func (w *Worker) tableSyncs(ctx context.Context) error {
+	if err := w.wantTables(ctx); err != nil {
+		return err
+	}
 	if err := w.loadSyncing(ctx); err != nil {
 		return err
 	}
@@ -66,6 +69,37 @@ func (w *Worker) tableSyncs(ctx context.Context) error {
 				return fmt.Errorf("synchronise table %s.%s: %w", t.schema, t.name, err)
 			}
 		}
+	}
+	return nil
+}
+
+// wantTables does what sub_alter_sync could not: it asks the provider for the
+// tables of the sets.
+func (w *Worker) wantTables(ctx context.Context) error {
+	var requested, empty bool
+	err := w.db.QueryRow(ctx, "SELECT sync_requested, sync_truncate FROM spock.pgdrover_subscription WHERE sub_id = $1", w.sub.id).
+		Scan(&requested, &empty)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && !requested {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read subscription: %w", err)
+	}
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return err
+	}
+	result := conn.ExecParams(ctx, `SELECT DISTINCT t.nspname, t.relname FROM spock.tables t JOIN pg_class c ON c.oid = t.relid
+		WHERE NOT c.relispartition AND t.set_name = ANY ($1::text[])`, [][]byte{[]byte(arrayText(w.sub.sets))}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return fmt.Errorf("read tables of provider: %w", result.Err)
+	}
+	schemas, names := []string{}, []string{}
+	for _, row := range result.Rows {
+		schemas, names = append(schemas, string(row[0])), append(names, string(row[1]))
+	}
+	if _, err := w.db.Exec(ctx, "SELECT pgdrover.sync_tables($1, $2::text[]::name[], $3::text[]::name[], $4)", w.sub.id, schemas, names, empty); err != nil {
+		return fmt.Errorf("want tables: %w", err)
 	}
 	return nil
 }
@@ -174,12 +208,20 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 	if err := w.dropLeftover(ctx); err != nil {
 		return err
 	}
+	release, err := w.askExact(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	c, err := w.openCopy(ctx, walreceiver.SlotConfig{Name: w.sub.slot, Plugin: "pgoutput", Snapshot: walreceiver.SnapshotExport})
 	if err != nil {
 		return err
 	}
 	defer c.close(context.WithoutCancel(ctx))
 	if err := w.copySets(ctx, c.provider); err != nil {
+		return err
+	}
+	if err := w.copyPeers(ctx, c); err != nil {
 		return err
 	}
 	structure, data := kind == "f" || kind == "s", kind == "f" || kind == "d"
@@ -217,6 +259,80 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 		return err
 	}
 	return w.subState(ctx, "r", c.point)
+}
+
+const (
+	// inexactQuery counts the streams of a node whose progress is not in its
+	// snapshots.
+	inexactQuery = `SELECT count(*) FROM spock.subscription s WHERE s.sub_enabled AND s.sub_origin <> $1 AND NOT EXISTS (
+		SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $2 AND l.objid = s.sub_id AND l.objsubid = 2
+		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))`
+	exactPatience = 10 * time.Second
+)
+
+// askExact asks the provider's workers to write their progress into each
+// transaction that they apply, and waits until they do.
+func (w *Worker) askExact(ctx context.Context) (release func(), err error) {
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return nil, err
+	}
+	if err := runAll(ctx, conn, fmt.Sprintf("SELECT pg_advisory_lock_shared(%d, 0)", lockJoin)); err != nil {
+		return nil, fmt.Errorf("ask provider for exact progress: %w", err)
+	}
+	release = func() {
+		_ = runAll(context.WithoutCancel(ctx), conn, fmt.Sprintf("SELECT pg_advisory_unlock_shared(%d, 0)", lockJoin)) // or with the session
+	}
+	for deadline := time.Now().Add(exactPatience); ; {
+		left, err := w.inexact(ctx, conn)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		if left == "0" || time.Now().After(deadline) {
+			return release, nil
+		}
+		if !sleep(ctx, lookEvery) {
+			release()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (w *Worker) inexact(ctx context.Context, conn *pgconn.PgConn) (string, error) {
+	result := conn.ExecParams(ctx, inexactQuery, [][]byte{fmt.Append(nil, uint32(w.engine.node)), fmt.Append(nil, lockExact)},
+		[]uint32{oidOID, oidOID}, nil, nil).Read()
+	if result.Err != nil {
+		return "", fmt.Errorf("ask provider for exact progress: %w", result.Err)
+	}
+	return string(result.Rows[0][0]), nil
+}
+
+// copyPeers takes over how far the provider has applied the other nodes' changes
+// in the snapshot: there this node may go on with them.
+func (w *Worker) copyPeers(ctx context.Context, c *copier) error {
+	left, err := w.inexact(ctx, c.provider)
+	if err != nil {
+		return err
+	}
+	if left != "0" {
+		w.log.WarnContext(ctx, "the provider does not say how far it has applied other nodes' changes: not all its workers run", "workers", left)
+		return nil
+	}
+	result := c.provider.ExecParams(ctx, `SELECT s.sub_origin, max(p.remote_lsn), max(p.remote_commit_ts)
+		FROM spock.pgdrover_progress p JOIN spock.subscription s USING (sub_id) WHERE s.sub_enabled AND s.sub_origin <> $1
+		GROUP BY s.sub_origin`, [][]byte{fmt.Append(nil, uint32(w.engine.node))}, []uint32{oidOID}, nil, nil).Read()
+	if result.Err != nil {
+		return fmt.Errorf("read progress of provider: %w", result.Err)
+	}
+	for _, row := range result.Rows {
+		if _, err := w.db.Exec(ctx, `SELECT pgdrover.store_progress($1::text::oid, $2::text::timestamptz, $3::text::pg_lsn, $3::text::pg_lsn,
+			$3::text::pg_lsn, false) WHERE NOT EXISTS (SELECT FROM spock.subscription s WHERE s.sub_origin = $1::text::oid AND s.sub_enabled)`,
+			string(row[0]), string(row[2]), string(row[1])); err != nil {
+			return fmt.Errorf("store progress of provider: %w", err)
+		}
+	}
+	return nil
 }
 
 // restoreTables restores the structure before data, unless an earlier attempt
@@ -284,6 +400,10 @@ func (w *Worker) openCopy(ctx context.Context, slot walreceiver.SlotConfig) (*co
 	if err != nil {
 		c.close(context.WithoutCancel(ctx))
 		return nil, fmt.Errorf("open snapshot on provider: %w", err)
+	}
+	if err := c.findRecent(ctx); err != nil {
+		c.close(context.WithoutCancel(ctx))
+		return nil, err
 	}
 	return c, nil
 }

@@ -30,7 +30,8 @@ type transaction struct {
 	deferred bool // it touched tables with checks that may wait for its end
 	actions  int  // counted as in the exception log, from BEGIN = 1
 
-	saved    bool // the savepoint of a change is there
+	amends   []uint32 // tables with rows that it amends
+	saved    bool     // the savepoint of a change is there
 	arena    []byte
 	wish     *wish // claims it holds
 	cause    error // why it is not in the fast form

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -53,6 +54,9 @@ type Worker struct {
 	before    pg.Timestamp // commit time of the transaction before
 	heard     time.Time
 	public    time.Time
+	looked    time.Time
+	settled   bool          // what is public says that nothing is left to do
+	inserted  atomic.Uint64 // end of the provider's log
 	serverAt  pg.Timestamp
 }
 
@@ -61,6 +65,8 @@ const (
 	lockWorker = 727400011
 	lockGate   = 727400012
 	lockEngine = 727400013
+	lockJoin   = 727400014 // held by who copies this database into a new node
+	lockExact  = 727400015 // held by a worker that writes its progress into each transaction
 )
 
 // errAsked ends a worker that somebody waits for.

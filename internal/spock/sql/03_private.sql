@@ -122,6 +122,7 @@ CREATE TABLE spock.pgdrover_stamp (
     written_by  xid NOT NULL,
     commit_time timestamptz NOT NULL,
     author      oid,
+    author_lsn  pg_lsn,
     PRIMARY KEY (relid, key)
 ) WITH (fillfactor = 70);
 

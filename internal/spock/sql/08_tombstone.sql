@@ -240,9 +240,22 @@ BEGIN
                         WHERE CASE WHEN v.lsn IS NOT NULL THEN v.lsn < c.dropped_lsn
                                    ELSE NOT EXISTS (SELECT FROM spock.pgdrover_vector o
                                                      WHERE o.provider_id = s.sub_origin) END);
-    -- A row that was written again has its own stamp.
+    -- A stamp that stands beside its row is of no use any more when nothing older can arrive.
+    WITH reached AS (
+        SELECT a.author, pg_catalog.min(CASE
+                   WHEN p.sub_origin = a.author THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
+                   WHEN v.lsn IS NOT NULL THEN v.lsn
+                   WHEN EXISTS (SELECT FROM spock.pgdrover_vector o WHERE o.provider_id = p.sub_origin)
+                        THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
+                   ELSE '0/0'::pg_lsn END) AS lsn
+          FROM (SELECT DISTINCT t.author FROM spock.pgdrover_stamp t WHERE t.author_lsn IS NOT NULL) a
+               CROSS JOIN (SELECT DISTINCT s.sub_origin FROM spock.subscription s) p
+               LEFT JOIN spock.pgdrover_vector v ON v.provider_id = p.sub_origin AND v.origin_id = a.author
+         GROUP BY a.author
+    )
     DELETE FROM spock.pgdrover_stamp s
-     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.relid);
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.relid)
+        OR EXISTS (SELECT FROM reached r WHERE r.author = s.author AND r.lsn >= s.author_lsn);
     RETURN n;
 END
 $$;

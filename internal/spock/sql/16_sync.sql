@@ -2,10 +2,14 @@
 
 CREATE FUNCTION pgdrover.truncate_locally(nsp name, rel name)
 RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    role text := pg_catalog.current_setting('session_replication_role');
 BEGIN
-    -- Nobody else is to empty theirs.
+    -- Nobody else is to empty theirs. Nor is it a delete of rows, which older inserts of other nodes would lose against.
     PERFORM spock.repair_mode(true);
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
     EXECUTE pg_catalog.format('TRUNCATE TABLE %I.%I CASCADE', nsp, rel);
+    PERFORM pg_catalog.set_config('session_replication_role', role, true);
     PERFORM spock.repair_mode(false);
 END
 $$;

@@ -1,0 +1,111 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// recent says which rows of a copy need their own stamps. The copy gives all its
+// rows the oldest stamp there is; but a change of a third node that the provider
+// had not seen, and that comes here after the copy, may be older than the row
+// and must lose. The stamps of such rows go along, beside them, and so do the
+// provider's tombstones.
+type recent struct {
+	since  string // what was written before has been seen by all; "" when there is no third node
+	behind string // an expression over author: a position of its log behind all that the copy holds
+}
+
+// findRecent asks the provider, in the snapshot of the copy.
+func (c *copier) findRecent(ctx context.Context) error {
+	// A stream without changes is at the time at which that was noted. Clocks differ.
+	since, err := c.ask(ctx, `SELECT (min(CASE WHEN p.updated_by_decode THEN p.remote_commit_ts ELSE p.last_updated_ts END) - interval '30 s')::text
+		FROM spock.progress p JOIN spock.local_node l USING (node_id) WHERE p.remote_node_id <> $1
+		AND EXISTS (SELECT FROM spock.subscription s WHERE s.sub_origin = p.remote_node_id)`, fmt.Append(nil, uint32(c.w.engine.node)))
+	if err != nil {
+		return fmt.Errorf("ask provider for its streams: %w", err)
+	}
+	c.recent = recent{}
+	if len(since) == 0 || since[0][0] == nil {
+		return nil
+	}
+	c.recent.since = string(since[0][0])
+	positions, err := c.ask(ctx, `SELECT pgdrover.local_node_id(), pg_current_wal_insert_lsn() UNION ALL
+		SELECT o.node_id, max(s.remote_lsn) FROM spock.pgdrover_origin o JOIN pg_replication_origin_status s ON s.external_id = o.roname
+		WHERE s.remote_lsn IS NOT NULL GROUP BY o.node_id`)
+	if err != nil {
+		return fmt.Errorf("ask provider for its streams: %w", err)
+	}
+	var b strings.Builder
+	b.WriteString("CASE r.author")
+	for _, p := range positions {
+		fmt.Fprintf(&b, " WHEN %s THEN '%s'::pg_lsn", p[0], p[1])
+	}
+	b.WriteString(" ELSE 'FFFFFFFF/FFFFFFFF' END")
+	c.recent.behind = b.String()
+	return nil
+}
+
+func (c *copier) ask(ctx context.Context, text string, values ...[]byte) ([][][]byte, error) {
+	types := make([]uint32, len(values))
+	for i := range types {
+		types[i] = oidOID
+	}
+	result := c.provider.ExecParams(ctx, text, values, types, nil, nil).Read()
+	return result.Rows, result.Err
+}
+
+// restamp brings a table's stamps and tombstones along, in the transaction that
+// has copied its rows.
+func (c *copier) restamp(ctx context.Context, t copied) error {
+	if c.recent.since == "" {
+		return nil
+	}
+	there, err := c.ask(ctx, "SELECT r.oid, pgdrover.key_expression(r.oid, 'k') FROM pg_class r WHERE r.oid = "+
+		pg.QuoteLiteral(t.quoted())+"::regclass")
+	if err != nil {
+		return err
+	}
+	if len(there) == 0 || there[0][1] == nil {
+		return nil // without a key nothing competes
+	}
+	here, err := one(c.local.ExecParams(ctx, "SELECT "+pg.QuoteLiteral(t.quoted())+"::regclass::oid, pg_current_xact_id()::xid", nil, nil, nil, nil).Read())
+	if err != nil {
+		return err
+	}
+	table, xid, remote, key := string(here[0]), string(here[1]), string(there[0][0]), string(there[0][1])
+	if err := runAll(ctx, c.local, "DELETE FROM spock.pgdrover_stamp WHERE relid = "+table); err != nil {
+		return err
+	}
+	rows := fmt.Sprintf(`SELECT %s, r.key, %s, r.at, r.author, %s FROM (SELECT %s AS key, coalesce(o.commit_time, s."timestamp") AS at,
+			coalesce(o.author, pgdrover.origin_node(s.roident)) AS author
+		FROM ONLY %s AS k CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(k.xmin) s
+		LEFT JOIN spock.pgdrover_stamp o ON o.relid = %s AND o.key = %s AND o.written_by = k.xmin
+		WHERE s."timestamp" > %s) r`, table, xid, c.recent.behind, key, t.quoted(), remote, key, pg.QuoteLiteral(c.recent.since))
+	if _, _, err := c.pipe(ctx, "COPY ("+rows+") TO STDOUT",
+		"COPY spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn) FROM STDIN"); err != nil {
+		return err
+	}
+	deletes := fmt.Sprintf(`SELECT %s, r.key, r.at, r.author, %s FROM (SELECT d.key, coalesce(d.commit_time, s."timestamp") AS at,
+			coalesce(d.author, pgdrover.origin_node(s.roident)) AS author
+		FROM spock.pgdrover_tombstone d CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(d.xmin) s WHERE d.relid = %s) r
+		WHERE r.at IS NOT NULL`, table, c.recent.behind, remote)
+	_, _, err = c.pipe(ctx, "COPY ("+deletes+") TO STDOUT",
+		"COPY spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn) FROM STDIN")
+	return err
+}
+
+func one(result *pgconn.Result) ([][]byte, error) {
+	if result.Err != nil {
+		return nil, result.Err
+	}
+	if len(result.Rows) == 0 {
+		return nil, errors.New("no row")
+	}
+	return result.Rows[0], nil
+}
