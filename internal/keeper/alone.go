@@ -35,18 +35,18 @@ type alone struct {
 	number int64
 }
 
-// take reads the goal, and reports whether it has changed.
-func (a *alone) take() (goal assignment, changed bool, err error) {
+// take reads the goal and numbers it.
+func (a *alone) take() (assignment, error) {
 	state, err := ReadState(a.paths.StateFile)
 	if err != nil {
-		return assignment{}, false, err
+		return assignment{}, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if changed = a.number == 0 || state.Assigned != a.goal; changed {
+	if a.number == 0 || state.Assigned != a.goal {
 		a.goal, a.number = state.Assigned, a.number+1
 	}
-	return assignment{Goal: a.goal, Number: a.number}, changed, nil
+	return assignment{Goal: a.goal, Number: a.number}, nil
 }
 
 func (a *alone) Known(context.Context) (known, error) {
@@ -55,8 +55,7 @@ func (a *alone) Known(context.Context) (known, error) {
 }
 
 func (a *alone) Report(context.Context, report) (assignment, error) {
-	goal, _, err := a.take()
-	return goal, err
+	return a.take()
 }
 
 func (a *alone) WaitNotification(ctx context.Context) (notification, error) {
@@ -138,7 +137,7 @@ func (a *alone) MostAdvancedStandby(ctx context.Context) (best peer, found bool,
 
 // List is any of the other nodes for a primary, and nobody otherwise.
 func (a *alone) List(ctx context.Context, number int64) (pg.StandbyNames, bool, error) {
-	goal, _, err := a.take()
+	goal, err := a.take()
 	if err != nil || goal.Number != number {
 		return pg.StandbyNames{}, false, err
 	}

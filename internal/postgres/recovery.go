@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -90,7 +91,7 @@ func (i *Instance) recoverArchive(ctx context.Context, control pg.ControlData) e
 
 // standbyAgain gives a standby its signal back that an interrupted recovery took.
 func (i *Instance) standbyAgain() error {
-	if _, err := os.Stat(i.path(recoverySignal)); err != nil {
+	if _, err := os.Stat(i.path(recoverySignal)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err := writeFile(i.path(signalFile), nil, 0o600); err != nil {
@@ -102,14 +103,16 @@ func (i *Instance) standbyAgain() error {
 func (i *Instance) replay(ctx context.Context, before pg.ControlData) error {
 	for {
 		line := max(before.TLI, before.MinRecoveryTLI)
-		// However it ends, what it came to is in the control file.
 		ended := i.replayOnce(ctx, fmt.Sprintf("recovery_target_timeline=%d", line))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		after, err := i.ControlData(ctx)
-		if err != nil || !recoveryPending(after) {
+		if err != nil {
 			return err
+		}
+		if !recoveryPending(after) {
+			return nil // however the run ended, what it came to is in the control file
 		}
 		if after == before {
 			return fmt.Errorf("%w: %w", ErrShortOfWAL, ended)
