@@ -204,11 +204,16 @@ func (w *Worker) breathe(ctx context.Context) error {
 
 // passBorder gives the server a moment to report its statistics.
 func (w *Worker) passBorder(ctx context.Context) error {
-	err := w.applier.drain(ctx)
-	if errors.Is(err, errPipeline) {
-		return w.settle(ctx)
+	for {
+		err := w.applier.drain(ctx)
+		if !errors.Is(err, errPipeline) {
+			return err
+		}
+		// What is repeated goes through the pipeline as well, and may fail in turn.
+		if err := w.settle(ctx); err != nil {
+			return err
+		}
 	}
-	return err
 }
 
 // waiters makes way for those who wait for our locks: one asks us to end, the
