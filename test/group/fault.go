@@ -73,6 +73,12 @@ func (m *Member) KillBoth(t testing.TB) {
 	m.proc.Wait(t, Patience)
 }
 
+// StopKeeper stops the member's process by SIGSTOP; its server goes on.
+func (m *Member) StopKeeper(t testing.TB) (resume func()) {
+	t.Helper()
+	return m.suspend(t, m.proc.Pid)
+}
+
 // StopBoth stops the member's process and its postmaster by SIGSTOP. The
 // server's other processes go on: sessions that are open still work.
 func (m *Member) StopBoth(t testing.TB) (resume func()) {

@@ -84,6 +84,18 @@ var faults = []fault{
 		group.During(t, r.upTo(15*time.Second))
 		resume()
 	}},
+	{"primary's keeper stopped for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		resume := primary.StopKeeper(t)
+		group.During(t, r.upTo(30*time.Second))
+		resume()
+	}},
+	{"primary refuses everybody", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		admit := primary.Refuse(t)
+		r.NewPrimary(t, primary)
+		admit()
+	}},
 	{"primary stopped by its operator", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		primary.Stop(t)
@@ -104,6 +116,19 @@ var faults = []fault{
 	{"a standby silent for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		resume := r.standby(primary).Freeze(t)
+		group.During(t, r.upTo(15*time.Second))
+		resume()
+	}},
+	{"a standby's keeper killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		standby := r.standby(primary)
+		standby.KillKeeper(t)
+		group.During(t, r.upTo(6*time.Second))
+		standby.Start(t)
+	}},
+	{"monitor silent for a moment", func(t *testing.T, r *trouble, _ *group.Member) {
+		t.Helper()
+		resume := r.Monitor.Freeze(t)
 		group.During(t, r.upTo(15*time.Second))
 		resume()
 	}},
