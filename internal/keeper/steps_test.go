@@ -377,3 +377,40 @@ func TestLookSeesWhoIsLetIn(t *testing.T) {
 		return nil
 	})
 }
+
+// TestPieceOfARecordIsNoDivergence: what was received reaches beyond the place
+// where the primary's line begins, as the last record came only in part.
+func TestPieceOfARecordIsNoDivergence(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	r.walk(r.n1, fsm.WaitPrimary, fsm.Draining)
+	r.walk(r.n2, fsm.PreparePromotion, fsm.WaitPrimary)
+	r.walk(r.n1, fsm.Draining, fsm.CatchingUp)
+	r.walk(r.n1, fsm.CatchingUp, fsm.Secondary)
+	ctx := t.Context()
+	up, err := r.n1.primary(ctx)
+	require.NoError(t, err)
+	line, err := r.n1.instance().HistoryOf(2)
+	require.NoError(t, err)
+	fork := line[1].Switch
+	between := postgres.Observation{
+		InRecovery: true, TLI: 1, LSN: fork + 8192, Received: fork + 8192, Replayed: fork,
+		Receiver: postgres.Receiver{Status: "streaming", TLI: 1},
+	}
+	lineage, ended, err := r.n1.relation(ctx, up, between)
+	require.NoError(t, err)
+	require.Equal(t, postgres.LineageFollows, lineage)
+	require.True(t, ended, "it is asked again when it knows")
+	v := r.look(r.n1)
+	require.Equal(t, fsm.StreamingNo, v.Streaming)
+
+	between.Replayed = fork + 100
+	lineage, ended, err = r.n1.relation(ctx, up, between)
+	require.NoError(t, err)
+	require.Equal(t, postgres.LineageDiverged, lineage)
+	require.False(t, ended, "nothing takes back what was replayed")
+
+	// The step leaves a standby that was asked with its upstream.
+	r.walk(r.n1, fsm.Secondary, fsm.CatchingUp)
+	require.NoError(t, r.n1.checkConnection(ctx))
+}

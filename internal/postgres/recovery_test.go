@@ -131,3 +131,51 @@ func TestRecoveryEndsWhereTheWALEnds(t *testing.T) {
 	require.NoError(t, standby.RecoverCrash(within(t)), "there is nothing left to do")
 	rejoin(t, standby, primary)
 }
+
+// A killed standby may hold WAL that its control file knows nothing of, and
+// that the new primary's line left out.
+func TestWALBehindTheControlFileIsFound(t *testing.T) {
+	t.Parallel()
+	primary, p := newPrimary(t, 1)
+	second, _ := newStandby(t, primary, 2)
+	third, p3 := newStandby(t, primary, 3)
+	_, err := second.EndReceiver(within(t))
+	require.NoError(t, err)
+	third.exec(t, `SELECT pg_wal_replay_pause()`)
+	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 1000)`)
+	end := primary.observe(t).LSN
+	eventually(t, func() error {
+		if at := third.observe(t).Received; at < end {
+			return fmt.Errorf("the standby is at %s, not %s", at, end)
+		}
+		return nil
+	})
+	third.stop(t, p3, postgres.StopImmediate)
+	primary.stop(t, p, postgres.StopImmediate)
+	require.NoError(t, second.Promote(within(t)))
+	second.exec(t, `INSERT INTO t VALUES (-1)`)
+	second.slot(t, 3)
+
+	up := postgres.StandbyOf(third.upstream(second))
+	rewind := postgres.RewindConfig{Source: postgres.CopyFrom(third.upstream(second)), Standby: up}
+	proved, err := third.Rewind(within(t), rewind)
+	require.NoError(t, err)
+	require.False(t, proved)
+	p3 = third.start(t)
+	last, err := third.EndReceiver(within(t))
+	require.NoError(t, err)
+	info, err := postgres.Identify(within(t), rewind.Source)
+	require.NoError(t, err)
+	line, err := third.HistoryOf(last.TLI)
+	require.NoError(t, err)
+	require.Equal(t, postgres.LineageDiverged, postgres.Relate(line, last.LSN, info))
+
+	// Replayed and stopped it knows where it ends.
+	third.stop(t, p3, postgres.StopFast)
+	proved, err = third.Rewind(within(t), rewind)
+	require.NoError(t, err)
+	require.True(t, proved)
+	third.start(t)
+	require.NoError(t, third.WaitStreaming(within(t)))
+	require.Equal(t, 1, third.count(t), "what the other line does not have is gone")
+}
