@@ -26,9 +26,10 @@ var (
 	promoteOpen = []Step{StepSetList, StepPromote, StepOpenGate, StepHBA, StepSlots}
 	aloneVote   = []Step{StepStop, StepStandbyAlone, StepOpenGate, StepDropOwnSlots}
 	// The timeline is checked before a new upstream is followed, and again after:
-	// the receiver may have had more from the old one in between.
-	point  = []Step{StepOpenGate, StepCheckTimeline, StepFollow, StepCheckTimeline}
-	follow = []Step{StepOpenGate, StepCheckTimeline, StepFollow, StepCheckTimeline, StepCheckConnection}
+	// the receiver may have had more from the old one in between. The gate comes
+	// last: commits on a new primary may be waiting for this node to follow it.
+	point  = []Step{StepCheckTimeline, StepFollow, StepCheckTimeline, StepOpenGate}
+	follow = []Step{StepCheckTimeline, StepFollow, StepCheckTimeline, StepCheckConnection, StepOpenGate}
 	rejoin = []Step{StepStop, StepRewindOrInit, StepOpenGate, StepHBA}
 )
 
@@ -109,7 +110,7 @@ func edgeTable() []edgeRow {
 
 		// A standby at work.
 		{from: []State{CatchingUp}, to: []State{Secondary}, steps: []Step{
-			StepStart, StepOpenGate, StepCheckTimeline, StepFollow, StepCheckTimeline, StepCheckConnection, StepSlots,
+			StepStart, StepCheckTimeline, StepFollow, StepCheckTimeline, StepCheckConnection, StepOpenGate, StepSlots,
 		}},
 		{from: []State{ReportLSN, JoinSecondary, FastForward, PreparePromotion}, to: []State{Secondary}, steps: follow},
 		{

@@ -54,8 +54,8 @@ func (t *turn) waitingForVotes() string {
 
 func (t *turn) waitingForOwner() string {
 	s := t.owner()
-	if t.handingOver() != nil {
-		return "" // a matter of seconds, and nobody is without a primary
+	if p := t.old(); t.rec.Election.Planned && p != nil && (p.Goal.Writable() || t.now.Sub(p.GoalAt) <= settleWindow) {
+		return "" // it takes a moment: nothing is wrong yet
 	}
 	if s != nil && s.Goal.Writable() && t.unhealthy(s) {
 		return fmt.Sprintf("%s was ordered to open and is not healthy, and too few of the others are there to replace it: "+
