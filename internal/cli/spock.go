@@ -25,6 +25,7 @@ func newSpockCmd(env *Env) *cobra.Command {
 		newSpockRemoveExtensionCmd(env),
 		newSpockRunCmd(env),
 		newSpockStatusCmd(env),
+		newSpockWaitCmd(env),
 		newSpockSettingsCmd(env),
 	)
 }

@@ -68,3 +68,19 @@ func TestManualNamesEverySetting(t *testing.T) {
 		}
 	}
 }
+
+func TestCopyBars(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		copied spock.CopyProgress
+		want   string
+	}{
+		{spock.CopyProgress{State: "wanted", BytesTotal: 100}, "[..............................]"},
+		{spock.CopyProgress{State: "copying", BytesTotal: 100, BytesDone: 50}, "[###############...............]"},
+		{spock.CopyProgress{State: "copying", BytesTotal: 100, BytesDone: 300}, "[#############################.]"},
+		{spock.CopyProgress{State: "copying"}, "[..............................]"},
+		{spock.CopyProgress{State: "done"}, "[##############################]"},
+	} {
+		require.Equal(t, x.want, bar(share(x.copied)))
+	}
+}
