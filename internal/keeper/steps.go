@@ -579,7 +579,11 @@ func (n *node) seal(ctx context.Context) error {
 			return err
 		}
 	}
-	return n.instance().Seal(guardList())
+	if err := n.instance().Seal(guardList()); err != nil {
+		// A full disk must not keep the group from hearing that the server is down.
+		n.log.WarnContext(ctx, "whoever starts this server now gets a primary", "error", err)
+	}
+	return nil
 }
 
 // unseal lets a sealed server open again. One that somebody started meanwhile

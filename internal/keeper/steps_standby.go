@@ -167,7 +167,7 @@ func (n *node) cloneStandby(ctx context.Context) error {
 	if !found {
 		return errors.New("no standby to copy from")
 	}
-	if inst := n.instance(); inst.Exists() && inst.IsStandby() {
+	if inst := n.instance(); inst.Exists() && inst.IsStandby() && !inst.Sealed() {
 		if _, err := n.sameSystem(ctx, n.upstreamConfig(source)); err == nil {
 			return n.standbyAlone(ctx)
 		}

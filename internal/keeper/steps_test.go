@@ -414,3 +414,23 @@ func TestPieceOfARecordIsNoDivergence(t *testing.T) {
 	r.walk(r.n1, fsm.Secondary, fsm.CatchingUp)
 	require.NoError(t, r.n1.checkConnection(ctx))
 }
+
+// TestStandbyThatCannotBeStartedIsCopied: its WAL is gone, and no number of
+// starts brings it back.
+func TestStandbyThatCannotBeStartedIsCopied(t *testing.T) {
+	t.Parallel()
+	r := newPair(t)
+	require.NoError(t, r.n2.stop(t.Context()))
+	require.NoError(t, os.RemoveAll(filepath.Join(r.p2.config().File.PGData, "pg_wal")))
+	var err error
+	tries := 0
+	for ; tries < 2*recoveryTries; tries++ {
+		if err = r.n2.perform(t.Context(), fsm.StepStart, task{From: fsm.Secondary, To: fsm.Secondary}); err == nil {
+			break
+		}
+	}
+	require.NoError(t, err)
+	require.Positive(t, tries, "a start that fails once may have been unlucky")
+	require.NoError(t, r.n2.checkConnection(t.Context()))
+	require.Equal(t, guardList(), r.look(r.n2).SyncNames)
+}
