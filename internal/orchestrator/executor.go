@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,6 +24,8 @@ type Config struct {
 	// Success and Failure run at the end; both may be nil.
 	Success, Failure *workflow.Follow
 	Journal          Journal
+	// Plan is kept in the journal, for whoever made the steps.
+	Plan json.RawMessage
 	// Dial opens sessions; [Dial] when it is nil.
 	Dial Dialer
 	Log  *slog.Logger
@@ -196,7 +199,7 @@ func (e *Executor) start(ctx context.Context) (int, error) {
 	if record == nil || record.Finished || e.cfg.Restart {
 		e.record = &Record{
 			Version: recordVersion, Workflow: e.cfg.Name, Cluster: e.cfg.Cluster, Started: time.Now().UTC(),
-			Variables: workflow.Variables{},
+			Variables: workflow.Variables{}, Plan: e.cfg.Plan,
 		}
 	} else {
 		e.record = record

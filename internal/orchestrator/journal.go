@@ -14,11 +14,13 @@ import (
 
 // Record is all that is known of a run.
 type Record struct {
-	Version  int       `json:"version"`
-	Workflow string    `json:"workflow"`
-	Cluster  string    `json:"cluster"`
-	Started  time.Time `json:"started"`
-	Updated  time.Time `json:"updated"`
+	Version  int    `json:"version"`
+	Workflow string `json:"workflow"`
+	Cluster  string `json:"cluster"`
+	// Plan is what the steps were made from, when that was no file.
+	Plan    json.RawMessage `json:"plan,omitempty"`
+	Started time.Time       `json:"started"`
+	Updated time.Time       `json:"updated"`
 	// Finished says that nothing is left to do.
 	Finished  bool               `json:"finished"`
 	Steps     []StepRecord       `json:"steps"`

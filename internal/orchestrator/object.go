@@ -45,7 +45,14 @@ func (e *Executor) command(ctx context.Context, s workflow.Step) (outcome, error
 	if err := e.intend(s, undo, exists); err != nil {
 		return outcome{}, err
 	}
+	if s.Command.Name == workflow.EnableSubscription {
+		if err := e.handOver(ctx, s, values["sub_name"]); err != nil {
+			return outcome{}, err
+		}
+	}
+	stop := e.watchBlockers(ctx, s)
 	answer, err := e.send(ctx, s, typed)
+	stop()
 	if err != nil {
 		if undo != "" && spock.SQLState(err) != "" {
 			e.forget(s)

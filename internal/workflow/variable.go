@@ -31,8 +31,9 @@ func (v Variables) Get(node, key string) (*string, bool) {
 	return value, ok
 }
 
-// References finds the variables of a text. Only names of nodes begin one, so
-// that parameters and the quotes of PL/pgSQL stay what they are.
+// References finds the variables of a text: $node.key, and ${node}.key for names
+// with other characters than letters, digits and underscores. Only names of
+// nodes begin one, so that parameters and the quotes of PL/pgSQL stay what they are.
 func References(text string, isNode func(string) bool) []Reference {
 	var found []Reference
 	for i := 0; i < len(text); i++ {
@@ -41,6 +42,9 @@ func References(text string, isNode func(string) bool) []Reference {
 		}
 		node := word(text[i+1:])
 		rest := text[i+1+len(node):]
+		if braced, after, ok := strings.Cut(strings.TrimPrefix(rest, "{"), "}"); node == "" && ok && strings.HasPrefix(rest, "{") {
+			node, rest = braced, after
+		}
 		if node == "" || !strings.HasPrefix(rest, ".") || !isNode(node) {
 			continue
 		}
@@ -48,7 +52,7 @@ func References(text string, isNode func(string) bool) []Reference {
 		if key == "" {
 			continue
 		}
-		r := Reference{Node: node, Key: key, Start: i, End: i + len(node) + len(key) + 2}
+		r := Reference{Node: node, Key: key, Start: i, End: len(text) - len(rest) + 1 + len(key)}
 		found = append(found, r)
 		i = r.End - 1
 	}

@@ -122,7 +122,7 @@ DECLARE
     r record;
     answer pg_lsn;
 BEGIN
-    SELECT p.slot_type, p.restart_lsn, p.active_pid, p.wal_status, p.database INTO s FROM pg_catalog.pg_replication_slots p
+    SELECT p.slot_type, p.restart_lsn, p.confirmed_flush_lsn, p.active_pid, p.wal_status INTO s FROM pg_catalog.pg_replication_slots p
      WHERE p.slot_name = get_lsn_from_commit_ts.slot_name;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = pg_catalog.format('replication slot "%s" does not exist', slot_name);
@@ -135,7 +135,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = pg_catalog.format('replication slot "%s" cannot be advanced', slot_name),
             DETAIL = 'This slot has never previously reserved WAL, or it has been invalidated.';
     END IF;
-    answer := s.restart_lsn;
+    -- A slot cannot go back: what is found before this position would be refused as a target.
+    answer := s.confirmed_flush_lsn;
     IF pg_catalog.to_regprocedure('pgdrover.wal_records(pg_lsn,pg_lsn)') IS NOT NULL
        AND s.restart_lsn < pg_catalog.pg_current_wal_flush_lsn() THEN
         FOR r IN EXECUTE 'SELECT w.end_lsn, c."timestamp", c.roident '
@@ -145,7 +146,7 @@ BEGIN
                          'ORDER BY w.start_lsn' USING s.restart_lsn LOOP
             CONTINUE WHEN r.roident IS DISTINCT FROM 0::oid;
             EXIT WHEN r."timestamp" > commit_ts;
-            answer := r.end_lsn;
+            answer := greatest(answer, r.end_lsn);
         END LOOP;
         RETURN answer;
     END IF;

@@ -1,0 +1,257 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/spock"
+	"github.com/pgdrover/pgdrover/internal/workflow"
+)
+
+// Topology is a cluster as its nodes describe it.
+type Topology struct {
+	// Members are the nodes, the one that was asked first.
+	Members []workflow.Member
+	Links   []workflow.Link
+	// Unreachable are the members that could not be asked, with the reason.
+	Unreachable map[string]error
+}
+
+// Member finds a node by its name.
+func (t *Topology) Member(name string) (workflow.Member, bool) {
+	for _, m := range t.Members {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return workflow.Member{}, false
+}
+
+// Nodes are the members as the tool reaches them: at the addresses at which
+// their servers reach each other.
+func (t *Topology) Nodes() ([]workflow.Node, error) {
+	var nodes []workflow.Node
+	for _, m := range t.Members {
+		info, err := pg.ParseConnInfo(m.DSN)
+		if err != nil {
+			return nil, fmt.Errorf("connection string of node %s: %w", m.Name, err)
+		}
+		nodes = append(nodes, workflow.Node{Name: m.Name, ConnInfo: info})
+	}
+	return nodes, nil
+}
+
+// Surveyor asks nodes what they know.
+type Surveyor struct {
+	// Dial opens sessions; [Dial] when it is nil.
+	Dial Dialer
+	// OnNotice receives what servers say besides errors; it may be nil.
+	OnNotice func(spock.Notice)
+}
+
+// on asks one node; the error names it.
+func (s *Surveyor) on(ctx context.Context, m workflow.Member, use func(Server) error) error {
+	info, err := pg.ParseConnInfo(m.DSN)
+	if err != nil {
+		return &NodeError{Node: m.Name, Op: "read the connection string", Err: err}
+	}
+	dial := s.Dial
+	if dial == nil {
+		dial = Dial
+	}
+	notice := s.OnNotice
+	if notice == nil {
+		notice = func(spock.Notice) {}
+	}
+	server, err := dial(ctx, workflow.Node{Name: m.Name, ConnInfo: info}, notice)
+	if err != nil {
+		return &NodeError{Node: m.Name, Op: "connect", Err: serverError(err)}
+	}
+	defer func() { _ = server.Close(context.WithoutCancel(ctx)) }()
+	if err := use(server); err != nil {
+		return &NodeError{Node: m.Name, Op: "ask", Err: Explain(m.Name, err)}
+	}
+	return nil
+}
+
+// queries about a node. All of them are documented tables and functions.
+const (
+	qLocalName = `SELECT n.node_name FROM spock.local_node l JOIN spock.node n ON n.node_id = l.node_id`
+	qPeers     = `SELECT DISTINCT ON (n.node_name) n.node_name, i.if_dsn FROM spock.node n JOIN spock.node_interface i ON i.if_nodeid = n.node_id
+ WHERE NOT EXISTS (SELECT FROM spock.local_node l WHERE l.node_id = n.node_id) ORDER BY n.node_name, i.if_name = n.node_name DESC, i.if_name`
+	qSets  = `SELECT s.set_name FROM spock.replication_set s JOIN spock.local_node l ON l.node_id = s.set_nodeid ORDER BY s.set_name`
+	qLinks = `SELECT s.sub_name, o.node_name, t.node_name, s.sub_slot_name FROM spock.subscription s
+  JOIN spock.node o ON o.node_id = s.sub_origin JOIN spock.node t ON t.node_id = s.sub_target ORDER BY s.sub_name`
+)
+
+// Survey asks a node for its cluster, and then every other node that it knows.
+// The node may be no node of a cluster yet: then it stands alone.
+func (s *Surveyor) Survey(ctx context.Context, first workflow.Member) (*Topology, error) {
+	t := &Topology{Unreachable: map[string]error{}}
+	var peers []workflow.Member
+	if err := s.on(ctx, first, func(server Server) error {
+		var err error
+		peers, err = s.ask(ctx, server, t, &first)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	t.Members = append([]workflow.Member{first}, t.Members...)
+	for _, m := range peers {
+		err := s.on(ctx, m, func(server Server) error {
+			_, err := s.ask(ctx, server, t, &m)
+			return err
+		})
+		if err != nil {
+			t.Unreachable[m.Name] = err
+		}
+		t.Members = append(t.Members, m)
+	}
+	return t, nil
+}
+
+// ask fills a member in and returns the others that it knows.
+func (s *Surveyor) ask(ctx context.Context, server Server, t *Topology, m *workflow.Member) ([]workflow.Member, error) {
+	name, err := server.Ask(ctx, qLocalName)
+	if err != nil {
+		return nil, err
+	}
+	if len(name.Rows) == 0 {
+		m.Bare, m.Sets = true, []string{"default", "default_insert_only", "ddl_sql"}
+		return nil, nil
+	}
+	if m.Name != "" && name.text(0) != m.Name {
+		return nil, &wrongNode{wanted: m.Name, found: name.text(0)}
+	}
+	m.Name = name.text(0)
+	sets, err := server.Ask(ctx, qSets)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range sets.Rows {
+		m.Sets = append(m.Sets, *row[0])
+	}
+	links, err := server.Ask(ctx, qLinks)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range links.Rows {
+		t.Links = append(t.Links, workflow.Link{Name: *row[0], Provider: *row[1], Subscriber: *row[2], Slot: *row[3]})
+	}
+	rows, err := server.Ask(ctx, qPeers)
+	if err != nil {
+		return nil, err
+	}
+	var peers []workflow.Member
+	for _, row := range rows.Rows {
+		peers = append(peers, workflow.Member{Name: *row[0], DSN: *row[1]})
+	}
+	return peers, nil
+}
+
+// wrongNode is a connection string that leads to another node.
+type wrongNode struct{ wanted, found string }
+
+func (e *wrongNode) Error() string {
+	return fmt.Sprintf("the connection string leads to node %q, not to %q", e.found, e.wanted)
+}
+
+// Hint says what to check.
+func (e *wrongNode) Hint() string {
+	return "compare the names and the connection strings that were given"
+}
+
+// NewNode asks a new node what a plan has to know: the names of the slots that
+// others will keep for it, and the schemas that it has already.
+func (s *Surveyor) NewNode(ctx context.Context, j *workflow.Joining) error {
+	return s.on(ctx, j.New, func(server Server) error {
+		name, err := server.Ask(ctx, qLocalName)
+		if err != nil {
+			return err
+		}
+		j.New.Bare = len(name.Rows) == 0
+		if !j.New.Bare && name.text(0) != j.New.Name {
+			return &wrongNode{wanted: j.New.Name, found: name.text(0)}
+		}
+		j.Slots = nil
+		for _, r := range j.Replicas {
+			slot, err := slotName(ctx, server, r.Name, workflow.SubscriptionName(r.Name, j.New.Name))
+			if err != nil {
+				return err
+			}
+			j.Slots = append(j.Slots, slot)
+		}
+		schemas, err := server.Ask(ctx, `SELECT nspname FROM pg_catalog.pg_namespace
+ WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'spock', 'pgdrover', 'public', 'lolor') ORDER BY nspname`)
+		if err != nil {
+			return err
+		}
+		j.SkipSchemas = nil
+		for _, row := range schemas.Rows {
+			j.SkipSchemas = append(j.SkipSchemas, *row[0])
+		}
+		return nil
+	})
+}
+
+// slotName is the name that the server itself gives to a subscription's slot.
+func slotName(ctx context.Context, server Server, provider, subscription string) (string, error) {
+	answer, err := server.Ask(ctx, "SELECT spock.spock_gen_slot_name(pg_catalog.current_database(), $1::name, $2::name)", &provider, &subscription)
+	if err != nil {
+		return "", err
+	}
+	return answer.text(0), nil
+}
+
+// Leaving is what a plan has to know to remove a node: from itself, or from a
+// survivor when it cannot be reached.
+func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member) (workflow.Leaving, *Topology, error) {
+	l := workflow.Leaving{Target: target, Slots: map[string][]string{}}
+	var t *Topology
+	var err error
+	if target.DSN != "" {
+		t, err = s.Survey(ctx, target)
+	}
+	if target.DSN == "" || err != nil && survivor.DSN != "" {
+		l.Dead = true
+		t, err = s.Survey(ctx, survivor)
+	}
+	if err != nil {
+		return l, nil, err
+	}
+	if known, ok := t.Member(target.Name); ok {
+		l.Target = known
+	}
+	for _, m := range t.Members {
+		if m.Name == target.Name || m.Bare {
+			continue
+		}
+		if reason := t.Unreachable[m.Name]; reason != nil {
+			return l, t, reason
+		}
+		l.Peers = append(l.Peers, m)
+		if err := s.leftSlots(ctx, &l, m); err != nil {
+			return l, t, err
+		}
+	}
+	if len(l.Peers) == 0 && l.Dead {
+		return l, t, errors.New("no node that survives was found")
+	}
+	l.Links = t.Links
+	return l, t, nil
+}
+
+// leftSlots computes which slots a peer may keep for the target.
+func (s *Surveyor) leftSlots(ctx context.Context, l *workflow.Leaving, m workflow.Member) error {
+	return s.on(ctx, m, func(server Server) error {
+		slot, err := slotName(ctx, server, m.Name, workflow.SubscriptionName(m.Name, l.Target.Name))
+		l.Slots[m.Name] = []string{slot}
+		return err
+	})
+}
+
+func sortedNames(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
