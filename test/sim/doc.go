@@ -13,6 +13,8 @@
 // are what a connected walsender was told under the name of a voter. A killed
 // postmaster leaves children behind, a promotion begins a branch, a rewind that
 // is killed leaves a directory that nothing starts from.
+// Somebody may start a stopped server at any moment, and a server may fall
+// sick: every new connection is answered with an error from then on.
 //
 // A keeper walks the edges of fsm step by step, each step in parts, and can be
 // killed, stopped or cut off between any two. Its state file is written before
