@@ -84,7 +84,7 @@ func (m *Multimaster) story(ctx context.Context) error {
 	if err := m.settle(ctx); err != nil {
 		return err
 	}
-	if err := m.look(ctx); err != nil {
+	if err := m.rest(ctx); err != nil {
 		return err
 	}
 	if m.Stay > 0 {
@@ -152,13 +152,44 @@ func (m *Multimaster) watch(ctx context.Context, d time.Duration) error {
 
 // look shows the nodes once.
 func (m *Multimaster) look(ctx context.Context) error {
+	if err := m.observe(ctx); err != nil {
+		return err
+	}
+	m.view.show(m.masters)
+	return nil
+}
+
+func (m *Multimaster) observe(ctx context.Context) error {
 	for _, x := range m.masters {
 		if err := x.observe(ctx); err != nil {
 			return err
 		}
 	}
-	m.view.show(m.masters)
 	return nil
+}
+
+// restPatience is how long the table may take to say what is true already: the
+// engines tell how far they are about once a second.
+const restPatience = 10 * time.Second
+
+// rest shows the nodes when nothing is behind any more.
+func (m *Multimaster) rest(ctx context.Context) error {
+	for deadline := time.Now().Add(restPatience); ; {
+		if err := m.observe(ctx); err != nil {
+			return err
+		}
+		var behind int64
+		for _, x := range m.masters {
+			behind += x.lagBytes
+		}
+		if behind == 0 || time.Now().After(deadline) {
+			m.view.show(m.masters)
+			return nil
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 // settle waits until every node has applied what all others had committed. It
