@@ -86,6 +86,9 @@ func programName(argv0 string) string {
 	if base == nameAutoctl || base == nameSpockctrl {
 		return base
 	}
+	if name := strings.TrimSuffix(base, ".py"); isZodan(name) {
+		return name
+	}
 	return nameDrover
 }
 
@@ -94,6 +97,8 @@ const (
 	nameDrover    = "pgdrover"
 	nameAutoctl   = "pg_autoctl"
 	nameSpockctrl = "spockctrl"
+	nameZodan     = "zodan"
+	nameZodremove = "zodremove"
 )
 
 // printf writes to standard output; a reader that went away is not an error of ours.

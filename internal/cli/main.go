@@ -26,6 +26,9 @@ func Main(ctx context.Context, env Env) int {
 	if args, ok := spockctrlLineOf(&env); ok {
 		env.Args, c.badArgs = args, spockctrlMisuse
 	}
+	if args, ok := zodanLineOf(&env); ok {
+		env.Args, c.badArgs = args, zodanMisuse
+	}
 	return c.run(ctx)
 }
 

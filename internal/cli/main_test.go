@@ -23,12 +23,15 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pgtest"
 )
 
+// programNames are the names under which scripts call the program.
+var programNames = []string{nameDrover, nameAutoctl, nameSpockctrl, nameZodan, nameZodremove, nameZodan + ".py"}
+
 var rewrite = flag.Bool("rewrite", false, "write the generated pages instead of comparing them")
 
 // TestMain is the program itself when the test binary was called by one of its
 // names: the scripts find it in PATH.
 func TestMain(m *testing.M) {
-	if base := filepath.Base(os.Args[0]); base == nameDrover || base == nameAutoctl || base == nameSpockctrl {
+	if base := filepath.Base(os.Args[0]); slices.Contains(programNames, base) {
 		os.Exit(runProgram())
 	}
 	if slices.Contains(os.Args, "-rewrite") {
@@ -132,7 +135,7 @@ func programs(t *testing.T) string {
 	bin := pgtest.Dir(t)
 	self, err := os.Executable()
 	require.NoError(t, err)
-	for _, name := range []string{nameDrover, nameAutoctl, nameSpockctrl} {
+	for _, name := range programNames {
 		require.NoError(t, os.Symlink(self, filepath.Join(bin, name)))
 	}
 	return bin

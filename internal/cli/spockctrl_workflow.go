@@ -275,6 +275,7 @@ func (f *workflowFile) plan() error {
 
 type planLine struct {
 	Step         string   `json:"step"`
+	Phase        string   `json:"phase,omitempty"`
 	Node         string   `json:"node"`
 	Type         string   `json:"type"`
 	Command      string   `json:"command"`

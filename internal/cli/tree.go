@@ -16,6 +16,9 @@ func newRootCmd(env *Env) *cobra.Command {
 	if env.program() == nameSpockctrl {
 		return asRoot(newSpockctrlRoot(env))
 	}
+	if isZodan(env.program()) {
+		return asRoot(newZodanRoot(env))
+	}
 	cmds := []*cobra.Command{
 		newCreateCmd(env),
 		newDropCmd(env),
@@ -42,6 +45,7 @@ func newRootCmd(env *Env) *cobra.Command {
 		cmds = append(cmds,
 			newSpockCmd(env),
 			newSpockctrlCmd(env),
+			newZodanCmd(env),
 			newDemoCmd(env),
 			newCompletionCmd(env),
 		)
