@@ -32,6 +32,7 @@ func newCreatePostgresCmd(env *Env) *cobra.Command {
 	f.StringP("replication-quorum", "r", "", "`true` when this node takes part in the replication quorum (default true)")
 	f.StringP("maximum-backup-rate", "R", "", "maximum transfer `rate` of a base backup (default 100M)")
 	f.StringP("monitor-password", "W", "", "`password` for connections to the monitor")
+	f.StringP("region", "G", "", "`name` of the region that the node is in (default default)")
 	f.StringP("replication-password", "w", "", "`password` for streaming replication")
 	return cmd
 }
@@ -85,6 +86,9 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 		return createFailed(ctx, err)
 	}
 	if err := interrupted(ctx, run); err != nil || ctx.Err() != nil {
+		return err
+	}
+	if err := placeInRegion(ctx, env, n, text(cmd, "region")); err != nil {
 		return err
 	}
 	env.infof("postgres node has been successfully initialized.")

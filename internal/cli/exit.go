@@ -91,14 +91,14 @@ func withCode(code int, err error) error {
 }
 
 // advise adds a hint to what the monitor refused without one.
-func advise(err error, format string, args ...any) error {
+func advise(err error, hint string) error {
 	if err == nil || hintOf(err) != "" {
 		return err
 	}
 	if exit, ok := errors.AsType[*exitError](err); ok {
-		return exit.withHint(format, args...)
+		return exit.withHint("%s", hint)
 	}
-	return fail(exitMonitor, "%w", err).withHint(format, args...)
+	return fail(exitMonitor, "%w", err).withHint("%s", hint)
 }
 
 // hintOf finds the hint of an error that an operator can fix.

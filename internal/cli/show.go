@@ -19,6 +19,7 @@ func newShowCmd(env *Env) *cobra.Command {
 		newShowStateCmd(env),
 		newShowSettingsCmd(env),
 		newShowStandbyNamesCmd(env),
+		newShowTimelineCmd(env),
 		newShowFileCmd(env),
 		newShowSystemdCmd(env),
 		newShowBlockersCmd(env),

@@ -69,6 +69,8 @@ func queries() map[string]string {
 		"qSetPriority":             qSetPriority,
 		"qSetQuorum":               qSetQuorum,
 		"qSetRegion":               qSetRegion,
+		"qTimelineHistory":         qTimelineHistory,
+		"qTimelineStatus":          qTimelineStatus,
 		"qSetSyncStandbys":         qSetSyncStandbys,
 		"qSettings":                qSettings,
 		"qStartMaintenance":        qStartMaintenance,
