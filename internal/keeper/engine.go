@@ -97,6 +97,7 @@ type engine struct {
 	peers      []peer
 	peersKnown bool
 	peersDone  []peer
+	slotsAt    time.Duration // when the slots were last seen to
 	published  pg.Timeline
 	// reconfigured: the server goes by the configuration as last read.
 	reconfigured bool
@@ -533,9 +534,12 @@ func (e *engine) upkeep() *job {
 	}
 	if steps := e.peerSteps(duty); len(steps) > 0 {
 		peers := e.peers
-		return care(steps, nil, func() { e.peersDone = peers })
+		return care(steps, nil, func() { e.peersDone, e.slotsAt = peers, e.cfg.Clock() })
 	}
 	e.peersDone = e.peers
+	if duty.Slots && len(e.peers) > 0 && e.cfg.Clock()-e.slotsAt > slotsEvery {
+		return care([]fsm.Step{fsm.StepSlots}, nil, func() { e.slotsAt = e.cfg.Clock() })
+	}
 	if tli := e.view.TLI; tli != e.published && duty.Postgres == fsm.PowerRunning {
 		return care(nil, e.cfg.Machine.publish, func() { e.published = tli })
 	}
@@ -593,6 +597,10 @@ type position struct {
 func sameAddresses(a, b []peer) bool {
 	return slices.EqualFunc(a, b, func(x, y peer) bool { return x.ID == y.ID && x.Host == y.Host })
 }
+
+// slotsEvery is how often a node at rest sees to the slots of the others: an
+// operator may have dropped one, or it may have been invalidated.
+const slotsEvery = 10 * time.Second
 
 // mendAfter is how long a standby may take to begin streaming by itself.
 const mendAfter = 10 * time.Second

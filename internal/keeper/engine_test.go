@@ -403,3 +403,21 @@ func TestServerThatRefusesEverybodyIsReportedDown(t *testing.T) {
 		})
 	}
 }
+
+// TestSlotsAreSeenToNowAndThen: somebody drops the slot of a node that is away,
+// and that node could never be copied.
+func TestSlotsAreSeenToNowAndThen(t *testing.T) {
+	inWorld(t, fsm.Primary, func(w *world) {
+		w.monitor.peers = []peer{{ID: 2, Host: "h", Port: 1, Goal: fsm.CatchingUp}}
+	}, func(t *testing.T, w *world) {
+		w.pass(5 * time.Second)
+		before := len(w.server.done())
+		w.pass(25 * time.Second)
+		again := w.server.done()[before:]
+		require.NotEmpty(t, again)
+		require.LessOrEqual(t, len(again), 3)
+		for _, s := range again {
+			require.Equal(t, fsm.StepSlots, s)
+		}
+	})
+}

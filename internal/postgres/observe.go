@@ -35,7 +35,7 @@ type Observation struct {
 
 // Receiver is the WAL receiver of a standby; zero when there is none.
 type Receiver struct {
-	Status      string // starting, streaming, waiting, restarting, stopping
+	Status      string // starting, connecting, streaming, waiting, restarting, stopping
 	TLI         pg.Timeline
 	Slot        string
 	Host        string
@@ -60,6 +60,12 @@ type Standby struct {
 	ReplyTime time.Time
 }
 
+// receiverStatus is the status of pg_stat_wal_receiver r. A receiver calls
+// itself streaming as soon as it is connected, also when the upstream refuses it a moment later
+// because it does not have the WAL any more. Until its first message the
+// two times are one, and we say connecting.
+const receiverStatus = `CASE WHEN r.status = 'streaming' AND r.last_msg_send_time = r.last_msg_receipt_time THEN 'connecting' ELSE coalesce(r.status, '') END`
+
 // The timeline of a primary is the one it writes, which the control file learns
 // only at the next checkpoint. A standby without a receiver is on the highest
 // timeline of which it has replayed or could replay something: that of the
@@ -73,7 +79,7 @@ SELECT pg_is_in_recovery(),
   CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')::text ELSE '0/0' END,
   CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_flush_lsn()::text END,
   CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END,
-  coalesce(r.status, ''), coalesce(r.received_tli, 0), coalesce(r.slot_name, ''), coalesce(r.sender_host, ''), coalesce(r.sender_port, 0),
+  ` + receiverStatus + `, coalesce(r.received_tli, 0), coalesce(r.slot_name, ''), coalesce(r.sender_host, ''), coalesce(r.sender_port, 0),
   r.last_msg_receipt_time,
   CASE WHEN pg_is_in_recovery() AND coalesce(r.received_tli, 0) = 0
     THEN (SELECT greatest(c.timeline_id, coalesce(m.min_recovery_end_timeline, 0)) FROM pg_control_checkpoint() c, pg_control_recovery() m) ELSE 0 END,

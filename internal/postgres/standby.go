@@ -304,7 +304,7 @@ type receiverState struct {
 }
 
 const receiverQuery = `
-SELECT coalesce((SELECT status FROM pg_stat_wal_receiver), ''),
+SELECT coalesce((SELECT ` + receiverStatus + ` FROM pg_stat_wal_receiver r), ''),
   EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
   coalesce((SELECT wait_event = 'RecoveryRetrieveRetryInterval' FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), false),
   coalesce(pg_last_wal_receive_lsn(), '0/0')::text, coalesce(pg_last_wal_replay_lsn(), '0/0')::text,

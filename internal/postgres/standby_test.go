@@ -369,3 +369,40 @@ func TestSelfSignedCertificateServes(t *testing.T) {
 	require.True(t, ssl)
 	require.FileExists(t, filepath.Join(n.DataDir(), "server.key"))
 }
+
+// A receiver whose upstream does not have the WAL any more connects again and again, and never streams.
+func TestRefusedReceiverDoesNotStream(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	standby, p := newStandby(t, primary, 2)
+	require.True(t, standby.observe(t).Receiver.Streaming())
+	standby.stop(t, p, postgres.StopFast)
+	ctx := within(t)
+	require.NoError(t, primary.With(ctx, func(s *postgres.Session) error {
+		for name, value := range map[string]string{"wal_keep_size": "0", "max_slot_wal_keep_size": "0", "wal_retrieve_retry_interval": "100ms"} {
+			if err := s.AlterSystem(ctx, name, value); err != nil {
+				return err
+			}
+		}
+		if err := s.Reload(ctx); err != nil {
+			return err
+		}
+		return s.DropSlots(ctx)
+	}))
+	for range 3 {
+		primary.exec(t, `INSERT INTO t SELECT coalesce(max(id), 0) + generate_series(1, 10) FROM t`)
+		primary.exec(t, `SELECT pg_switch_wal()`)
+		primary.exec(t, `CHECKPOINT`)
+	}
+	primary.slot(t, 2)
+	standby.start(t)
+	connected := 0
+	for looks := 0; connected < 3 && looks < 2000; looks++ {
+		o := standby.observe(t)
+		require.False(t, o.Receiver.Streaming())
+		if o.Receiver.Status == "connecting" {
+			connected++
+		}
+	}
+	t.Logf("seen connecting %d times", connected)
+}
