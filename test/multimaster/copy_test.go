@@ -12,6 +12,33 @@ import (
 
 const wholeCopy = ", synchronize_structure := true, synchronize_data := true"
 
+// A row is copied to a node that joins; an older change of it, of a third node,
+// arrives there afterwards. It lost at the source, and loses at the new node.
+func TestCheck05OlderChangeAfterTheCopy(t *testing.T) {
+	t.Parallel()
+	a, b, c := newNode(t, "n1", nil), newNode(t, "n2", nil), newNode(t, "n3", nil)
+	for _, n := range []*node{a, b} {
+		n.exec(t, oneTable)
+	}
+	a.subscribe(t, b, "")
+	b.subscribe(t, a, "")
+	a.exec(t, "INSERT INTO t SELECT i, 'start' FROM generate_series(1, 20) i")
+	settle(t, a, b)
+	// As an operator who adds a node does it: the peer's slot first.
+	b.exec(t, "SELECT pg_create_logical_replication_slot(spock.spock_gen_slot_name('app', 'n2', 'sub_n2_n3'), 'pgoutput')")
+	c.ask(t, b, ", enabled := false")
+	a.away(b)
+	b.exec(t, "UPDATE t SET v = 'older' WHERE id <= 10")
+	a.exec(t, "UPDATE t SET v = 'newer' WHERE id <= 5")
+	c.subscribe(t, a, wholeCopy)
+	c.exec(t, "SELECT spock.sub_wait_for_sync('sub_n1_n3')")
+	c.exec(t, "SELECT spock.sub_enable('sub_n2_n3')")
+	a.back(b)
+	settle(t, a, b, c)
+	equal(t, "SELECT * FROM t ORDER BY id", a, b, c)
+	require.Equal(t, "5|5|10", c.text(t, `SELECT count(*) FILTER (WHERE v = 'newer'), count(*) FILTER (WHERE v = 'older'), count(*) FILTER (WHERE v = 'start') FROM t`))
+}
+
 // The first copy goes on after whatever is killed meanwhile, and ends equal.
 func TestCopySurvivesKills(t *testing.T) {
 	t.Parallel()
