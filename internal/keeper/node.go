@@ -309,7 +309,9 @@ func (n *node) look(ctx context.Context) view {
 			return v
 		default:
 			// The session that we have goes on. An answer is what new clients get; no answer may be a busy machine.
-			v.Refused = answers(err)
+			if v.Refused = answers(err); !v.Refused {
+				n.sessionAt = v.At
+			}
 		}
 	}
 	o, err := n.session.Observe(ctx)

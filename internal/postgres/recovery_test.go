@@ -129,6 +129,15 @@ func TestRecoveryEndsWhereTheWALEnds(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "shut down in recovery", control.State)
 	require.NoError(t, standby.RecoverCrash(within(t)), "there is nothing left to do")
+
+	// Killed in the middle of it, it is still a standby.
+	signal := filepath.Join(standby.DataDir(), "standby.signal")
+	require.NoError(t, os.Rename(signal, filepath.Join(standby.DataDir(), "recovery.signal")))
+	require.True(t, standby.IsStandby())
+	p = standby.start(t)
+	require.FileExists(t, signal)
+	require.True(t, standby.observe(t).InRecovery)
+	standby.stop(t, p, postgres.StopFast)
 	rejoin(t, standby, primary)
 }
 
