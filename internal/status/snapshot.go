@@ -5,6 +5,7 @@ import (
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
 // Snapshot is a formation as of one moment.
@@ -152,14 +153,10 @@ func (s *Snapshot) Nodes() []Node {
 }
 
 // Connection is the type of connection that a node gives in the state it reported.
-func (n Node) Connection() string {
-	s := n.Reported
-	switch {
-	case s.In(fsm.Single, fsm.Primary, fsm.WaitPrimary, fsm.JoinPrimary, fsm.PrepareMaintenance, fsm.ApplySettings):
-		return "read-write"
-	case s.In(fsm.Secondary, fsm.CatchingUp, fsm.PreparePromotion, fsm.StopReplication, fsm.WaitMaintenance,
-		fsm.FastForward, fsm.JoinSecondary, fsm.ReportLSN):
-		return "read-only"
-	}
-	return "none"
+func (n Node) Connection() string { return pgautofailover.ConnectionType(n.Reported) }
+
+// MarkedConnection is Connection with the mark of a server that does not
+// answer the monitor ("!") or of which nothing is known yet ("?").
+func (n Node) MarkedConnection() string {
+	return pgautofailover.NodeState{Reported: n.Reported, Health: n.Health}.Connection()
 }

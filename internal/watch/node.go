@@ -132,7 +132,7 @@ func cell(f field, n status.Node, citus bool) string {
 	case fieldCheck, fieldLastCheck:
 		return status.Brief(n.Check)
 	case fieldConnection:
-		return n.Connection() + healthMark(n.Health)
+		return n.MarkedConnection()
 	case fieldLag:
 		return lag(n)
 	case fieldReport, fieldLastReport:
@@ -153,18 +153,6 @@ func yes(b bool) string {
 		return "yes"
 	}
 	return "no"
-}
-
-// healthMark follows the type of connection: nothing when the server answers the monitor.
-func healthMark(h fsm.Health) string {
-	switch h {
-	case fsm.HealthGood:
-		return ""
-	case fsm.HealthBad:
-		return " !"
-	case fsm.HealthUnknown:
-	}
-	return " ?"
 }
 
 // lag is how far a node is behind; the primary is the measure, and positions
