@@ -6,8 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -18,13 +23,20 @@ import (
 // copier copies tables from one snapshot of the provider.
 type copier struct {
 	w        *Worker
-	receiver *walreceiver.Conn // holds the snapshot, and a temporary slot
-	provider *pgconn.PgConn    // reads
-	local    *pgconn.PgConn    // writes, under the subscription's origin
+	receiver *walreceiver.Conn // holds the snapshot, and a slot
+	lane                       // the first
 	point    pg.LSN
 	snapshot string
 	with     string // a statement for the transaction of the copy
 	recent   recent
+}
+
+// lane is a pair of sessions that copy: one reads from the snapshot, the other
+// writes under an origin of the provider's, so that nobody is sent the copy.
+type lane struct {
+	provider *pgconn.PgConn
+	local    *pgconn.PgConn
+	origin   string
 }
 
 // copied is a table to be copied.
@@ -33,6 +45,48 @@ type copied struct {
 	parent       string // of a partition
 	columns      []string
 	filters      []string
+	pages        int64
+}
+
+// piece is a range of a table's blocks, copied in one transaction.
+type piece struct {
+	copied
+	n           int
+	first, last int64 // last is 0 where it is the end
+	whole       bool  // there is no other
+	bytes       atomic.Int64
+	rows        int64
+}
+
+// piecePages is the size of a piece in blocks: 64 MB.
+const piecePages = 8192
+
+// cut makes pieces of a table, of so many blocks.
+func (t copied) cut(size int64) []*piece {
+	if t.pages < 2*size {
+		return []*piece{{copied: t, whole: true}}
+	}
+	var all []*piece
+	for first := int64(0); first < t.pages; first += size {
+		p := &piece{copied: t, n: len(all), first: first, last: first + size}
+		if p.last >= t.pages {
+			p.last = 0 // what was added since the table was last measured, too
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// where is the condition for the rows of a piece.
+func (p *piece) where(alias string) string {
+	if p.whole {
+		return "true"
+	}
+	text := fmt.Sprintf("%sctid >= '(%d,0)'", alias, p.first)
+	if p.last != 0 {
+		text += fmt.Sprintf(" AND %sctid < '(%d,0)'", alias, p.last)
+	}
+	return text
 }
 
 func (t copied) quoted() string { return pg.QuoteIdent(t.schema) + "." + pg.QuoteIdent(t.name) }
@@ -40,33 +94,51 @@ func (t copied) quoted() string { return pg.QuoteIdent(t.schema) + "." + pg.Quot
 func (c *copier) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
-	c.closeLocal(ctx)
-	if c.provider != nil {
-		_ = c.provider.Close(ctx)
-	}
+	c.lane.close(ctx)
 	if c.receiver != nil {
 		_ = c.receiver.Close(ctx)
 	}
 }
 
-func (c *copier) closeLocal(ctx context.Context) {
-	if c.local != nil {
-		_ = c.local.Close(ctx)
-		c.local = nil
+func (l *lane) close(ctx context.Context) {
+	l.closeLocal(ctx)
+	if l.provider != nil {
+		_ = l.provider.Close(ctx)
 	}
 }
 
-func (c *copier) openLocal(ctx context.Context) error {
-	w := c.w
+func (l *lane) closeLocal(ctx context.Context) {
+	if l.local == nil {
+		return
+	}
+	// A session that merely ends keeps its origin for a moment.
+	if !l.local.IsClosed() && l.local.TxStatus() == 'I' {
+		_ = runAll(ctx, l.local, "SELECT pg_replication_origin_session_reset()")
+	}
+	_ = l.local.Close(ctx)
+	l.local = nil
+}
+
+func (w *Worker) openLocal(ctx context.Context, l *lane) error {
 	var err error
-	if c.local, err = dial(ctx, w.engine.cfg.ConnInfo.DSN(), fmt.Sprintf("spock sync %d:%d", w.engine.database, w.sub.id),
+	if l.local, err = dial(ctx, w.engine.cfg.ConnInfo.DSN(), fmt.Sprintf("spock sync %d:%d", w.engine.database, w.sub.id),
 		sessionSettings(false)); err != nil {
 		return fmt.Errorf("connect to local database: %w", err)
 	}
-	// The server may take a moment to see that another session has ended.
-	text := "SELECT pg_replication_origin_session_setup(" + pg.QuoteLiteral(w.sub.slot) + ")"
-	if err := runAll(ctx, c.local, text); err != nil {
+	if err := runAll(ctx, l.local, "SELECT pg_replication_origin_session_setup("+pg.QuoteLiteral(l.origin)+")"); err != nil {
 		return fmt.Errorf("take over origin: %w", err)
+	}
+	return nil
+}
+
+// openProvider opens a session on the snapshot.
+func (c *copier) openProvider(ctx context.Context, l *lane) error {
+	var err error
+	if l.provider, err = dial(ctx, c.w.engine.peerDSN(c.w.sub.dsn), c.w.sub.name+"_copy", nil); err == nil {
+		err = runAll(ctx, l.provider, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+pg.QuoteLiteral(c.snapshot))
+	}
+	if err != nil {
+		return fmt.Errorf("open snapshot on provider: %w", err)
 	}
 	return nil
 }
@@ -83,11 +155,12 @@ func (c *copier) tables(ctx context.Context) ([]copied, error) {
 			WHERE f.set_reloid = r.oid AND v.set_name = ANY ($1::text[]) AND v.set_nodeid = l.node_id),
 		EXISTS (SELECT FROM spock.replication_set_table u JOIN spock.replication_set v USING (set_id)
 			WHERE u.set_reloid = r.oid AND v.set_name = ANY ($1::text[]) AND v.set_nodeid = l.node_id
-			  AND NOT EXISTS (SELECT FROM spock.pgdrover_row_filter f WHERE f.set_id = u.set_id AND f.set_reloid = u.set_reloid::oid))
+			  AND NOT EXISTS (SELECT FROM spock.pgdrover_row_filter f WHERE f.set_id = u.set_id AND f.set_reloid = u.set_reloid::oid)),
+		pg_relation_size(r.oid) / current_setting('block_size')::int8
 		FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace CROSS JOIN spock.local_node l
 		WHERE r.relkind = 'r' AND r.oid IN (SELECT t.set_reloid FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id)
 			WHERE s.set_nodeid = l.node_id AND s.set_name = ANY ($1::text[]))
-		ORDER BY r.relpages DESC, 1, 2`
+		ORDER BY 7 DESC, 1, 2`
 	result := c.provider.ExecParams(ctx, query, [][]byte{[]byte(arrayText(c.w.sub.sets))}, nil, nil, nil).Read()
 	if result.Err != nil {
 		return nil, fmt.Errorf("read tables of provider: %w", result.Err)
@@ -96,6 +169,9 @@ func (c *copier) tables(ctx context.Context) ([]copied, error) {
 	for _, row := range result.Rows {
 		t := copied{schema: string(row[0]), name: string(row[1]), parent: string(row[2])}
 		var err error
+		if t.pages, err = strconv.ParseInt(string(row[6]), 10, 64); err != nil {
+			return nil, fmt.Errorf("read tables of provider: %w", err)
+		}
 		if row[3] != nil {
 			if t.columns, err = parseTextArray(string(row[3])); err != nil {
 				return nil, err
@@ -121,51 +197,200 @@ func arrayText(list []string) string {
 	return "{" + strings.Join(quoted, ",") + "}"
 }
 
-// copyAll copies all tables of the sets, each in one transaction with its line
-// of the journal.
-func (c *copier) copyAll(ctx context.Context, kind string) error {
+// copyAll copies all tables of the sets that are not there yet, a few at a time.
+// Each is followed from the position of this snapshot on, which is that of the
+// stream unless the copy has begun with an earlier one.
+func (c *copier) copyAll(ctx context.Context, kind string, resumed bool) error {
 	tables, err := c.tables(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.openLocal(ctx); err != nil {
+	done, err := c.w.copiedTables(ctx)
+	if err != nil {
 		return err
 	}
-	defer func() {
-		// A session that merely ends keeps its origin for a moment.
-		if c.local != nil && !c.local.IsClosed() && c.local.TxStatus() == 'I' {
-			_ = runAll(ctx, c.local, "SELECT pg_replication_origin_session_reset()")
-		}
-		c.closeLocal(ctx)
-	}()
-	skip := map[string]bool{}
-	for _, s := range c.w.sub.schemas {
-		skip[s] = true
+	c.origin = c.w.sub.slot
+	if err := c.w.openLocal(ctx, &c.lane); err != nil {
+		return err
 	}
+	defer c.closeLocal(context.WithoutCancel(ctx))
+	tables = slices.DeleteFunc(tables, func(t copied) bool {
+		return slices.Contains(c.w.sub.schemas, t.schema) || done[t.schema+"."+t.name]
+	})
+	var pieces []*piece
 	for _, t := range tables {
-		if skip[t.schema] {
-			continue
-		}
 		if err := c.startOver(ctx, t); err != nil {
 			return err
 		}
-		if err := c.copyTable(ctx, t); err != nil {
-			return err
-		}
-		if _, err := c.w.db.Exec(ctx, `INSERT INTO spock.local_sync_status
-			(sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn) VALUES ($1::text::"char", $2, $3, $4, 'r', $5::text::pg_lsn)
-			ON CONFLICT (sync_subid, sync_nspname, sync_relname) DO UPDATE SET sync_status = 'r', sync_statuslsn = excluded.sync_statuslsn`,
-			kind, c.w.sub.id, t.schema, t.name, c.point.String()); err != nil {
+		pieces = append(pieces, t.cut(c.w.engine.piece)...)
+	}
+	if err := c.plan(ctx, pieces); err != nil {
+		return err
+	}
+	status := "r"
+	if resumed {
+		status = "y"
+	}
+	return c.copyPieces(ctx, pieces, func(ctx context.Context, t copied) error {
+		_, err := c.w.db.Exec(ctx, `INSERT INTO spock.local_sync_status
+			(sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn) VALUES ($1::text::"char", $2, $3, $4, $5::text::"char", $6::text::pg_lsn)
+			ON CONFLICT (sync_subid, sync_nspname, sync_relname) DO UPDATE SET sync_status = excluded.sync_status, sync_statuslsn = excluded.sync_statuslsn`,
+			kind, c.w.sub.id, t.schema, t.name, status, c.point.String())
+		if err != nil {
 			return fmt.Errorf("store state of table: %w", err)
+		}
+		return nil
+	})
+}
+
+// copiedTables are those that an earlier attempt has finished.
+func (w *Worker) copiedTables(ctx context.Context) (map[string]bool, error) {
+	var names []string
+	if err := w.db.QueryRow(ctx, `SELECT coalesce(array_agg(sync_nspname || '.' || sync_relname), '{}') FROM spock.local_sync_status
+		WHERE sync_subid = $1 AND sync_relname IS NOT NULL AND sync_status IN ('r', 'y')`, w.sub.id).Scan(&names); err != nil {
+		return nil, fmt.Errorf("read state of tables: %w", err)
+	}
+	done := map[string]bool{}
+	for _, n := range names {
+		done[n] = true
+	}
+	return done, nil
+}
+
+// plan writes the journal.
+func (c *copier) plan(ctx context.Context, pieces []*piece) error {
+	for _, p := range pieces {
+		size := p.pages * 8192
+		if !p.whole {
+			size = c.w.engine.piece * 8192
+		}
+		if _, err := c.w.db.Exec(ctx, `INSERT INTO spock.pgdrover_copy (sub_id, nspname, relname, piece, first_block, last_block, bytes_total)
+			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (sub_id, nspname, relname, piece) DO UPDATE SET state = 'wanted', bytes_done = 0,
+			rows_done = 0, started_at = NULL, finished_at = NULL, bytes_total = excluded.bytes_total`,
+			c.w.sub.id, p.schema, p.name, p.n, p.first, p.last, size); err != nil {
+			return fmt.Errorf("write journal of copy: %w", err)
 		}
 	}
 	return nil
 }
 
-// startOver empties a table that an earlier attempt has filled.
+// maxLanes bounds how much is copied at a time.
+const maxLanes = 4
+
+// lanes opens as many as there is work and room for: each takes an origin, and a
+// server has few.
+func (c *copier) lanes(ctx context.Context, pieces int) []*lane {
+	all := []*lane{&c.lane}
+	for n := 1; n < min(maxLanes, runtime.GOMAXPROCS(0), pieces); n++ {
+		l := &lane{origin: fmt.Sprintf("%.57s_copy%d", c.w.sub.slot, n)}
+		_, err := c.w.db.Exec(ctx, "SELECT pgdrover.origin_create($1, $2, $3, $4)", l.origin, uint32(c.w.sub.provider), c.w.sub.id, 100+n)
+		if err == nil {
+			err = c.w.openLocal(ctx, l)
+		}
+		if err == nil {
+			err = c.openProvider(ctx, l)
+		}
+		if err != nil {
+			c.w.log.InfoContext(ctx, "copy with fewer sessions", "sessions", n, "error", err)
+			c.closeLane(ctx, l)
+			return all
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+func (c *copier) closeLane(ctx context.Context, l *lane) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	defer cancel()
+	l.close(ctx)
+	if _, err := c.w.db.Exec(ctx, "SELECT pgdrover.origin_retire($1)", l.origin); err != nil {
+		c.w.log.DebugContext(ctx, "origin of copy stays", "origin", l.origin, "error", err)
+	}
+}
+
+// copyPieces copies pieces side by side; finish is called for each table when
+// its last piece has committed.
+func (c *copier) copyPieces(ctx context.Context, pieces []*piece, finish func(context.Context, copied) error) error {
+	lanes := c.lanes(ctx, len(pieces))
+	for _, l := range lanes[1:] {
+		defer c.closeLane(ctx, l)
+	}
+	left := map[string]int{}
+	for _, p := range pieces {
+		left[p.quoted()]++
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var group sync.WaitGroup
+	defer group.Wait()
+	type result struct {
+		p   *piece
+		err error
+	}
+	work := make(chan *piece, len(pieces)) // holds all there is to do
+	for _, p := range pieces {
+		work <- p
+	}
+	close(work)
+	results := make(chan result, len(pieces)) // nobody waits to say that he is done
+	for _, l := range lanes {
+		group.Go(func() {
+			for p := range work {
+				if ctx.Err() != nil {
+					return
+				}
+				results <- result{p, c.copyPiece(ctx, l, p)}
+			}
+		})
+	}
+	tick := time.NewTicker(publicEvery)
+	defer tick.Stop()
+	for n := 0; n < len(pieces); {
+		select {
+		case r := <-results:
+			n++
+			if r.err != nil {
+				cancel(r.err)
+				return r.err
+			}
+			if left[r.p.quoted()]--; left[r.p.quoted()] == 0 {
+				if err := finish(ctx, r.p.copied); err != nil {
+					return err
+				}
+				c.w.log.InfoContext(ctx, "table copied", "table", r.p.schema+"."+r.p.name)
+			}
+		case <-tick.C:
+			if err := c.showProgress(ctx, pieces); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (c *copier) showProgress(ctx context.Context, pieces []*piece) error {
+	for _, p := range pieces {
+		n := p.bytes.Load()
+		if n == 0 {
+			continue
+		}
+		if _, err := c.w.db.Exec(ctx, `UPDATE spock.pgdrover_copy SET state = 'copying', bytes_done = $5, started_at = coalesce(started_at, clock_timestamp())
+			WHERE sub_id = $1 AND nspname = $2 AND relname = $3 AND piece = $4 AND state IN ('wanted', 'copying') AND bytes_done < $5`,
+			c.w.sub.id, p.schema, p.name, p.n, n); err != nil {
+			return fmt.Errorf("write journal of copy: %w", err)
+		}
+	}
+	return nil
+}
+
+// startOver empties a table that an earlier attempt has filled, if only in part.
 func (c *copier) startOver(ctx context.Context, t copied) error {
-	result := c.local.ExecParams(ctx, "SELECT 1 FROM spock.pgdrover_copy WHERE sub_id = $1 AND nspname = $2 AND relname = $3",
-		[][]byte{fmt.Append(nil, c.w.sub.id), []byte(t.schema), []byte(t.name)}, nil, nil, nil).Read()
+	table := [][]byte{fmt.Append(nil, c.w.sub.id), []byte(t.schema), []byte(t.name)}
+	result := c.local.ExecParams(ctx, "SELECT 1 FROM spock.pgdrover_copy WHERE sub_id = $1 AND nspname = $2 AND relname = $3 AND state = 'done' LIMIT 1",
+		table, nil, nil, nil).Read()
 	if result.Err != nil {
 		return fmt.Errorf("read journal of copy: %w", result.Err)
 	}
@@ -179,13 +404,13 @@ func (c *copier) startOver(ctx context.Context, t copied) error {
 	return nil
 }
 
-// copyTable copies a table in one transaction. Its rows get the oldest stamp
+// copyPiece copies a piece in one transaction. Its rows get the oldest stamp
 // there is: every later change of them wins.
-func (c *copier) copyTable(ctx context.Context, t copied) error {
-	columns := t.columns
+func (c *copier) copyPiece(ctx context.Context, l *lane, p *piece) error {
+	columns := p.columns
 	if columns == nil {
 		var err error
-		if columns, err = c.columnsOf(ctx, t); err != nil {
+		if columns, err = l.columnsOf(ctx, p.copied); err != nil {
 			return err
 		}
 	}
@@ -194,48 +419,49 @@ func (c *copier) copyTable(ctx context.Context, t copied) error {
 		quoted[i] = pg.QuoteIdent(name)
 	}
 	list := strings.Join(quoted, ", ")
-	source := "SELECT " + list + " FROM ONLY " + t.quoted()
-	if len(t.filters) > 0 {
-		source += " WHERE (" + strings.Join(t.filters, ") OR (") + ")"
+	source := "SELECT " + list + " FROM ONLY " + p.quoted() + " WHERE " + p.where("")
+	if len(p.filters) > 0 {
+		source += " AND ((" + strings.Join(p.filters, ") OR (") + "))"
 	}
-	if err := runAll(ctx, c.local, "BEGIN; SELECT pg_replication_origin_xact_setup('0/0', 'epoch')"); err != nil {
-		return fmt.Errorf("begin copy of %s.%s: %w", t.schema, t.name, err)
+	if err := runAll(ctx, l.local, "BEGIN; SELECT pg_replication_origin_xact_setup('0/0', 'epoch')"); err != nil {
+		return fmt.Errorf("begin copy of %s.%s: %w", p.schema, p.name, err)
 	}
-	target := "COPY " + t.quoted()
+	target := "COPY " + p.quoted()
 	if len(quoted) > 0 {
 		target += " (" + list + ")"
 	}
-	rows, size, err := c.pipe(ctx, "COPY ("+source+") TO STDOUT", target+" FROM STDIN")
+	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT", target+" FROM STDIN", &p.bytes)
 	if err != nil {
-		return fmt.Errorf("copy %s.%s: %w", t.schema, t.name, errors.Join(err, c.rollback(ctx)))
+		return fmt.Errorf("copy %s.%s: %w", p.schema, p.name, errors.Join(err, l.rollback(ctx)))
 	}
-	result := c.local.ExecParams(ctx, `INSERT INTO spock.pgdrover_copy (sub_id, nspname, relname, piece, state, bytes_done, rows_done, finished_at)
-		VALUES ($1, $2, $3, 0, 'done', $4, $5, clock_timestamp()) ON CONFLICT (sub_id, nspname, relname, piece)
+	result := l.local.ExecParams(ctx, `INSERT INTO spock.pgdrover_copy (sub_id, nspname, relname, piece, state, bytes_done, rows_done, finished_at)
+		VALUES ($1, $2, $3, $4, 'done', $5, $6, clock_timestamp()) ON CONFLICT (sub_id, nspname, relname, piece)
 		DO UPDATE SET state = 'done', bytes_done = excluded.bytes_done, rows_done = excluded.rows_done, finished_at = excluded.finished_at`,
-		[][]byte{fmt.Append(nil, c.w.sub.id), []byte(t.schema), []byte(t.name), fmt.Append(nil, size), fmt.Append(nil, rows)}, nil, nil, nil).Read()
+		[][]byte{
+			fmt.Append(nil, c.w.sub.id), []byte(p.schema), []byte(p.name), fmt.Append(nil, p.n), fmt.Append(nil, p.bytes.Load()), fmt.Append(nil, rows),
+		}, nil, nil, nil).Read()
 	if result.Err != nil {
-		return fmt.Errorf("write journal of copy: %w", errors.Join(result.Err, c.rollback(ctx)))
+		return fmt.Errorf("write journal of copy: %w", errors.Join(result.Err, l.rollback(ctx)))
 	}
-	if err := c.restamp(ctx, t); err != nil {
-		return fmt.Errorf("copy stamps of %s.%s: %w", t.schema, t.name, errors.Join(err, c.rollback(ctx)))
+	if err := c.restamp(ctx, l, p); err != nil {
+		return fmt.Errorf("copy stamps of %s.%s: %w", p.schema, p.name, errors.Join(err, l.rollback(ctx)))
 	}
-	if err := runAll(ctx, c.local, c.with+"; COMMIT"); err != nil {
-		return fmt.Errorf("commit copy of %s.%s: %w", t.schema, t.name, err)
+	if err := runAll(ctx, l.local, c.with+"; COMMIT"); err != nil {
+		return fmt.Errorf("commit copy of %s.%s: %w", p.schema, p.name, err)
 	}
-	c.w.log.InfoContext(ctx, "table copied", "table", t.schema+"."+t.name, "rows", rows, "bytes", size)
 	return nil
 }
 
-func (c *copier) rollback(ctx context.Context) error {
-	if c.local.IsClosed() {
+func (l *lane) rollback(ctx context.Context) error {
+	if l.local.IsClosed() {
 		return nil
 	}
-	return runAll(ctx, c.local, "ROLLBACK")
+	return runAll(ctx, l.local, "ROLLBACK")
 }
 
 // columnsOf are the columns of a table on the provider, without computed ones.
-func (c *copier) columnsOf(ctx context.Context, t copied) ([]string, error) {
-	result := c.provider.ExecParams(ctx, `SELECT a.attname FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid
+func (l *lane) columnsOf(ctx context.Context, t copied) ([]string, error) {
+	result := l.provider.ExecParams(ctx, `SELECT a.attname FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid
 		JOIN pg_namespace n ON n.oid = r.relnamespace
 		WHERE n.nspname = $1 AND r.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum`,
 		[][]byte{[]byte(t.schema), []byte(t.name)}, nil, nil, nil).Read()
@@ -252,38 +478,37 @@ func (c *copier) columnsOf(ctx context.Context, t copied) ([]string, error) {
 const copyBuffer = 256 << 10
 
 // pipe sends the bytes of one COPY into another, as they come.
-func (c *copier) pipe(ctx context.Context, from, to string) (rows, size int64, err error) {
+func (l *lane) pipe(ctx context.Context, from, to string, size *atomic.Int64) (rows int64, err error) {
 	r, out := io.Pipe()
 	var read error
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		buffer := bufio.NewWriterSize(out, copyBuffer)
-		_, read = c.provider.CopyTo(ctx, buffer, from)
+		_, read = l.provider.CopyTo(ctx, buffer, from)
 		if read == nil {
 			read = buffer.Flush()
 		}
 		_ = out.CloseWithError(read)
 	})
-	counted := &counter{r: r}
-	tag, write := c.local.CopyFrom(ctx, counted, to)
+	tag, write := l.local.CopyFrom(ctx, &counter{r: r, n: size}, to)
 	_ = r.CloseWithError(io.ErrClosedPipe)
 	wg.Wait()
 	if read != nil && !errors.Is(read, io.ErrClosedPipe) {
-		return 0, 0, read
+		return 0, read
 	}
 	if write != nil {
-		return 0, 0, write
+		return 0, write
 	}
-	return tag.RowsAffected(), counted.n, nil
+	return tag.RowsAffected(), nil
 }
 
 type counter struct {
 	r io.Reader
-	n int64
+	n *atomic.Int64
 }
 
 func (c *counter) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
-	c.n += int64(n)
+	c.n.Add(int64(n))
 	return n, err
 }

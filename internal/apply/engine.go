@@ -36,6 +36,7 @@ type Engine struct {
 	counts  *counts
 	amended *amended
 
+	piece    int64  // blocks of a table that are copied in one transaction
 	database uint32 // its oid
 	node     conflict.NodeID
 	skew     atomic.Int64 // nanoseconds
@@ -56,7 +57,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), readonly: "off"}, nil
+	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, readonly: "off"}, nil
 }
 
 func (e *Engine) maxSkew() time.Duration { return time.Duration(e.skew.Load()) }

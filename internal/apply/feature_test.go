@@ -52,6 +52,40 @@ func TestInitialCopy(t *testing.T) {
 	require.Equal(t, "0", b.text(t, "SELECT count(*) FROM spock.exception_log"), b.text(t, "SELECT error_message FROM spock.exception_log LIMIT 1"))
 }
 
+// A copy that is broken off goes on: what was copied stays, and follows the
+// stream from where its snapshot was.
+func TestCopyGoesOn(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+	for _, n := range []*node{a, b} {
+		n.exec(t, "CREATE TABLE big (id int PRIMARY KEY, v text); CREATE TABLE small (id int PRIMARY KEY, v text); CREATE TABLE bare (id int)")
+	}
+	a.exec(t, `SELECT spock.repset_add_table('default_insert_only', 'bare'); SELECT spock.repset_add_table('default', c)
+		FROM unnest('{big,small}'::regclass[]) c; INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(1, 2000) i;
+		INSERT INTO small SELECT i, 'v' FROM generate_series(1, 10) i; INSERT INTO bare SELECT generate_series(1, 5)`)
+	// The copy of one table has to wait.
+	b.exec(t, "BEGIN; LOCK TABLE small IN SHARE MODE")
+	other := &node{name: "n2", server: b.server, conn: b.server.Connect(t, database), stop: b.stop, done: b.done}
+	other.exec(t, fmt.Sprintf("SELECT spock.sub_create('sub_n1_n2', '%s', synchronize_data := true)", a.dsn()))
+	other.eventually(t, "SELECT string_agg(sync_relname, ',' ORDER BY sync_relname) FROM spock.local_sync_status WHERE sync_relname IS NOT NULL", "bare,big")
+	other.halt(t)
+	before := other.text(t, "SELECT string_agg(DISTINCT xmin::text, ',') FROM big")
+	require.Contains(t, before, ",", "a large table comes in pieces")
+	a.exec(t, "INSERT INTO bare VALUES (6); UPDATE big SET v = 'new' WHERE id = 5; DELETE FROM big WHERE id = 6; INSERT INTO big VALUES (3000, 'z')")
+	a.exec(t, "UPDATE small SET v = 'w' WHERE id = 1; INSERT INTO small VALUES (11, 'v')")
+	b.exec(t, "COMMIT")
+	b.start(t)
+	b.eventually(t, "SELECT status FROM spock.sub_show_status()", "replicating")
+	a.exec(t, "INSERT INTO bare VALUES (7); INSERT INTO small VALUES (12, 'v')")
+	lsn := a.text(t, "SELECT spock.sync_event()")
+	b.eventually(t, fmt.Sprintf("SELECT (max(remote_lsn) >= '%s')::text FROM pg_replication_origin_status", lsn), "true")
+	for _, table := range []string{"big", "small", "bare"} {
+		equal(t, "SELECT * FROM "+table+" ORDER BY id", a, b)
+	}
+	require.Equal(t, "1998", b.text(t, "SELECT count(*) FROM big WHERE xmin::text = ANY (string_to_array('"+before+"', ','))"), "it was not copied again")
+	b.eventually(t, "SELECT string_agg(sync_status::text, '') FROM spock.local_sync_status", "rrrr")
+}
+
 // DDL travels in order with the data, and new tables join by themselves.
 func TestAutomaticDDL(t *testing.T) {
 	t.Parallel()

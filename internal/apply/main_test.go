@@ -84,6 +84,7 @@ func (n *node) start(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(&testWriter{t: t, name: n.name}, &slog.HandlerOptions{Level: level}))
 	e, err := New(Config{ConnInfo: info, Logger: log, BinDir: n.server.Bin})
 	require.NoError(t, err)
+	e.piece = 2
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
 	n.done.Go(func() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -51,52 +52,50 @@ func (c *copier) findRecent(ctx context.Context) error {
 	return nil
 }
 
-func (c *copier) ask(ctx context.Context, text string, values ...[]byte) ([][][]byte, error) {
+func (l *lane) ask(ctx context.Context, text string, values ...[]byte) ([][][]byte, error) {
 	types := make([]uint32, len(values))
 	for i := range types {
 		types[i] = oidOID
 	}
-	result := c.provider.ExecParams(ctx, text, values, types, nil, nil).Read()
+	result := l.provider.ExecParams(ctx, text, values, types, nil, nil).Read()
 	return result.Rows, result.Err
 }
 
 // restamp brings a table's stamps and tombstones along, in the transaction that
 // has copied its rows.
-func (c *copier) restamp(ctx context.Context, t copied) error {
+func (c *copier) restamp(ctx context.Context, l *lane, p *piece) error {
 	if c.recent.since == "" {
 		return nil
 	}
-	there, err := c.ask(ctx, "SELECT r.oid, pgdrover.key_expression(r.oid, 'k') FROM pg_class r WHERE r.oid = "+
-		pg.QuoteLiteral(t.quoted())+"::regclass")
+	there, err := l.ask(ctx, "SELECT r.oid, pgdrover.key_expression(r.oid, 'k') FROM pg_class r WHERE r.oid = "+
+		pg.QuoteLiteral(p.quoted())+"::regclass")
 	if err != nil {
 		return err
 	}
 	if len(there) == 0 || there[0][1] == nil {
 		return nil // without a key nothing competes
 	}
-	here, err := one(c.local.ExecParams(ctx, "SELECT "+pg.QuoteLiteral(t.quoted())+"::regclass::oid, pg_current_xact_id()::xid", nil, nil, nil, nil).Read())
+	here, err := one(l.local.ExecParams(ctx, "SELECT "+pg.QuoteLiteral(p.quoted())+"::regclass::oid, pg_current_xact_id()::xid", nil, nil, nil, nil).Read())
 	if err != nil {
 		return err
 	}
 	table, xid, remote, key := string(here[0]), string(here[1]), string(there[0][0]), string(there[0][1])
-	if err := runAll(ctx, c.local, "DELETE FROM spock.pgdrover_stamp WHERE relid = "+table); err != nil {
-		return err
-	}
 	rows := fmt.Sprintf(`SELECT %s, r.key, %s, r.at, r.author, %s FROM (SELECT %s AS key, coalesce(o.commit_time, s."timestamp") AS at,
 			coalesce(o.author, pgdrover.origin_node(s.roident)) AS author
 		FROM ONLY %s AS k CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(k.xmin) s
 		LEFT JOIN spock.pgdrover_stamp o ON o.relid = %s AND o.key = %s AND o.written_by = k.xmin
-		WHERE s."timestamp" > %s) r`, table, xid, c.recent.behind, key, t.quoted(), remote, key, pg.QuoteLiteral(c.recent.since))
-	if _, _, err := c.pipe(ctx, "COPY ("+rows+") TO STDOUT",
-		"COPY spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn) FROM STDIN"); err != nil {
+		WHERE s."timestamp" > %s AND %s) r`, table, xid, c.recent.behind, key, p.quoted(), remote, key, pg.QuoteLiteral(c.recent.since), p.where("k."))
+	var ignored atomic.Int64
+	if _, err := l.pipe(ctx, "COPY ("+rows+") TO STDOUT",
+		"COPY spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn) FROM STDIN", &ignored); err != nil || p.n > 0 {
 		return err
 	}
 	deletes := fmt.Sprintf(`SELECT %s, r.key, r.at, r.author, %s FROM (SELECT d.key, coalesce(d.commit_time, s."timestamp") AS at,
 			coalesce(d.author, pgdrover.origin_node(s.roident)) AS author
 		FROM spock.pgdrover_tombstone d CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(d.xmin) s WHERE d.relid = %s) r
 		WHERE r.at IS NOT NULL`, table, c.recent.behind, remote)
-	_, _, err = c.pipe(ctx, "COPY ("+deletes+") TO STDOUT",
-		"COPY spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn) FROM STDIN")
+	_, err = l.pipe(ctx, "COPY ("+deletes+") TO STDOUT",
+		"COPY spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn) FROM STDIN", &ignored)
 	return err
 }
 

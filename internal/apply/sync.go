@@ -135,7 +135,8 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
 	if err := w.applier.session.run(ctx, "SELECT pg_replication_origin_session_reset()"); err != nil {
 		return fmt.Errorf("lend origin: %w", err)
 	}
-	if err := c.openLocal(ctx); err != nil {
+	c.origin = w.sub.slot
+	if err := w.openLocal(ctx, &c.lane); err != nil {
 		return err
 	}
 	tables, err := c.tables(ctx)
@@ -152,13 +153,14 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
 				" WHERE sync_subid = %d AND sync_nspname = %s AND sync_relname = %s",
 				c.point, w.sub.id, pg.QuoteLiteral(t.schema), pg.QuoteLiteral(t.name))
 		}
-		if err := c.copyTable(ctx, candidate); err != nil {
+		// Stamps of rows that went with the table's last contents.
+		if _, err := w.db.Exec(ctx, "DELETE FROM spock.pgdrover_stamp WHERE relid = $1::text::regclass", candidate.quoted()); err != nil {
+			return fmt.Errorf("forget stamps: %w", err)
+		}
+		if err := c.copyPiece(ctx, &c.lane, &piece{copied: candidate, whole: true}); err != nil {
 			return err
 		}
-	}
-	// A session that merely ends keeps its origin for a moment.
-	if err := runAll(ctx, c.local, "SELECT pg_replication_origin_session_reset()"); err != nil {
-		return fmt.Errorf("give origin back: %w", err)
+		w.log.InfoContext(ctx, "table copied", "table", candidate.schema+"."+candidate.name)
 	}
 	c.closeLocal(ctx)
 	if err := w.applier.session.run(ctx, "SELECT pg_replication_origin_session_setup("+pg.QuoteLiteral(w.sub.slot)+")"); err != nil {
@@ -202,31 +204,57 @@ func (w *Worker) subState(ctx context.Context, status string, at pg.LSN) error {
 
 // initial copies structure and data. What an earlier attempt has left is known
 // from the status and the journal: structure is restored in one transaction and
-// stays, the data of tables that were copied is copied again, because the
-// snapshot is another one.
+// stays. Its slot goes on where its snapshot was, so that tables that were copied
+// stay too, and the others follow the stream from their own snapshot on.
 func (w *Worker) initial(ctx context.Context, kind, status string) error {
-	if err := w.dropLeftover(ctx); err != nil {
-		return err
-	}
 	release, err := w.askExact(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	c, err := w.openCopy(ctx, walreceiver.SlotConfig{Name: w.sub.slot, Plugin: "pgoutput", Snapshot: walreceiver.SnapshotExport})
+	start, resumed, err := w.resumable(ctx, status)
+	if err != nil {
+		return err
+	}
+	slot := walreceiver.SlotConfig{Name: w.sub.slot, Plugin: "pgoutput", Snapshot: walreceiver.SnapshotExport}
+	if resumed {
+		w.log.InfoContext(ctx, "go on with initial synchronisation", "lsn", start.String())
+		slot.Name, slot.Temporary = fmt.Sprintf("%.58s_more", w.sub.slot), true
+	} else if err := w.dropLeftover(ctx); err != nil {
+		return err
+	}
+	c, err := w.openCopy(ctx, slot)
 	if err != nil {
 		return err
 	}
 	defer c.close(context.WithoutCancel(ctx))
-	if err := w.copySets(ctx, c.provider); err != nil {
+	if !resumed {
+		start = c.point
+		if err := w.copySets(ctx, c.provider); err != nil {
+			return err
+		}
+		if err := w.copyPeers(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := w.copyWhole(ctx, c, kind, status, start, resumed); err != nil {
 		return err
 	}
-	if err := w.copyPeers(ctx, c); err != nil {
+	if _, err := w.db.Exec(ctx, "SELECT pg_replication_origin_advance($1, $2::text::pg_lsn)", w.sub.slot, start.String()); err != nil {
+		return fmt.Errorf("set origin: %w", err)
+	}
+	if err := w.subState(ctx, "u", start); err != nil {
 		return err
 	}
+	return w.subState(ctx, "r", start)
+}
+
+// copyWhole brings structure and data.
+func (w *Worker) copyWhole(ctx context.Context, c *copier, kind, status string, start pg.LSN, resumed bool) error {
 	structure, data := kind == "f" || kind == "s", kind == "f" || kind == "d"
 	var dump *dump
 	if structure {
+		var err error
 		if dump, err = c.dumpStructure(ctx); err != nil {
 			return err
 		}
@@ -235,30 +263,53 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 			return err
 		}
 	}
-	if err := w.subState(ctx, "d", c.point); err != nil {
+	if status != "c" || !resumed {
+		if err := w.subState(ctx, "d", start); err != nil {
+			return err
+		}
+		if data {
+			if err := c.copyAll(ctx, kind, resumed); err != nil {
+				return err
+			}
+		}
+	}
+	if !structure {
+		return nil
+	}
+	if err := w.subState(ctx, "c", start); err != nil {
 		return err
 	}
-	if data {
-		if err := c.copyAll(ctx, kind); err != nil {
-			return err
-		}
-	}
-	if structure {
-		if err := w.subState(ctx, "c", c.point); err != nil {
-			return err
-		}
-		// An attempt that ended in this state may have restored them: all or nothing.
-		if err := dump.restore(ctx, "post-data"); err != nil && (status != "c" || !strings.Contains(err.Error(), "already exists")) {
-			return err
-		}
-	}
-	if _, err := w.db.Exec(ctx, "SELECT pg_replication_origin_advance($1, $2::text::pg_lsn)", w.sub.slot, c.point.String()); err != nil {
-		return fmt.Errorf("set origin: %w", err)
-	}
-	if err := w.subState(ctx, "u", c.point); err != nil {
+	// An attempt that ended in this state may have restored them: all or nothing.
+	if err := dump.restore(ctx, "post-data"); err != nil && (status != "c" || !strings.Contains(err.Error(), "already exists")) {
 		return err
 	}
-	return w.subState(ctx, "r", c.point)
+	return nil
+}
+
+// resumable tells whether an attempt that did not come to its end can be gone on
+// with, and where its stream begins. Where the provider follows other nodes it
+// cannot: this node would go on with those where the first snapshot was.
+func (w *Worker) resumable(ctx context.Context, status string) (pg.LSN, bool, error) {
+	if status != "d" && status != "c" {
+		return 0, false, nil
+	}
+	var at string
+	if err := w.db.QueryRow(ctx, "SELECT sync_statuslsn::text FROM spock.local_sync_status WHERE sync_subid = $1 AND sync_relname IS NULL",
+		w.sub.id).Scan(&at); err != nil {
+		return 0, false, fmt.Errorf("read state of subscription: %w", err)
+	}
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return 0, false, err
+	}
+	result := conn.ExecParams(ctx, `SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND NOT active AND wal_status IS DISTINCT FROM 'lost'
+		AND confirmed_flush_lsn <= $2::text::pg_lsn AND NOT EXISTS (SELECT FROM spock.subscription s WHERE s.sub_enabled AND s.sub_origin <> $3::text::oid)`,
+		[][]byte{[]byte(w.sub.slot), []byte(at), fmt.Append(nil, uint32(w.engine.node))}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return 0, false, fmt.Errorf("look for slot of an earlier attempt: %w", result.Err)
+	}
+	start, err := pg.ParseLSN(at)
+	return start, len(result.Rows) > 0, err
 }
 
 const (
@@ -374,6 +425,9 @@ func (w *Worker) dropLeftover(ctx context.Context) error {
 	if result.Err != nil {
 		return fmt.Errorf("drop slot of an earlier attempt: %w", result.Err)
 	}
+	if _, err := w.db.Exec(ctx, "DELETE FROM spock.local_sync_status WHERE sync_subid = $1 AND sync_relname IS NOT NULL", w.sub.id); err != nil {
+		return fmt.Errorf("forget copied tables: %w", err)
+	}
 	_, err = w.db.Exec(ctx, "SELECT pgdrover.origin_reset($1)", w.sub.slot)
 	if err != nil {
 		return fmt.Errorf("reset origin: %w", err)
@@ -394,12 +448,9 @@ func (w *Worker) openCopy(ctx context.Context, slot walreceiver.SlotConfig) (*co
 		return nil, err
 	}
 	c.point, c.snapshot = made.ConsistentPoint, made.Snapshot
-	if c.provider, err = dial(ctx, w.engine.peerDSN(w.sub.dsn), w.sub.name+"_copy", nil); err == nil {
-		err = runAll(ctx, c.provider, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+pg.QuoteLiteral(c.snapshot))
-	}
-	if err != nil {
+	if err := c.openProvider(ctx, &c.lane); err != nil {
 		c.close(context.WithoutCancel(ctx))
-		return nil, fmt.Errorf("open snapshot on provider: %w", err)
+		return nil, err
 	}
 	if err := c.findRecent(ctx); err != nil {
 		c.close(context.WithoutCancel(ctx))
