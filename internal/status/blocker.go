@@ -144,7 +144,7 @@ func (e *explainer) group(g *Group) {
 		e.add(Blocker{Cause: cause, Group: g.ID, Command: command, Text: fmt.Sprintf(format, args...)})
 	}
 	e.openBusiness(g, say)
-	moving := g.Waiting != "" || g.Election
+	moving := g.Stuck() || g.Election
 	switch {
 	case moving:
 	case !hasPrimary || !p.Goal.Writable():
@@ -188,7 +188,9 @@ const patience = 2 * time.Second
 // Stuck reports whether the group waits for something, and has not moved for a while.
 func (g *Group) Stuck() bool {
 	moved := slices.ContainsFunc(g.Nodes, func(n Node) bool { return n.Change < patience })
-	return g.Waiting != "" && (!g.Election || !moved)
+	p, _ := g.Node(g.Primary)
+	created := p.Reported == fsm.Init // a server that is not there yet has acknowledged nothing
+	return g.Waiting != "" && (!g.Election || !moved) && !created
 }
 
 // override is the command that the group's waiting text names.
@@ -211,12 +213,13 @@ func (g *Group) asyncByChoice(p Node) bool {
 func (e *explainer) primary(g *Group, p Node, say func(Cause, string, string, ...any)) {
 	voters := 0
 	for _, id := range g.Voters {
-		if n, ok := g.Node(id); ok && n.Goal == fsm.Secondary && n.Settled && n.usable() && n.Streaming != fsm.StreamingNo {
+		if n, ok := g.Node(id); ok && n.Goal == fsm.Secondary && n.Settled && n.confirms() {
 			voters++
 		}
 	}
 	async := g.asyncByChoice(p)
 	switch {
+	case p.Reported == fsm.Init: // its node says that it is being created
 	case !async && len(g.Voters) == 0 && p.Goal.In(fsm.WaitPrimary, fsm.Single):
 		say(CauseNoQuorumStandby, "", "%s takes writes alone, because no standby of the quorum is ready; "+
 			"were it lost now, the group would wait for it", p)
@@ -228,13 +231,15 @@ func (e *explainer) primary(g *Group, p Node, say func(Cause, string, string, ..
 		say(CauseNoQuorumStandby, "", "%s takes writes alone, because no standby is ready", p)
 	case p.Goal == fsm.WaitPrimary && p.Settled:
 		say(CauseTransition, "", "%s takes writes as wait_primary until its standbys are ready", p)
-	case g.Successor == 0:
+	case g.Successor == 0 && p.Settled:
 		say(CauseNoCandidate, "", "if %s failed now, no node could take over: see what is said of each", p)
 	}
 }
 
-// usable: the node answers by every sign there is.
-func (n Node) usable() bool { return n.Keeper.Here() && n.Running && n.Health != fsm.HealthBad }
+// confirms: the node's server takes part in commits, whether or not its keeper is there.
+func (n Node) confirms() bool {
+	return n.Running && n.Health != fsm.HealthBad && n.Streaming != fsm.StreamingNo
+}
 
 // Brief shows how long something takes or is ago, in at most six characters
 // where a duration below a hundred days is told.

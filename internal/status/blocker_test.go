@@ -125,9 +125,31 @@ func TestBlockers(t *testing.T) {
 			"cannot connect to port 5432 of h3", "pg_isready -h h3 -p 5432",
 		},
 		"both voters gone": {
-			func(_ *Snapshot, _ *Group, n []Node) { n[1].Keeper, n[2].Keeper = KeeperLost, KeeperLost },
-			[]Cause{CauseCommitsWait, CauseKeeperDown, CauseKeeperDown},
+			func(_ *Snapshot, g *Group, n []Node) {
+				n[1].Keeper, n[1].Health = KeeperLost, fsm.HealthBad
+				n[2].Keeper, n[2].Health = KeeperLost, fsm.HealthBad
+				g.Successor = 0
+			},
+			[]Cause{CauseCommitsWait, CauseUnreachable, CauseUnreachable},
 			"commits on node 1", "set formation number-sync-standbys 0",
+		},
+		"both keepers gone": {
+			func(_ *Snapshot, g *Group, n []Node) {
+				n[1].Keeper, n[2].Keeper, g.Successor = KeeperLost, KeeperLost, 0
+			},
+			[]Cause{CauseNoCandidate, CauseKeeperDown, CauseKeeperDown},
+			"no node could take over", "",
+		},
+		"primary being created": {
+			func(_ *Snapshot, g *Group, n []Node) {
+				n[0].as(fsm.Init, fsm.Single)
+				n[0].Running = false
+				n[1].as(fsm.WaitStandby, fsm.WaitStandby)
+				g.Nodes, g.Voters, g.Lone, g.K, g.Successor = n[:2], nil, true, 0, 0
+				g.Waiting = "node 1 is not healthy and may have acknowledged writes that no standby has"
+			},
+			[]Cause{CauseTransition, CauseJoining},
+			"from init to single", "",
 		},
 		"wait_primary alone": {
 			func(_ *Snapshot, g *Group, n []Node) {

@@ -100,7 +100,7 @@ func TestBlockersTellTheTruth(t *testing.T) {
 		s := look(g, waiting, now)
 		var causes []Cause
 		for _, b := range s.Blockers(Caller{Program: "pgdrover"}) {
-			if b.Node == 0 {
+			if b.Node == 0 || b.Node == 1 {
 				causes = append(causes, b.Cause)
 			}
 		}
