@@ -255,6 +255,7 @@ func check08KeyDroppedUnderLoad(t *testing.T, nodes []*node) {
 	// The stream goes on, and a table that joins its set again is replicated again.
 	a.exec(t, `DO $do$ BEGIN IF NOT EXISTS (SELECT FROM spock.tables WHERE relname = 't' AND set_name = 'default') THEN
 		PERFORM spock.repset_add_table('default', 't'); END IF; END $do$`)
+	b.follow(t, a)
 	b.exec(t, "SELECT spock.sub_resync_table('sub_n1_n2', 't')")
 	b.eventually(t, "SELECT status FROM spock.sub_show_table('sub_n1_n2', 't')", "replicating", a)
 	a.exec(t, "UPDATE t SET v = 'end'")
