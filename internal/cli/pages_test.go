@@ -197,7 +197,7 @@ monitor takes its URI from ` + "`--monitor`, else from `PG_AUTOCTL_MONITOR`" + `
 | Code | When |
 |---|---|
 | 0 | success, help, asked to stop |
-| 1 | wrong usage or a wrong value |
+| 1 | wrong usage or a wrong value; ` + "`show blockers`" + `: something blocks |
 | 2 | configuration that cannot be read, or that is of another role |
 | 3 | creation failed, state file unusable, already running; ` + "`status`: not running" + ` |
 | 4 | the local server does not answer |
