@@ -21,7 +21,7 @@ type rule struct {
 func rules() []rule {
 	return []rule{
 		{RuleID{201, "removed"}, removed, "A node that reported dropped: its row goes."},
-		{RuleID{508, "hand-over"}, handOver, "The candidate of a planned promotion is ready: the primary stops. One that does not answer is given up, and the primary goes on."},
+		{RuleID{508, "hand-over"}, handOver, "The candidate of a planned promotion has answered and is close behind: the primary stops. One that does not get ready is given up, and the primary goes on."},
 		{RuleID{101, "request"}, intents, "What operators asked for, oldest first: failover, promotion, maintenance, removal, changed settings."},
 		{RuleID{207, "fenced-back"}, fencedBack, "A primary that fenced itself, and that was left behind meanwhile, goes to demoted first."},
 		{RuleID{209, "left-alone"}, leftAlone, "The last node of a group: a primary goes on as single, a standby by way of an election."},

@@ -128,6 +128,9 @@ func edgeTable() []edgeRow {
 			from: []State{Init, StopReplication, Maintenance, PrepareMaintenance, WaitStandby},
 			to:   []State{Demoted, DemoteTimeout, Draining}, steps: sealedStop,
 		},
+		// A primary that is taken out of a group which goes on without it must not
+		// come back beside its successor; the last node's data stays as it is.
+		{from: []State{Primary, WaitPrimary, JoinPrimary, ApplySettings}, to: []State{Dropped}, steps: []Step{StepStop, StepSeal, StepForgetInit}},
 		{from: States(), to: []State{Dropped}, steps: []Step{StepStop, StepForgetInit}},
 	}
 }

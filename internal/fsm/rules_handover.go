@@ -13,9 +13,10 @@ func (t *turn) handingOver() *Node {
 	return nil
 }
 
-// handOver stops the primary once its successor has answered. A successor that
-// does not is given up: to stop the primary for a node that has just fallen
-// silent would leave nobody to write to.
+// handOver stops the primary once its successor has answered and is close
+// behind. A successor that does not, or is not, is given up: to stop the primary for a
+// node that has just fallen silent, or has gigabytes to fetch, would
+// leave nobody to write to.
 func handOver(t *turn) bool {
 	p, s, e := t.handingOver(), t.owner(), t.rec.Election
 	switch {
@@ -26,7 +27,7 @@ func handOver(t *turn) bool {
 		t.keepPrimary(s, "after %s became unhealthy.", p)
 	case s == nil || s.Goal != PreparePromotion:
 		t.prepareAnother(p, s)
-	case s.Settled() && t.healthy(s):
+	case s.Settled() && t.healthy(s) && within(s, p, t.g.Settings.PromoteThreshold):
 		then := e.Then
 		e.Then = Unknown
 		return t.goal(p, then, "%s to %s after %s converged to prepare_promotion.", p, then, s)
@@ -51,17 +52,17 @@ func (t *turn) standDown(s *Node, format string, args ...any) {
 	}
 }
 
-// prepareAnother gives up a candidate that does not answer and takes the next
+// prepareAnother gives up a candidate that does not get ready and takes the next
 // one, unless the operator wanted just that one.
 func (t *turn) prepareAnother(p, s *Node) {
 	next := t.successor(p, 0)
 	if t.rec.Election.Named || next == nil {
-		t.event(p, "The planned promotion is given up, %s goes on: no candidate has answered.", p)
-		t.keepPrimary(s, "after it did not answer.")
+		t.event(p, "The planned promotion is given up, %s goes on: no candidate has got ready.", p)
+		t.keepPrimary(s, "after it did not get ready.")
 		return
 	}
-	t.standDown(s, "after it did not answer.")
+	t.standDown(s, "after it did not get ready.")
 	t.rec.Election.Prefer = next.ID
 	t.own(next)
-	t.goal(next, PreparePromotion, "%s to prepare_promotion as the candidate before it did not answer.", next)
+	t.goal(next, PreparePromotion, "%s to prepare_promotion as the candidate before it did not get ready.", next)
 }

@@ -72,8 +72,14 @@ func standbyLost(t *turn) bool {
 // while p was there to be streamed from.
 func (t *turn) stalled(n, p *Node) bool {
 	since := later(later(n.StreamingAt, p.StreamingAt), t.g.MonitorStart)
-	return n.Settled() && n.Streaming == StreamingNo && t.healthy(p) && p.Streaming != StreamingNo &&
+	return (n.Settled() || standingDown(n)) && n.Streaming == StreamingNo && t.healthy(p) && p.Streaming != StreamingNo &&
 		t.now.Sub(since) > t.g.Settings.StallTimeout
+}
+
+// standingDown: n was to take over in a planned way, was given up and has not
+// answered yet. It streams from the primary all along.
+func standingDown(n *Node) bool {
+	return n.Goal == Secondary && n.Reported.In(PreparePromotion, Secondary)
 }
 
 // allAsync serves a group whose standbys are all asynchronous.
@@ -109,7 +115,7 @@ func quorumLost(t *turn) bool {
 		return false
 	}
 	if slices.ContainsFunc(t.others(p), func(n *Node) bool {
-		return n.Quorum && n.Goal == Secondary && (n.Settled() || !p.Settled())
+		return n.Quorum && n.Goal == Secondary && (n.Settled() || !p.Settled() || standingDown(n))
 	}) {
 		return false
 	}
