@@ -187,7 +187,7 @@ func (x *master) write(ctx context.Context) error {
 		return fmt.Errorf("connect the writer of %s: %w", x.name, err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	r := rand.New(rand.NewPCG(uint64(x.port), 1)) //nolint:gosec // no secret
+	r := newRand(x.port)
 	for ctx.Err() == nil {
 		// The transaction in flight is finished, so that its number counts.
 		sql := x.transaction(r, x.committed.Load()+1)
@@ -207,6 +207,11 @@ func (x *master) write(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// newRand makes a writer's choices.
+func newRand(seed int) *rand.Rand {
+	return rand.New(rand.NewPCG(uint64(seed), 1)) //nolint:gosec // no secret
 }
 
 // transaction is a number of this node's own, and a change of a contested row.
