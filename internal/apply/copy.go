@@ -54,6 +54,7 @@ type piece struct {
 	n           int
 	first, last int64 // last is 0 where it is the end
 	whole       bool  // there is no other
+	again       bool  // rows may be there already
 	bytes       atomic.Int64
 	rows        int64
 }
@@ -426,11 +427,19 @@ func (c *copier) copyPiece(ctx context.Context, l *lane, p *piece) error {
 	if err := runAll(ctx, l.local, "BEGIN; SELECT pg_replication_origin_xact_setup('0/0', 'epoch')"); err != nil {
 		return fmt.Errorf("begin copy of %s.%s: %w", p.schema, p.name, err)
 	}
-	target := "COPY " + p.quoted()
+	into, err := c.target(ctx, l, p)
+	if err != nil {
+		return fmt.Errorf("make room in %s.%s: %w", p.schema, p.name, errors.Join(err, l.rollback(ctx)))
+	}
+	target := "COPY " + into
 	if len(quoted) > 0 {
 		target += " (" + list + ")"
 	}
 	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT", target+" FROM STDIN", &p.bytes)
+	if err == nil && into != p.quoted() {
+		err = runAll(ctx, l.local, fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %[2]s FROM %[3]s ON CONFLICT DO NOTHING; DROP TABLE %[3]s",
+			p.quoted(), list, into))
+	}
 	if err != nil {
 		return fmt.Errorf("copy %s.%s: %w", p.schema, p.name, errors.Join(err, l.rollback(ctx)))
 	}
@@ -450,6 +459,26 @@ func (c *copier) copyPiece(ctx context.Context, l *lane, p *piece) error {
 		return fmt.Errorf("commit copy of %s.%s: %w", p.schema, p.name, err)
 	}
 	return nil
+}
+
+// target is the table that a piece is copied into. Where rows are already, those
+// that came from the provider go first, because they come again; others stay,
+// and the copy goes around them.
+func (c *copier) target(ctx context.Context, l *lane, p *piece) (string, error) {
+	if !p.again {
+		return p.quoted(), nil
+	}
+	if err := runAll(ctx, l.local, fmt.Sprintf(`DELETE FROM ONLY %s AS k USING spock.pgdrover_origin o
+		WHERE o.node_id = %d AND o.roident = (SELECT s.roident FROM pg_xact_commit_timestamp_origin(k.xmin) s)`,
+		p.quoted(), uint32(c.w.sub.provider))); err != nil {
+		return "", err
+	}
+	row, err := one(l.local.ExecParams(ctx, "SELECT EXISTS (SELECT FROM ONLY "+p.quoted()+")", nil, nil, nil, nil).Read())
+	if err != nil || string(row[0]) == "f" {
+		return p.quoted(), err
+	}
+	const name = "pg_temp.pgdrover_copy"
+	return name, runAll(ctx, l.local, "CREATE TEMPORARY TABLE pgdrover_copy (LIKE "+p.quoted()+" INCLUDING DEFAULTS) ON COMMIT DROP")
 }
 
 func (l *lane) rollback(ctx context.Context) error {

@@ -49,6 +49,12 @@ func TestInitialCopy(t *testing.T) {
 	b.eventually(t, "SELECT count(*) FROM more", "11")
 	b.exec(t, "SELECT spock.sub_resync_table('sub_n1_n2', 'child')")
 	b.eventually(t, "SELECT count(*) FROM child", "999")
+	// Again while this node is behind, and has rows of its own.
+	b.halt(t)
+	a.exec(t, "UPDATE child SET parent = 1 WHERE id <= 300; INSERT INTO child VALUES (5001, 1)")
+	b.exec(t, "INSERT INTO child VALUES (5001, 2), (5002, 2); SELECT spock.sub_resync_table('sub_n1_n2', 'child', false)")
+	b.start(t)
+	b.eventually(t, "SELECT count(*), count(*) FILTER (WHERE parent = 1), count(*) FILTER (WHERE parent = 2) FROM child", "1001|299|2")
 	require.Equal(t, "0", b.text(t, "SELECT count(*) FROM spock.exception_log"), b.text(t, "SELECT error_message FROM spock.exception_log LIMIT 1"))
 }
 

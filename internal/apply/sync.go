@@ -157,7 +157,7 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
 		if _, err := w.db.Exec(ctx, "DELETE FROM spock.pgdrover_stamp WHERE relid = $1::text::regclass", candidate.quoted()); err != nil {
 			return fmt.Errorf("forget stamps: %w", err)
 		}
-		if err := c.copyPiece(ctx, &c.lane, &piece{copied: candidate, whole: true}); err != nil {
+		if err := c.copyPiece(ctx, &c.lane, &piece{copied: candidate, whole: true, again: true}); err != nil {
 			return err
 		}
 		w.log.InfoContext(ctx, "table copied", "table", candidate.schema+"."+candidate.name)
