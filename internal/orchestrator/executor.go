@@ -48,7 +48,7 @@ type Config struct {
 	StepTimeout time.Duration
 	// StallTimeout bounds how long a waiting step sees no progress; 3 min.
 	StallTimeout time.Duration
-	// Grace is how long a worker may take to start; 30 s.
+	// Grace is how long a worker may take to start; 2 min.
 	Grace time.Duration
 	// Poll is the pause between two looks at what is waited for; 200 ms.
 	Poll time.Duration
@@ -86,7 +86,7 @@ func New(cfg Config) (*Executor, error) {
 		cfg.StallTimeout = 3 * time.Minute
 	}
 	if cfg.Grace == 0 {
-		cfg.Grace = 30 * time.Second
+		cfg.Grace = 2 * time.Minute
 	}
 	if cfg.Poll == 0 {
 		cfg.Poll = 200 * time.Millisecond

@@ -50,12 +50,12 @@ func (h *health) add(verdict Verdict, node, format string, args ...any) {
 	}
 }
 
-func (h *health) verdict(ok bool, bad Verdict, node, good, wrong string) {
+func (h *health) verdict(ok bool, node, good, wrong string) {
 	if ok {
 		h.add(Pass, node, "%s", good)
 		return
 	}
-	h.add(bad, node, "%s", wrong)
+	h.add(Fail, node, "%s", wrong)
 }
 
 // Health checks a cluster before or after a node joins. Each check is told as
@@ -113,7 +113,7 @@ func (h *health) reach(ctx context.Context, m workflow.Member) bool {
 		_, err := server.Ask(ctx, "SELECT spock.spock_version()")
 		return err
 	})
-	h.verdict(err == nil, Fail, m.Name, "new node "+m.Name+" can be reached, and schema spock is installed", "new node "+m.Name+": "+reasonOr(err))
+	h.verdict(err == nil, m.Name, "new node "+m.Name+" can be reached, and schema spock is installed", "new node "+m.Name+": "+reasonOr(err))
 	return err == nil
 }
 
@@ -141,7 +141,7 @@ func (h *health) member(ctx context.Context, m workflow.Member, versions map[str
 				bad = append(bad, *row[0]+" is "+*row[1])
 			}
 		}
-		h.verdict(len(bad) == 0, Fail, m.Name, fmt.Sprintf("all %d subscriptions of %s replicate", len(answer.Rows), m.Name),
+		h.verdict(len(bad) == 0, m.Name, fmt.Sprintf("all %d subscriptions of %s replicate", len(answer.Rows), m.Name),
 			"subscriptions of "+m.Name+": "+strings.Join(bad, ", "))
 		return nil
 	})
@@ -164,19 +164,21 @@ func (h *health) settings(ctx context.Context, m workflow.Member, versions map[s
 			return err
 		}
 		versions[m.Name] = answer.text(0)
-		h.verdict(answer.text(1) == "logical", Fail, m.Name, "wal_level of "+m.Name+" is logical", "wal_level of "+m.Name+" is "+answer.text(1)+", not logical")
-		h.verdict(answer.text(2) == "on", Fail, m.Name, "track_commit_timestamp of "+m.Name+" is on", "track_commit_timestamp of "+m.Name+" is "+answer.text(2))
-		h.verdict(answer.text(3) >= "1" && !strings.HasPrefix(answer.text(3), "-"), Fail, m.Name, m.Name+" has "+answer.text(3)+" free replication slots", m.Name+" has no free replication slot: raise max_replication_slots")
-		h.verdict(answer.text(4) >= "1" && !strings.HasPrefix(answer.text(4), "-"), Fail, m.Name, m.Name+" has "+answer.text(4)+" free senders", m.Name+" has no free sender: raise max_wal_senders")
+		h.verdict(answer.text(1) == "logical", m.Name, "wal_level of "+m.Name+" is logical", "wal_level of "+m.Name+" is "+answer.text(1)+", not logical")
+		h.verdict(answer.text(2) == "on", m.Name, "track_commit_timestamp of "+m.Name+" is on", "track_commit_timestamp of "+m.Name+" is "+answer.text(2))
+		h.verdict(answer.text(3) >= "1" && !strings.HasPrefix(answer.text(3), "-"), m.Name, m.Name+" has "+answer.text(3)+" free replication slots", m.Name+" has no free replication slot: raise max_replication_slots")
+		h.verdict(answer.text(4) >= "1" && !strings.HasPrefix(answer.text(4), "-"), m.Name, m.Name+" has "+answer.text(4)+" free senders", m.Name+" has no free sender: raise max_wal_senders")
 		if answer.text(7) != "0" {
 			h.add(Warn, m.Name, "%s has %s prepared transactions, for which slots wait", m.Name, answer.text(7))
 		}
 		if answer.text(5) != "t" {
 			return nil
 		}
-		engine, err := server.Ask(ctx, "SELECT pgdrover.engine_connected()")
+		// On a database that is no node yet, the engine waits and serves nothing so far.
+		engine, err := server.Ask(ctx, `SELECT pgdrover.engine_connected() OR EXISTS (SELECT FROM pg_catalog.pg_stat_activity
+ WHERE datname = pg_catalog.current_database() AND application_name ~ '^spock manager')`)
 		if err == nil {
-			h.verdict(engine.is(), Fail, m.Name, "an engine serves "+m.Name, "no engine serves "+m.Name+": pgdrover spock run --dsn …")
+			h.verdict(engine.is(), m.Name, "an engine serves "+m.Name, "no engine serves "+m.Name+": pgdrover spock run --dsn …")
 		}
 		return err
 	})
@@ -188,7 +190,7 @@ func (h *health) settings(ctx context.Context, m workflow.Member, versions map[s
 func (h *health) sameVersion(versions map[string]string) {
 	wanted := versions[h.cfg.Source.Name]
 	for _, name := range sortedNames(versions) {
-		h.verdict(versions[name] == wanted, Fail, name, fmt.Sprintf("%s has version %s", name, versions[name]),
+		h.verdict(versions[name] == wanted, name, fmt.Sprintf("%s has version %s", name, versions[name]),
 			fmt.Sprintf("%s has version %s, the source has %s", name, versions[name], wanted))
 	}
 }
@@ -215,9 +217,9 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 		if err != nil {
 			return err
 		}
-		h.verdict(answer.text(0) == "", Fail, m.Name, "new node "+m.Name+" has no tables", "new node "+m.Name+" is not empty: "+answer.text(0))
-		h.verdict(answer.text(1) == "", Fail, m.Name, "new node "+m.Name+" has no subscriptions", "new node "+m.Name+" has subscriptions: "+answer.text(1))
-		h.verdict(answer.text(2) == "", Fail, m.Name, "new node "+m.Name+" is in no cluster", "new node "+m.Name+" knows nodes already: "+answer.text(2))
+		h.verdict(answer.text(0) == "", m.Name, "new node "+m.Name+" has no tables", "new node "+m.Name+" is not empty: "+answer.text(0))
+		h.verdict(answer.text(1) == "", m.Name, "new node "+m.Name+" has no subscriptions", "new node "+m.Name+" has subscriptions: "+answer.text(1))
+		h.verdict(answer.text(2) == "", m.Name, "new node "+m.Name+" is in no cluster", "new node "+m.Name+" knows nodes already: "+answer.text(2))
 		roles = answer.text(3)
 		return nil
 	})
@@ -229,7 +231,7 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 			if err != nil {
 				return err
 			}
-			h.verdict(answer.text(0) == "", Fail, m.Name, "new node "+m.Name+" has all roles of the source", "new node "+m.Name+" lacks the roles "+answer.text(0))
+			h.verdict(answer.text(0) == "", m.Name, "new node "+m.Name+" has all roles of the source", "new node "+m.Name+" lacks the roles "+answer.text(0))
 			return nil
 		})
 	}
@@ -252,7 +254,7 @@ func (h *health) joined(t *Topology) {
 			}
 		}
 	}
-	h.verdict(len(missing) == 0, Fail, "", "every node subscribes to every other", "subscriptions are missing: "+strings.Join(missing, ", "))
+	h.verdict(len(missing) == 0, "", "every node subscribes to every other", "subscriptions are missing: "+strings.Join(missing, ", "))
 	_, known := t.Member(h.cfg.New.Name)
-	h.verdict(known, Fail, h.cfg.New.Name, "the cluster knows "+h.cfg.New.Name, "the cluster does not know "+h.cfg.New.Name)
+	h.verdict(known, h.cfg.New.Name, "the cluster knows "+h.cfg.New.Name, "the cluster does not know "+h.cfg.New.Name)
 }

@@ -125,7 +125,7 @@ func TestSubstituteSQL(t *testing.T) {
 		"SELECT 1 -- $n2.unknown\n, $n2.id":       "SELECT 1 -- $n2.unknown\n, '777'",
 		"/* $n2.x /* $n2.y */ */ SELECT $n2.id":   "/* $n2.x /* $n2.y */ */ SELECT '777'",
 		"SELECT $n2.nothing":                      "SELECT NULL",
-		"SELECT ${n2}.id, '${n2}.lsn', ${n3}.id": "SELECT '777', '0/1A', ${n3}.id",
+		"SELECT ${n2}.id, '${n2}.lsn', ${n3}.id":  "SELECT '777', '0/1A', ${n3}.id",
 		"SELECT a$n2.id":                          "SELECT a'777'",
 	} {
 		got, err := workflow.SubstituteSQL(text, isNode, vars)

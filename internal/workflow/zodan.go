@@ -181,8 +181,24 @@ func (p *planner) copy(j Joining) {
 	p.add(w)
 	p.add(sqlStep("J10", j.Source.Name, "Read the replication sets of "+j.Source.Name, readSets))
 	p.add(sqlStep("J10", j.New.Name, "Give "+j.New.Name+" the same replication sets", writeSets(j.Source.Name)))
+	p.handover(j)
 	p.add(mark("J12", j.Source.Name, "copied_lsn"))
 	p.add(reached("J12", j.New.Name, j.Source.Name, "copied_lsn"))
+}
+
+// handoverKey is the variable of the new node that holds a replica's position.
+func handoverKey(i int) string { return "handover_" + strconv.Itoa(i+1) }
+
+// handover reads how far the copy holds the changes of each replica.
+func (p *planner) handover(j Joining) {
+	p.each(j.Replicas, func(i int, r Member) Step {
+		s := sqlStep("J11", j.New.Name, "Read how far the copy holds the changes of "+r.Name,
+			"SELECT max(p.remote_lsn) AS "+handoverKey(i)+", coalesce(max(p.remote_lsn) >= '"+variable(r.Name, "lsn")+"'::pg_lsn, false) AS result\n"+
+				"  FROM spock.progress p JOIN spock.local_node l ON l.node_id = p.node_id JOIN spock.node n ON n.node_id = p.remote_node_id\n"+
+				" WHERE n.node_name = "+pg.QuoteLiteral(r.Name)+" AND p.remote_lsn > '0/0'")
+		s.Refuse = fmt.Sprintf("the copy does not say how far it holds the changes of %s, or they begin after it", r.Name)
+		return s
+	})
 }
 
 // readSets describes the local node's replication sets and what is in them.
@@ -224,17 +240,8 @@ func writeSets(source string) string {
 
 // streams lets the replicas' changes follow where the copy ends.
 func (p *planner) streams(j Joining) {
-	key := func(i int) string { return "handover_" + strconv.Itoa(i+1) }
 	p.each(j.Replicas, func(i int, r Member) Step {
-		s := sqlStep("J11", j.New.Name, "Read how far the copy holds the changes of "+r.Name,
-			"SELECT max(p.remote_lsn) AS "+key(i)+", coalesce(max(p.remote_lsn) >= '"+variable(r.Name, "lsn")+"'::pg_lsn, false) AS result\n"+
-				"  FROM spock.progress p JOIN spock.local_node l ON l.node_id = p.node_id JOIN spock.node n ON n.node_id = p.remote_node_id\n"+
-				" WHERE n.node_name = "+pg.QuoteLiteral(r.Name)+" AND p.remote_lsn > '0/0'")
-		s.Refuse = fmt.Sprintf("the copy does not say how far it holds the changes of %s, or they begin after it", r.Name)
-		return s
-	})
-	p.each(j.Replicas, func(i int, r Member) Step {
-		at := "'" + variable(j.New.Name, key(i)) + "'::pg_lsn"
+		at := "'" + variable(j.New.Name, handoverKey(i)) + "'::pg_lsn"
 		s := sqlStep("J13", r.Name, fmt.Sprintf("Move slot %s to where the copy ends", j.Slots[i]),
 			"SELECT count(*) = 1 AND bool_and(confirmed_flush_lsn <= "+at+" AND wal_status <> 'lost') AS result,\n"+
 				"       max(CASE WHEN confirmed_flush_lsn < "+at+" THEN (pg_catalog.pg_replication_slot_advance(slot_name, "+at+")).end_lsn END) AS moved\n"+
@@ -244,7 +251,7 @@ func (p *planner) streams(j Joining) {
 	})
 	p.each(j.Replicas, func(i int, r Member) Step {
 		return sqlStep("J13", j.New.Name, "Begin the changes of "+r.Name+" where the copy ends",
-			"SELECT pg_catalog.pg_replication_origin_advance("+pg.QuoteLiteral(j.Slots[i])+", '"+variable(j.New.Name, key(i))+"'::pg_lsn)")
+			"SELECT pg_catalog.pg_replication_origin_advance("+pg.QuoteLiteral(j.Slots[i])+", '"+variable(j.New.Name, handoverKey(i))+"'::pg_lsn)")
 	})
 	p.each(j.Replicas, func(_ int, r Member) Step {
 		name := SubscriptionName(r.Name, j.New.Name)

@@ -1,0 +1,135 @@
+package workflow_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/workflow"
+)
+
+// outline is a plan as a list of phase, node and description.
+func outline(steps []workflow.Step) []string {
+	var lines []string
+	for _, s := range steps {
+		lines = append(lines, fmt.Sprintf("%s %s: %s", s.Phase, s.Node, s.Description))
+	}
+	return lines
+}
+
+func joining() workflow.Joining {
+	sets := []string{"default", "ddl_sql"}
+	return workflow.Joining{
+		Source:      workflow.Member{Name: "n1", DSN: "host=one dbname=d", Sets: sets},
+		New:         workflow.Member{Name: "n-4", DSN: "host=four dbname=d", Bare: true},
+		Replicas:    []workflow.Member{{Name: "n2", DSN: "host=two dbname=d", Sets: sets}, {Name: "n3", DSN: "host=three dbname=d", Sets: sets}},
+		Slots:       []string{"slot2", "slot3"},
+		SkipSchemas: []string{"ext"}, Location: "NY", Info: `{"a": "b | c"}`,
+	}
+}
+
+func TestAddNodePlan(t *testing.T) {
+	t.Parallel()
+	steps := workflow.AddNode(joining())
+	require.Equal(t, []string{
+		"J2 n-4: Create node n-4",
+		"J3 n2: Create slot slot2 on n2", "J3 n3: Create slot slot3 on n3",
+		"J4 n-4: Create disabled subscription sub_n2_n_4 on n-4", "J4 n-4: Create disabled subscription sub_n3_n_4 on n-4",
+		"J5 n2: Write a mark on n2", "J5 n3: Write a mark on n3",
+		"J5 n1: Wait until n1 has the changes of n2", "J5 n1: Wait until n1 has the changes of n3",
+		"J6 n-4: Create subscription sub_n1_n_4 on n-4",
+		"J8 n-4: Copy structure and data from n1 to n-4",
+		"J10 n1: Read the replication sets of n1", "J10 n-4: Give n-4 the same replication sets",
+		"J11 n-4: Read how far the copy holds the changes of n2", "J11 n-4: Read how far the copy holds the changes of n3",
+		"J12 n1: Write a mark on n1", "J12 n-4: Wait until n-4 has the changes of n1",
+		"J13 n2: Move slot slot2 to where the copy ends", "J13 n3: Move slot slot3 to where the copy ends",
+		"J13 n-4: Begin the changes of n2 where the copy ends", "J13 n-4: Begin the changes of n3 where the copy ends",
+		"J13 n-4: Enable subscription sub_n2_n_4", "J13 n-4: Enable subscription sub_n3_n_4",
+		"J13 n2: Write a mark on n2", "J13 n3: Write a mark on n3",
+		"J13 n-4: Wait until n-4 has the changes of n2", "J13 n-4: Wait until n-4 has the changes of n3",
+		"J14 n1: Create subscription sub_n_4_n1 on n1", "J14 n2: Create subscription sub_n_4_n2 on n2", "J14 n3: Create subscription sub_n_4_n3 on n3",
+		"J14 n1: Wait until subscription sub_n_4_n1 replicates", "J14 n2: Wait until subscription sub_n_4_n2 replicates",
+		"J14 n3: Wait until subscription sub_n_4_n3 replicates",
+		"J14 n-4: Write a mark on n-4", "J14 n1: Wait until n1 has the changes of n-4", "J14 n2: Wait until n2 has the changes of n-4",
+		"J14 n3: Wait until n3 has the changes of n-4",
+		"J15 n1: Wait until all subscriptions of n1 replicate", "J15 n2: Wait until all subscriptions of n2 replicate",
+		"J15 n3: Wait until all subscriptions of n3 replicate", "J15 n-4: Wait until all subscriptions of n-4 replicate",
+	}, outline(steps))
+}
+
+// Every step's statement is whole, and needs no variable that none before has set.
+func TestAddNodePlanIsWhole(t *testing.T) {
+	t.Parallel()
+	steps := workflow.AddNode(joining())
+	isNode := func(name string) bool { return name == "n1" || name == "n2" || name == "n3" || name == "n-4" }
+	vars := workflow.Variables{}
+	for _, s := range steps {
+		for _, r := range s.Reads(isNode) {
+			_, ok := vars.Get(r.Node, r.Key)
+			require.True(t, ok, "%s: %s", s.Description, r)
+		}
+		statement, err := s.Statement(isNode, vars, false)
+		require.NoError(t, err, s.Description)
+		require.NotContains(t, statement.String(), "${", s.Description)
+		keys, _ := s.Writes()
+		for _, label := range strings.Split(s.SQL, " AS ")[1:] {
+			name, _, _ := strings.Cut(label, ",")
+			keys = append(keys, strings.TrimSpace(strings.SplitN(name, "\n", 2)[0]))
+		}
+		for _, key := range keys {
+			value := "0/1"
+			vars.Set(s.Node, key, &value)
+		}
+		if s.Parallel != 0 {
+			require.Equal(t, steps[s.Number-1].Parallel, s.Parallel)
+		}
+	}
+}
+
+func TestAddNodePlanForTwo(t *testing.T) {
+	t.Parallel()
+	j := joining()
+	j.Replicas, j.Slots, j.Source.Bare = nil, nil, true
+	lines := outline(workflow.AddNode(j))
+	require.Equal(t, "J2 n1: Create node n1", lines[0])
+	require.NotContains(t, strings.Join(lines, "\n"), "J3")
+	require.NotContains(t, strings.Join(lines, "\n"), "J13")
+	for _, s := range workflow.AddNode(j) {
+		if s.Phase != "J14" && s.Phase != "J15" {
+			require.Zero(t, s.Parallel, s.Description)
+		}
+	}
+}
+
+func TestRemoveNodePlan(t *testing.T) {
+	t.Parallel()
+	l := workflow.Leaving{
+		Target: workflow.Member{Name: "n3"}, Peers: []workflow.Member{{Name: "n1"}, {Name: "n2"}},
+		Links: []workflow.Link{
+			{Name: "a", Provider: "n3", Subscriber: "n1"},
+			{Name: "b", Provider: "n1", Subscriber: "n3"},
+			{Name: "c", Provider: "n1", Subscriber: "n2"},
+		},
+		Slots: map[string][]string{"n1": {"x"}, "n2": {"y"}},
+	}
+	require.Equal(t, []string{
+		"D1 n3: Write a mark on n3", "D1 n1: Wait until n1 has the changes of n3", "D2 n1: Drop subscription a on n1",
+		"D3 n3: Drop subscription b on n3", "D4 n1: Drop slot x on n1 if it is left", "D4 n2: Drop slot y on n2 if it is left",
+		"D5 n3: Drop node n3", "D6 n1: Forget node n3 on n1", "D6 n2: Forget node n3 on n2",
+		"D7 n1: See that nothing on n1 refers to n3", "D7 n2: See that nothing on n2 refers to n3",
+	}, outline(workflow.RemoveNode(l)))
+	l.Dead = true
+	require.Equal(t, []string{
+		"D2 n1: Drop subscription a on n1", "D4 n1: Drop slot x on n1 if it is left", "D4 n2: Drop slot y on n2 if it is left",
+		"D6 n1: Forget node n3 on n1", "D6 n2: Forget node n3 on n2",
+		"D7 n1: See that nothing on n1 refers to n3", "D7 n2: See that nothing on n2 refers to n3",
+	}, outline(workflow.RemoveNode(l)))
+}
+
+func TestSubscriptionName(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "sub_n1_n2", workflow.SubscriptionName("n1", "n2"))
+	require.Equal(t, "sub_datacenter_east_1_n_3", workflow.SubscriptionName("Datacenter-East-1", "N 3"))
+}
