@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,7 @@ func newCreatePostgresCmd(env *Env) *cobra.Command {
 
 // registration is what only the monitor is told of a new node.
 type registration struct {
+	nodeID   int64 // without a monitor only
 	priority int
 	quorum   bool
 }
@@ -80,7 +82,7 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 			withHint("use `%s run` to start the service of this node", env.program())
 	}
 	err = keeper.Create(ctx, keeper.CreateConfig{
-		Config: cfg, CandidatePriority: reg.priority, ReplicationQuorum: reg.quorum, Run: run,
+		Config: cfg, CandidatePriority: reg.priority, ReplicationQuorum: reg.quorum, NodeID: reg.nodeID, Run: run,
 	})
 	if err != nil {
 		return createFailed(ctx, err)
@@ -110,6 +112,14 @@ func readRegistration(env *Env, cmd *cobra.Command) (registration, error) {
 		return reg, fatal(exitBadArgs, "Option --disable-monitor needs --node-id")
 	case !disabled && text(cmd, "node-id") != "":
 		return reg, fatal(exitBadArgs, "Option --node-id needs --disable-monitor: a monitor numbers its nodes itself")
+	}
+	if id := text(cmd, "node-id"); id != "" {
+		v, err := parseInt(id, math.MaxInt32)
+		if err != nil || v < 1 {
+			return reg, fatal(exitBadArgs, "--node-id argument is not a valid node number: %q", id).
+				withHint("number the nodes of a group 1, 2, 3 …; node 1 begins the group")
+		}
+		reg.nodeID = int64(v)
 	}
 	value, source := text(cmd, "candidate-priority"), "--candidate-priority"
 	if value == "" {

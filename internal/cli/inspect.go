@@ -21,7 +21,7 @@ func newInspectCmd(env *Env) *cobra.Command {
 
 func newManualCmd(env *Env) *cobra.Command {
 	return newSet("manual", "Do by hand what the service does by itself",
-		newSet("fsm", "Drive the keeper's finite state machine", newFSMAssignCmd(env)),
+		newSet("fsm", "Drive the keeper's finite state machine", newFSMAssignCmd(env), newFSMNodesCmd(env)),
 	)
 }
 
@@ -29,7 +29,7 @@ func newManualCmd(env *Env) *cobra.Command {
 func newDoCmd(env *Env) *cobra.Command {
 	set := newSet("do", "Manually operate the keeper",
 		newSet("pgsetup", "Manage a local Postgres setup", pgsetupCmds(env)...),
-		newSet("fsm", "Manually manage the keeper's state", newFSMStateCmd(env), newFSMListCmd(env), newFSMAssignCmd(env)),
+		newSet("fsm", "Manually manage the keeper's state", newFSMStateCmd(env), newFSMListCmd(env), newFSMAssignCmd(env), newFSMNodesCmd(env)),
 	)
 	set.Hidden = env.getenv("PG_AUTOCTL_DEBUG") == ""
 	return set

@@ -333,7 +333,7 @@ func (n *node) renamed(cmd *cobra.Command) error {
 func parsePort(text string) (int, error) {
 	v, err := strconv.Atoi(text)
 	if err != nil || v < 1 || v > 65535 {
-		return 0, fatal(exitBadArgs, "--pgport argument is not a valid port number: %q", text)
+		return 0, fatal(exitBadArgs, "--pgport argument is not a valid port number: %q", text).withHint("a port is an integer from 1 to 65535")
 	}
 	return v, nil
 }
