@@ -88,7 +88,10 @@ const (
 	// recovery is first made a standby again.
 	StepFollow
 	// StepCheckTimeline compares the local timeline and position with the
-	// upstream's history; a diverged server is rewound.
+	// upstream's history; a diverged server is rewound. When they cannot be
+	// compared now and the server is pointed at somebody else, that upstream is
+	// taken away before the next try: it may come back on a line of its own whose
+	// timeline has the same number, and no receiver would notice.
 	StepCheckTimeline
 	// StepCheckConnection makes a real connection to the local server and waits
 	// until the receiver streams.

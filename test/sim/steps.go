@@ -406,6 +406,10 @@ func (k *keeper) stepCheckTimeline(wk *walk) outcome {
 	case 1:
 		up := k.w.hosts[wk.source.host].s
 		if !k.reachable(up) || up.recovery || s.state != down && s.state != running {
+			if s.signal && s.upDisk.host != wk.source.host {
+				s.standby(nowhere)
+				s.reload()
+			}
 			return outcome{kind: failed}
 		}
 		if up.end.holds(s.end) && !s.broken && !s.sick && (s.needs.b == nil || s.consistent() || up.end.holds(s.needs)) {
