@@ -67,7 +67,7 @@ func runWatch(env *Env, cmd *cobra.Command) error {
 		}
 	}
 	err := watch.Run(ctx, watch.Config{
-		Formation: formation, Input: env.Stdin, Output: env.Stdout, Environ: env.Environ, Zone: time.Local,
+		Formation: formation, Program: env.program(), Input: env.Stdin, Output: env.Stdout, Environ: env.Environ, Zone: time.Local,
 		Open: func(ctx context.Context) (status.Session, error) {
 			session, err := status.Listen(ctx, pgautofailover.ConnectConfig{
 				ConnInfo: s.info, ApplicationName: env.program() + " watch",

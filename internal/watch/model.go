@@ -15,6 +15,8 @@ type Model struct {
 	// Formation is shown until the first snapshot is there; Zone is where times are told in.
 	Formation string
 	Zone      *time.Location
+	// Program is the name that commands are told with.
+	Program string
 
 	keys          keyMap
 	width, height int
@@ -43,7 +45,7 @@ type (
 
 // New makes a dashboard that has seen nothing yet, in a terminal of the usual size.
 func New(formation string, zone *time.Location, now time.Time) Model {
-	return Model{Formation: formation, Zone: zone, keys: keys(), width: 80, height: 24, now: now}
+	return Model{Formation: formation, Zone: zone, Program: "pgdrover", keys: keys(), width: 80, height: 24, now: now}
 }
 
 // Init asks to be told the time.

@@ -15,6 +15,8 @@ import (
 // Config is where a dashboard runs.
 type Config struct {
 	Formation string
+	// Program is the name under which the program was called.
+	Program string
 	// Open connects to the monitor; it is called again whenever the connection is lost.
 	Open func(ctx context.Context) (status.Session, error)
 	// Input and Output are the terminal, Environ says what it can do.
@@ -27,7 +29,11 @@ type Config struct {
 // Run shows the dashboard until the operator quits, which is no error, or the
 // context ends, whose cause it then returns. The terminal is as it was before.
 func Run(ctx context.Context, cfg Config) error {
-	program := tea.NewProgram(New(cfg.Formation, cfg.Zone, time.Now()),
+	model := New(cfg.Formation, cfg.Zone, time.Now())
+	if cfg.Program != "" {
+		model.Program = cfg.Program
+	}
+	program := tea.NewProgram(model,
 		tea.WithContext(ctx), tea.WithInput(cfg.Input), tea.WithOutput(cfg.Output), tea.WithEnvironment(cfg.Environ),
 		tea.WithoutSignalHandler(), tea.WithFPS(framesPerSecond))
 	watching, stop := context.WithCancel(ctx)

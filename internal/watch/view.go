@@ -267,7 +267,7 @@ func (m Model) detailText() (title string, text []string) {
 		if m.selected.node == 0 || n.ID != m.selected.node {
 			continue
 		}
-		title = fmt.Sprintf("%s, %s:%d, timeline %d, %s, candidate priority %d, quorum %s",
+		title = fmt.Sprintf("%s, %s:%d, tli %d: %s, priority %d, quorum %s",
 			plain(n.Name), plain(n.Host), n.Port, n.TLI, n.LSN, n.Priority, yes(n.Quorum))
 		text = m.explain(n)
 	}
@@ -277,7 +277,7 @@ func (m Model) detailText() (title string, text []string) {
 // explain says why a node is not promoted, or that it could be.
 func (m Model) explain(n status.Node) []string {
 	var text []string
-	about := status.About(m.snapshot.Blockers(status.Caller{Program: "pgdrover"}), n)
+	about := status.About(m.snapshot.Blockers(status.Caller{Program: m.Program}), n)
 	if own := slices.DeleteFunc(slices.Clone(about), func(b status.Blocker) bool { return b.Node != n.ID }); len(own) > 0 {
 		about = own // what the group waits for is shown above
 	}
