@@ -37,6 +37,11 @@ func spockRunFlags(cmd *cobra.Command) {
 
 func runSpock(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	configs, err := spockEngines(ctx, env, cmd)
+	if err != nil && ctx.Err() != nil {
+		// Asked to stop before it had begun: what failed was cut short by that.
+		env.infof("Stop %s spock", nameDrover)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
