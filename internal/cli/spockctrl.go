@@ -110,7 +110,7 @@ func newSpockctrl(env *Env, cmd *cobra.Command) (*spockctrl, func(), error) {
 			s.path = env.getenv("PGDROVER_SPOCK_CONFIG")
 		}
 	}
-	data, err := os.ReadFile(s.path) //nolint:gosec // the file is where the operator says
+	data, err := os.ReadFile(s.path)
 	if err != nil {
 		return nil, nil, fail(spockctrlMisuse, "read the configuration: %w", err).
 			withHint("name it with --config=FILE; it lists the cluster's nodes and how to reach them")

@@ -26,15 +26,15 @@ func spockctrlCalls(env *Env, kind string) []*cobra.Command {
 }
 
 func newSpockctrlCall(env *Env, verb string, c *workflow.Command) *cobra.Command {
-	use := verb
+	use := []string{verb}
 	for _, place := range c.Places {
 		word := "<" + strings.ReplaceAll(place, "_", "-") + ">"
 		if p, _ := c.Param(place); !p.Required {
 			word = "[ " + word + " ]"
 		}
-		use += " " + word
+		use = append(use, word)
 	}
-	cmd := newSpockctrlLeaf(env, use, c.Short, func(ctx context.Context, s *spockctrl, words []string) error {
+	cmd := newSpockctrlLeaf(env, strings.Join(use, " "), c.Short, func(ctx context.Context, s *spockctrl, words []string) error {
 		return s.call(ctx, c, words)
 	})
 	f := cmd.Flags()

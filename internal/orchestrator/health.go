@@ -99,7 +99,7 @@ func (s *Surveyor) Health(ctx context.Context, cfg HealthConfig, tell func(Check
 
 // reason is an error without the name of its node, which stands beside it.
 func reason(err error) string {
-	text := workflow.Mask(err.Error())
+	text := strings.Join(strings.Fields(workflow.Mask(err.Error())), " ")
 	if _, after, ok := strings.Cut(text, " on node "); ok {
 		if _, after, ok = strings.Cut(after, ": "); ok {
 			return after
