@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// cutsVar says how many random cuts TestRandomCuts makes.
+	// cutsVar says how many random cuts TestRandomCuts makes. A run that sets it
+	// is a long one, whose failures somebody looks at.
 	cutsVar = "PGDROVER_TEST_CUTS"
 	// seedVar repeats the cuts of an earlier run.
 	seedVar = "PGDROVER_TEST_SEED"
