@@ -246,6 +246,11 @@ func (t *turn) openFor(s *Node, why string) {
 		}
 	}
 	t.rec.Strays = slices.DeleteFunc(t.rec.Strays, func(id int64) bool { return id == s.ID })
+	if s.TLI != 0 && s.TLI < t.rec.Timeline {
+		// What is on later timelines is left behind: should s never say that it
+		// opened, the others are measured on its line and not on that of a stray.
+		t.rec.Timeline = s.TLI
+	}
 	t.rec.Primary, t.rec.Owner = s.ID, s.ID
 	t.rec.Fenced, t.rec.FinalTLI, t.rec.FinalLSN = false, 0, 0
 	t.push(s, list)

@@ -98,6 +98,12 @@ func (t *turn) prepare(p, s *Node, then State, named bool, why string) {
 	t.open(Election{Planned: true, Avoid: p.ID, Prefer: s.ID, Then: then, Named: named})
 	t.own(s)
 	t.goal(s, PreparePromotion, "%s to prepare_promotion %s", s, why)
+	if t.g.Formation.Kind == "citus" {
+		// A worker's candidate has a transaction prepared on the coordinator, which
+		// blocks writes until its promotion ends it: there is no way back from here.
+		t.rec.Election.Then = Unknown
+		t.goal(p, then, "%s to %s %s", p, then, why)
+	}
 }
 
 func (t *turn) takeFailover(i Intent, prefer int64) bool {

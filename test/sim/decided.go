@@ -46,6 +46,7 @@ func (j *judge) decided(p *process, g fsm.Group, d fsm.Decision, before fsm.Reco
 	}
 	if rec.Owner != 0 && rec.Epoch != before.Epoch && before.Election != nil {
 		j.votes[rec.Epoch] = slices.Clone(rec.Election.Votes)
+		j.lines[rec.Epoch] = rec.Timeline
 	}
 	j.checkGoals(g, d)
 	j.checkOwner(g, d, before)

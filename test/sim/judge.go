@@ -19,7 +19,8 @@ type judge struct {
 	// By epoch: an operator allowed data loss; he removed the old primary by
 	// force; the group had no quorum standby and only empty lists.
 	word, off, async map[int64]bool
-	votes            map[int64][]fsm.Vote // as known when the candidate was chosen
+	votes            map[int64][]fsm.Vote  // as known when the candidate was chosen
+	lines            map[int64]pg.Timeline // on which they were compared
 	// The same of the epoch in which the head opened, and of the open election.
 	headWord, headForced, headAsync, openAsync bool
 	// openEpoch is the epoch of the last order to open.
@@ -32,7 +33,7 @@ type judge struct {
 func newJudge(w *World) judge {
 	return judge{
 		w: w, homes: map[int64]*host{}, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
-		votes: map[int64][]fsm.Vote{},
+		votes: map[int64][]fsm.Vote{}, lines: map[int64]pg.Timeline{},
 	}
 }
 
@@ -199,12 +200,11 @@ func (j *judge) tolerable(s *server, b *branch, at pg.LSN) bool {
 
 // checkI7: nothing that was reported in the election lies beyond the winner.
 func (j *judge) checkI7(s *server) {
-	rec := &j.w.mon.record
 	if s.end.b.parent == nil || j.word[j.openEpoch] {
 		return
 	}
 	for _, v := range j.votes[j.openEpoch] {
-		if v.TLI == s.end.b.parent.tli && v.LSN > s.end.b.start && v.TLI == rec.Timeline {
+		if v.TLI == s.end.b.parent.tli && v.LSN > s.end.b.start && v.TLI == j.lines[j.openEpoch] {
 			j.w.fail("I7", "node %d opens at %s, node %d had reported %s on the same timeline %d",
 				s.h.k.id, s.end.b.start, v.Node, v.LSN, v.TLI)
 		}
