@@ -66,7 +66,7 @@ func TestConflictsOfEveryKind(t *testing.T) {
 			for _, n := range []*node{a, b} {
 				require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"), n.text(t, "SELECT error_message FROM spock.exception_log LIMIT 1"))
 			}
-			require.NotEqual(t, "0", a.text(t, "SELECT n_conflict FROM spock.channel_summary_stats WHERE sub_name = 'sub_n2_n1'"))
+			a.eventually(t, "SELECT n_conflict > 0 FROM spock.channel_summary_stats WHERE sub_name = 'sub_n2_n1'", "t") // it is stored now and then
 			require.Contains(t, b.text(t, "SELECT DISTINCT conflict_type || ' ' || conflict_resolution FROM spock.resolutions"), "insert_exists keep_local")
 			require.Contains(t, a.text(t, "SELECT DISTINCT conflict_type || ' ' || conflict_resolution FROM spock.resolutions"), "insert_exists apply_remote")
 		})

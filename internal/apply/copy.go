@@ -56,7 +56,6 @@ type piece struct {
 	whole       bool  // there is no other
 	again       bool  // rows may be there already
 	bytes       atomic.Int64
-	rows        int64
 }
 
 // piecePages is the size of a piece in blocks: 64 MB.

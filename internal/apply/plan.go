@@ -29,8 +29,9 @@ func (v verdict) over(time string, strict bool) string {
 		return fmt.Sprintf("(SELECT s.roident IS NULL OR s.roident IN (%s) FROM pg_xact_commit_timestamp_origin(k.xmin) s)",
 			v.same)
 	}
-	return fmt.Sprintf(`(SELECT coalesce(%[1]s > s."timestamp" OR s.roident IN (%[2]s) OR %[1]s = s."timestamp" AND s.roident IN (%[3]s), true)`+
-		` FROM pg_xact_commit_timestamp_origin(k.xmin) s)`, time, v.same, v.beaten)
+	// Mostly the row is older, and its author need not be looked at.
+	return fmt.Sprintf(`(pg_xact_commit_timestamp(k.xmin) < %[1]s OR (SELECT coalesce(%[1]s > s."timestamp" OR s.roident IN (%[2]s) OR`+
+		` %[1]s = s."timestamp" AND s.roident IN (%[3]s), true) FROM pg_xact_commit_timestamp_origin(k.xmin) s))`, time, v.same, v.beaten)
 }
 
 // plan is a prepared statement of the fast form, for one row or for a run of

@@ -318,7 +318,8 @@ const (
 	inexactQuery = `SELECT count(*) FROM spock.subscription s WHERE s.sub_enabled AND s.sub_origin <> $1 AND NOT EXISTS (
 		SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $2 AND l.objid = s.sub_id AND l.objsubid = 2
 		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))`
-	exactPatience = 10 * time.Second
+	// exactPatience is how long a provider whose engine runs may take.
+	exactPatience = 2 * time.Minute
 )
 
 // askExact asks the provider's workers to write their progress into each
@@ -342,6 +343,9 @@ func (w *Worker) askExact(ctx context.Context) (release func(), err error) {
 		}
 		if left == "0" || time.Now().After(deadline) {
 			return release, nil
+		}
+		if runs, err := one(conn.ExecParams(ctx, "SELECT pgdrover.engine_connected()", nil, nil, nil, nil).Read()); err != nil || string(runs[0]) == "f" {
+			return release, err
 		}
 		if !sleep(ctx, lookEvery) {
 			release()
