@@ -15,6 +15,7 @@ func newInspectCmd(env *Env) *cobra.Command {
 	return newSet("inspect", "Look at a node from close by",
 		newSet("pgsetup", "Inspect a local Postgres setup", pgsetupCmds(env)...),
 		newSet("fsm", "Inspect the keeper's finite state machine", newFSMStateCmd(env), newFSMListCmd(env)),
+		newInspectMonitorCmd(env),
 		newGetPIDCmd(env),
 	)
 }
@@ -30,6 +31,7 @@ func newDoCmd(env *Env) *cobra.Command {
 	set := newSet("do", "Manually operate the keeper",
 		newSet("pgsetup", "Manage a local Postgres setup", pgsetupCmds(env)...),
 		newSet("fsm", "Manually manage the keeper's state", newFSMStateCmd(env), newFSMListCmd(env), newFSMAssignCmd(env), newFSMNodesCmd(env)),
+		newInspectMonitorCmd(env),
 	)
 	set.Hidden = env.getenv("PG_AUTOCTL_DEBUG") == ""
 	return set
