@@ -464,6 +464,30 @@ func (p *Postmaster) exitError(ctx context.Context) error {
 	return errors.Join(fmt.Errorf("start PostgreSQL: %w (%s): %s", ErrExited, p.ExitText(), p.instance.StartupLog()), err)
 }
 
+// waitState waits for a status in postmaster.pid, without a connection.
+func (p *Postmaster) waitState(ctx context.Context, state string, stall time.Duration) error {
+	progress := newProgress(p.instance, stall)
+	for {
+		f, ok, err := p.instance.readPidFile()
+		if err != nil {
+			return err
+		}
+		if ok && f.pid == p.pid && f.state == state {
+			return nil
+		}
+		if progress.stalled() {
+			return fmt.Errorf("wait until PostgreSQL is %s: %w for %s", state, ErrStalled, stall)
+		}
+		select {
+		case <-p.exited:
+			return p.exitError(ctx)
+		case <-ctx.Done():
+			return fmt.Errorf("wait until PostgreSQL is %s, it is %q: %w", state, f.state, context.Cause(ctx))
+		case <-time.After(pollPeriod):
+		}
+	}
+}
+
 // look looks once; began is set when the server has come to recover its data.
 func (p *Postmaster) look(ctx context.Context, began *bool) (ready, standby bool, err error) {
 	f, ok, err := p.instance.readPidFile()

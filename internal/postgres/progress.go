@@ -11,7 +11,7 @@ import (
 // progress tells a server that recovers slowly from one that waits for what
 // does not come. No connection shows that yet, the processes do: their titles
 // name the segment that is replayed and the position that was received, and the
-// kernel counts what they read and compute.
+// kernel counts what they read and how long they compute.
 type progress struct {
 	instance *Instance
 	limit    time.Duration // 0: never stalled
@@ -71,8 +71,8 @@ func (i *Instance) recoverySigns() []string {
 	return signs
 }
 
-// workOf sums up what a process has moved from and to disks and how many
-// seconds it has computed: waiting costs neither.
+// workOf sums up what a process has read from disks and how many seconds it has
+// computed: waiting costs neither.
 func workOf(pid int) string {
 	_, fields, err := processStat(pid)
 	if err != nil {
@@ -85,7 +85,8 @@ func workOf(pid int) string {
 	fmt.Fprintf(&work, "%d: %d s ", pid, (user+system)/clockTicks)
 	counts, _ := os.ReadFile(procPath(pid) + "/io")
 	for line := range strings.Lines(string(counts)) {
-		if strings.HasPrefix(line, "read_bytes") || strings.HasPrefix(line, "write_bytes") {
+		// Not what it writes: a server that only waits may say so in its log again and again.
+		if strings.HasPrefix(line, "read_bytes") {
 			work.WriteString(line)
 		}
 	}

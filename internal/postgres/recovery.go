@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
@@ -102,8 +103,8 @@ func (i *Instance) standbyAgain() error {
 
 func (i *Instance) replay(ctx context.Context, before pg.ControlData) error {
 	for {
-		line := max(before.TLI, before.MinRecoveryTLI)
-		ended := i.replayOnce(ctx, fmt.Sprintf("recovery_target_timeline=%d", line))
+		target := fmt.Sprintf("recovery_target_timeline=%d", max(before.TLI, before.MinRecoveryTLI))
+		ended := i.replayOnce(ctx, target)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -115,25 +116,36 @@ func (i *Instance) replay(ctx context.Context, before pg.ControlData) error {
 			return nil // however the run ended, what it came to is in the control file
 		}
 		if after == before {
-			return fmt.Errorf("%w: %w", ErrShortOfWAL, ended)
+			// It came no further, or it was consistent from the start and had no record to say so at.
+			if err := i.consistentAlone(ctx, target); err != nil {
+				return fmt.Errorf("%w: %w: %w", ErrShortOfWAL, err, ended)
+			}
+			return nil
 		}
 		before = after
 	}
 }
 
-// replayOnce runs a server that ends when it is consistent, or when it cannot
-// be. It must listen somewhere: it does in a directory that only we can enter.
-func (i *Instance) replayOnce(ctx context.Context, line string) error {
+// privateOptions let a server recover where nobody else can connect. It must
+// listen somewhere: it does in a directory that only we can enter.
+func privateOptions(dir, target string, more ...string) []string {
+	options := []string{"listen_addresses=", "unix_socket_directories=" + dir, "archive_mode=off", "primary_conninfo=", target}
+	var args []string
+	for _, o := range append(options, more...) {
+		args = append(args, "-c", o)
+	}
+	return args
+}
+
+// replayOnce runs a server that ends when it is consistent, or when it cannot be.
+func (i *Instance) replayOnce(ctx context.Context, target string) error {
 	dir, err := os.MkdirTemp("", "pgdrover-recovery-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	p, err := i.launch(ctx, StartConfig{Options: []string{
-		"-c", "listen_addresses=", "-c", "unix_socket_directories=" + dir, "-c", "hot_standby=off", "-c", "archive_mode=off",
-		"-c", "primary_conninfo=", "-c", "restore_command=false", "-c", line,
-		"-c", "recovery_target=immediate", "-c", "recovery_target_action=shutdown",
-	}})
+	p, err := i.launch(ctx, StartConfig{Options: privateOptions(dir, target,
+		"hot_standby=off", "restore_command=false", "recovery_target=immediate", "recovery_target_action=shutdown")})
 	if err != nil {
 		return err
 	}
@@ -146,4 +158,31 @@ func (i *Instance) replayOnce(ctx context.Context, line string) error {
 		defer cancel()
 		return errors.Join(context.Cause(ctx), p.Stop(stop, StopImmediate))
 	}
+}
+
+// aloneStall is how long a standby that recovers alone may show no progress.
+const aloneStall = 5 * time.Second
+
+// consistentAlone runs a standby without upstream until it would let clients
+// in, and stops it then; not for ever when it never comes so far.
+func (i *Instance) consistentAlone(ctx context.Context, target string) error {
+	if err := i.standbyAgain(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "pgdrover-recovery-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	p, err := i.launch(ctx, StartConfig{Options: privateOptions(dir, target, "hot_standby=on")})
+	if err != nil {
+		return err
+	}
+	defer p.Release()
+	if err := p.waitState(ctx, "ready", aloneStall); err != nil {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), killDelay)
+		defer cancel()
+		return errors.Join(err, p.Stop(stop, StopImmediate))
+	}
+	return p.Stop(ctx, StopFast)
 }
