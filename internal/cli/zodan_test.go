@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,7 +61,7 @@ func (s *meshServer) query(t *testing.T, sql string) string {
 func same(t *testing.T, sql string, servers ...*meshServer) string {
 	t.Helper()
 	var answers []string
-	pgtest.Eventually(t, 3*time.Minute, func() error {
+	pgtest.Eventually(t, 10*time.Minute, func() error {
 		answers = nil
 		for _, s := range servers {
 			answers = append(answers, s.query(t, sql))
@@ -136,5 +137,113 @@ func TestWorkflowFilesOnServers(t *testing.T) {
 		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM pg_replication_slots"))
 		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.node"))
 		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.subscription"))
+	}
+}
+
+// writer inserts rows on one server until it is stopped, and fails the test on any error.
+func writer(t *testing.T, s *meshServer, from int) (stop func() int) {
+	t.Helper()
+	conn := s.Connect(t, "pgedge")
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	n := 0
+	var failure error
+	group.Go(func() {
+		// At a pace that a machine under load can apply.
+		pace := time.NewTicker(20 * time.Millisecond)
+		defer pace.Stop()
+		for ; ctx.Err() == nil; n++ {
+			<-pace.C
+			// A context that ends would leave a transaction of which nobody knows whether it was.
+			_, err := conn.Exec(context.WithoutCancel(ctx), fmt.Sprintf(`BEGIN; INSERT INTO public.t VALUES (%[1]d, 'x');
+				INSERT INTO public.journal VALUES (%[1]d); UPDATE public.t SET who = 'y' WHERE id = %[1]d; COMMIT`, from+n))
+			if err != nil {
+				failure = err
+				return
+			}
+		}
+	})
+	return func() int {
+		cancel()
+		group.Wait()
+		require.NoError(t, failure)
+		return n
+	}
+}
+
+// A third node joins while both others are written to, leaves, and joins again;
+// no row is missing anywhere, and none is there twice.
+func TestZodanOnServers(t *testing.T) {
+	t.Parallel()
+	pgtest.Bin(t)
+	dir := pgtest.Dir(t)
+	var nodes []*meshServer
+	for i := 1; i <= 3; i++ {
+		nodes = append(nodes, newMeshServer(t, "n"+strconv.Itoa(i)))
+	}
+	dsn := func(i int) string { return nodes[i].info.DSN() }
+	nodes[0].Exec(t, "pgedge", "CREATE TABLE public.t (id int PRIMARY KEY, who text)")
+	nodes[0].Exec(t, "pgedge", "CREATE TABLE public.journal (id int)")
+	nodes[0].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'old' FROM generate_series(1, 1000) g")
+	nodes[0].Exec(t, "pgedge", "SELECT spock.node_create('n1', '"+dsn(0)+"')")
+	nodes[0].Exec(t, "pgedge", "SELECT spock.repset_add_table('default', 'public.t')")
+	nodes[0].Exec(t, "pgedge", "SELECT spock.repset_add_table('default_insert_only', 'public.journal')")
+	zodan := func(wanted int, words ...string) (stdout, stderr string) {
+		t.Helper()
+		code, stdout, stderr := callProgram(t, dir, append([]string{"zodan"}, words...)...)
+		require.Equal(t, wanted, code, "%s\n%s", stdout, stderr)
+		return stdout, stderr
+	}
+	add := func(i int) []string {
+		return []string{
+			"add_node", "--src-node-name=n1", "--src-dsn", dsn(0), "--new-node-name", "n" + strconv.Itoa(i+1), "--new-node-dsn=" + dsn(i),
+			"--new-node-info", `{"why": "test | it"}`, "--stall-timeout=10m",
+		}
+	}
+	stdout, _ := zodan(0, append(add(1), "--dry-run")...)
+	require.Contains(t, stdout, "[J6] Create subscription sub_n1_n2 on n2")
+	require.Equal(t, "0", nodes[1].query(t, "SELECT count(*) FROM spock.node"), "a plan changes nothing")
+	zodan(0, add(1)...)
+	require.Equal(t, "2", nodes[1].query(t, "SELECT count(*) FROM spock.node"))
+	require.Equal(t, "2", nodes[1].query(t, "SELECT count(*) FROM spock.replication_set_table"))
+
+	const rows = "SELECT count(*) || ' ' || md5(string_agg(t::text, ',' ORDER BY id)) FROM public.t"
+	const journal = "SELECT count(*) || ' ' || count(DISTINCT id) FROM public.journal"
+	first, second := writer(t, nodes[0], 10_000), writer(t, nodes[1], 1_000_000)
+	// What is there already is refused before anything is changed.
+	nodes[2].Exec(t, "pgedge", "CREATE TABLE public.stray (id int)")
+	stdout, _ = zodan(5, add(2)...)
+	require.Contains(t, stdout, "FAIL: new node n3 is not empty: public.stray")
+	require.Equal(t, "0", nodes[2].query(t, "SELECT count(*) FROM spock.node"))
+	nodes[2].Exec(t, "pgedge", "DROP TABLE public.stray")
+	stdout, _ = zodan(0, add(2)...)
+	require.Contains(t, stdout, "[J13] Enable subscription sub_n2_n3 [OK]")
+	require.Positive(t, first())
+	require.Positive(t, second())
+	same(t, rows, nodes...)
+	counts := strings.Fields(same(t, journal, nodes...))
+	require.Equal(t, counts[0], counts[1], "a row without a key is there twice")
+	stdout, _ = zodan(0, "health-check", "--src-node-name=n1", "--src-dsn="+dsn(0), "--new-node-name=n3", "--new-node-dsn="+dsn(2), "--check-type=post")
+	require.Contains(t, stdout, "PASS: every node subscribes to every other")
+	require.Contains(t, stdout, "Failed: 0")
+
+	// A node that is gone is removed from one that is left; one that is there leaves by itself.
+	nodes[2].Stop(t, syscall.SIGQUIT)
+	_, stderr := zodan(1, "remove_node", "--target-node-name=n3", "--target-node-dsn="+dsn(2))
+	require.Contains(t, stderr, "--survivor-dsn=")
+	zodan(0, "remove_node", "--target-node-name=n3", "--target-node-dsn="+dsn(2), "--survivor-dsn="+dsn(0))
+	requireForgotten(t, "n3", nodes[:2])
+	zodan(0, "remove_node", "--target-node-name=n3", "--survivor-dsn="+dsn(0))
+	zodan(0, "remove_node", "--target-node-name=n2", "--target-dsn="+dsn(1))
+	requireForgotten(t, "n2", nodes[:2])
+}
+
+// requireForgotten sees that nothing of a node is left.
+func requireForgotten(t *testing.T, name string, nodes []*meshServer) {
+	t.Helper()
+	for _, s := range nodes {
+		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM pg_replication_slots WHERE slot_name ~ '"+name+"'"))
+		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.node WHERE node_name = '"+name+"'"))
+		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.subscription WHERE sub_name ~ '"+name+"'"))
 	}
 }
