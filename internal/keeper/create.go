@@ -406,8 +406,14 @@ func (c *creation) registerOnce(ctx context.Context, pre PreInit, desired int64)
 // refusal words what the monitor did not accept.
 func refusal(err error) error {
 	e := &CreateError{Step: "register this node", Err: err}
-	if pgautofailover.SQLState(err) == pgerrcode.ExclusionViolation && hintOf(err) == "" {
-		e.hint = "the group's nodes all hold one database system: use an empty --pgdata, or another formation"
+	switch pgautofailover.SQLState(err) {
+	case pgerrcode.ExclusionViolation:
+		if hintOf(err) == "" {
+			e.hint = "the group's nodes all hold one database system: use an empty --pgdata, or another formation"
+		}
+	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName, pgerrcode.UndefinedFunction:
+		e.Err = fmt.Errorf("this database is no monitor: %w", err)
+		e.hint = "the monitor shows its URI with `pg_autoctl show uri --formation monitor`"
 	}
 	return e
 }
