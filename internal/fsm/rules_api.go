@@ -277,6 +277,7 @@ func (t *turn) takeRemoved(i Intent) bool {
 			}
 		}
 	}
+	t.lowerSyncStandbys(nil) // its row is gone already
 	return t.close(i, "")
 }
 

@@ -130,12 +130,16 @@ const heardMargin = 1500 * time.Millisecond
 // silent: n's last report is older than it should be; that alone proves nothing.
 func (t *turn) silent(n *Node) bool { return t.now.Sub(n.Seen) > heardMargin }
 
-// othersHeard: somebody in the group reported after n's next report was due.
-// Otherwise the silence may be the monitor's own, cut off from everybody.
+// heardNow is how young another node's last report must be at the verdict: late
+// reports come in one by one, and the last of them may be the last for all.
+const heardNow = 2500 * time.Millisecond
+
+// othersHeard: somebody in the group reported after n's next report was due, and
+// a moment ago. Otherwise the silence may be the monitor's own, cut off from everybody.
 func (t *turn) othersHeard(n *Node) bool {
 	for i := range t.g.Nodes {
 		x := &t.g.Nodes[i]
-		if x.ID != n.ID && x.Seen.Sub(t.lastSeen(n)) >= heardMargin {
+		if x.ID != n.ID && x.Seen.Sub(t.lastSeen(n)) >= heardMargin && t.now.Sub(x.Seen) <= heardNow {
 			return true
 		}
 	}

@@ -20,7 +20,7 @@ func (t *turn) waiting() string {
 	if p == nil || !p.Goal.Writable() || !t.unhealthy(p) || len(t.members()) < 2 {
 		return ""
 	}
-	if t.getsUp(p) {
+	if t.getsUp(p) || p.Reported == Init {
 		return ""
 	}
 	if t.maySolo() && !t.asyncElection() {
