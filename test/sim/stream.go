@@ -8,6 +8,13 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
+// openCascade is the one finding that is still open. A standby whose keeper cannot
+// act goes on streaming from the upstream that it last had. When that one comes back
+// as a standby itself, on another timeline of the same number, PostgreSQL takes no
+// notice. Only timeline numbers that are never used twice would end it. A replay
+// fails on it; a campaign counts it apart from broken invariants.
+const openCascade = "open: cascade"
+
 // stream is one replication connection: a walsender on up and a receiver on
 // down, which may each outlive the other for a while.
 type stream struct {
@@ -64,7 +71,11 @@ func (s *server) tryConnect() bool {
 	}
 	if !up.end.holds(s.end) {
 		if up.end.b.tli == s.end.b.tli && up.end.at >= s.end.at && s.h.k.current != fsm.Maintenance {
-			s.w.fail("I21", "%s (branch %d at %s) streams from %s (branch %d), which has the same timeline number %d",
+			check := "I21"
+			if up.recovery {
+				check = openCascade
+			}
+			s.w.fail(check, "%s (branch %d at %s) streams from %s (branch %d), which has the same timeline number %d",
 				s.h, s.end.b.id, s.end.at, up.h, up.end.b.id, up.end.b.tli)
 		}
 		return false
