@@ -324,8 +324,14 @@ func (e *engine) report() report {
 	case foreign:
 	case v.Ready:
 		r.TLI, r.LSN, r.SyncState, r.Streaming = v.TLI, v.LSN, v.SyncState, v.Streaming
+	case role.Writable() && v.Running && !busy:
+		// Its standbys stall because of it, and are not to be blamed.
+		r.Streaming = fsm.StreamingNo
 	case v.CleanStop && (role.In(fsm.Draining, fsm.DemoteTimeout, fsm.Demoted, fsm.PrepareMaintenance) || e.stop.down):
 		r.TLI, r.LSN, r.CleanStop = v.TLI, v.LSN, true
+	}
+	if v.Refused && role.Writable() {
+		r.Streaming = fsm.StreamingNo // receivers that lose their session do not get another
 	}
 	return r
 }

@@ -299,9 +299,11 @@ func TestStandbyThatEndedIsReportedAndRestarted(t *testing.T) {
 func TestHungServerIsReportedInTheEnd(t *testing.T) {
 	inWorld(t, fsm.Primary, func(w *world) { w.server.standbys[2] = true }, func(t *testing.T, w *world) {
 		w.pass(2 * time.Second)
+		require.Equal(t, fsm.StreamingUnknown, w.monitor.last().Streaming)
 		w.server.edit(func() { w.server.silent = true })
 		w.pass(15 * time.Second)
 		require.True(t, w.monitor.last().Running)
+		require.Equal(t, fsm.StreamingNo, w.monitor.last().Streaming, "standbys that stall are not to be blamed")
 		w.pass(10 * time.Second)
 		require.False(t, w.monitor.last().Running)
 	})
@@ -393,6 +395,7 @@ func TestServerThatRefusesEverybodyIsReportedDown(t *testing.T) {
 				w.server.edit(func() { w.server.refusing = true })
 				w.pass(18 * time.Second)
 				require.True(t, w.monitor.last().Running, "it may be an operator's mistake that is undone at once")
+				require.Equal(t, fsm.StreamingNo == w.monitor.last().Streaming, state.Writable())
 				w.pass(5 * time.Second)
 				require.False(t, w.monitor.last().Running)
 				require.True(t, w.server.runs())

@@ -448,7 +448,7 @@ func (n *node) checkTimeline(ctx context.Context) error {
 	}
 	lineage, ended, err := n.relation(ctx, up, o)
 	if err != nil {
-		return err
+		return errors.Join(err, n.leaveFormer(ctx, up))
 	}
 	if lineage != postgres.LineageFollows {
 		n.log.WarnContext(ctx, "this standby has left the primary's line", "lineage", lineage.String())
@@ -461,6 +461,21 @@ func (n *node) checkTimeline(ctx context.Context) error {
 	n.checked = now
 	n.mu.Unlock()
 	return nil
+}
+
+// leaveFormer takes the upstream of a standby away when it is another server
+// than up, which cannot be compared with now. The former one may come back as a
+// standby on another timeline of the same number, and PostgreSQL would stream
+// that without a word. A stream from up itself goes on.
+func (n *node) leaveFormer(ctx context.Context, up postgres.UpstreamConfig) error {
+	other, err := n.instance().FollowsOther(up)
+	if err != nil || !other {
+		return err
+	}
+	if err := n.instance().WriteStandby(ctx, postgres.Upstream{}); err != nil {
+		return err
+	}
+	return n.instance().With(ctx, func(s *postgres.Session) error { return s.Reload(ctx) })
 }
 
 // checkConnection waits until the receiver streams; it makes a real connection to see it.

@@ -67,6 +67,31 @@ func (i *Instance) IsStandby() bool {
 	return standby == nil || recovering == nil
 }
 
+// FollowsOther reports whether the files of a standby name another upstream than
+// up. One without upstream follows nobody.
+func (i *Instance) FollowsOther(up UpstreamConfig) (bool, error) {
+	text, err := os.ReadFile(i.path(standbyFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", standbyFile, err)
+	}
+	settings, err := pg.ParseSettings(string(text))
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", standbyFile, err)
+	}
+	conninfo, ok := settings.Get("primary_conninfo")
+	if !ok || conninfo == "" {
+		return false, nil
+	}
+	now, err := pg.ParseConnInfo(conninfo)
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", standbyFile, err)
+	}
+	return now.Get("host") != up.Host || now.Get("port") != strconv.Itoa(up.Port), nil
+}
+
 // WriteStandby writes the files of a standby; a running server reads them at its next reload.
 func (i *Instance) WriteStandby(ctx context.Context, up Upstream) error {
 	if err := i.forgetSeal(); err != nil {

@@ -114,6 +114,9 @@ func TestReceiverEndsByReloadAndTheNextUpstreamIsFollowedByReload(t *testing.T) 
 	second.slot(t, 1, third.id)
 	require.NoError(t, third.Follow(within(t), postgres.StandbyOf(third.upstream(second))))
 	require.NoError(t, third.WaitStreaming(within(t)))
+	require.False(t, third.followsOther(t, second))
+	require.True(t, third.followsOther(t, primary))
+	require.False(t, second.followsOther(t, primary), "a primary follows nobody")
 	second.exec(t, `INSERT INTO t VALUES (2000)`)
 	eventually(t, func() error {
 		if n := third.count(t); n != 1001 {
@@ -136,11 +139,19 @@ func TestReceiverEndsByReloadAndTheNextUpstreamIsFollowedByReload(t *testing.T) 
 	o, err := third.EndReceiver(within(t))
 	require.NoError(t, err)
 	require.EqualValues(t, 2, o.TLI)
+	require.False(t, third.followsOther(t, primary), "it has no upstream")
 	third.stop(t, p3, postgres.StopFast)
 	third.start(t)
 	o, err = third.EndReceiver(within(t))
 	require.NoError(t, err)
 	require.EqualValues(t, 2, o.TLI)
+}
+
+func (n *node) followsOther(t *testing.T, up *node) bool {
+	t.Helper()
+	other, err := n.FollowsOther(n.upstream(up))
+	require.NoError(t, err)
+	return other
 }
 
 func TestVoteOfAStandbyThatWasKilledCountsWhatItHasOnDisk(t *testing.T) {
