@@ -503,7 +503,7 @@ func TestAnswers(t *testing.T) {
 		{three, ``, `resolve_accepted_timeline('default', 0)`, `true`, ``},
 		{"primary/primary", ``, `node_timeline_status('default', 0)`, `(1,n1,1,0/0,1,t)`, ``},
 	} {
-		t.Run(c.call, func(t *testing.T) {
+		t.Run(strings.ReplaceAll(c.call, "/", "|"), func(t *testing.T) { // a slash would name subtests
 			tx, err := conn.Begin(t.Context())
 			require.NoError(t, err)
 			defer func() { require.NoError(t, tx.Rollback(t.Context())) }()
