@@ -314,12 +314,16 @@ func (w *Worker) resumable(ctx context.Context, status string) (pg.LSN, bool, er
 
 const (
 	// inexactQuery counts the streams of a node whose progress is not in its
-	// snapshots.
-	inexactQuery = `SELECT count(*) FROM spock.subscription s WHERE s.sub_enabled AND s.sub_origin <> $1 AND NOT EXISTS (
+	// snapshots, and those of them that run.
+	inexactQuery = `SELECT count(*), count(*) FILTER (WHERE coalesce(p.state, '') NOT IN ('down', 'refused'))
+		FROM spock.subscription s LEFT JOIN spock.pgdrover_subscription p USING (sub_id) WHERE s.sub_enabled AND s.sub_origin <> $1 AND NOT EXISTS (
 		SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $2 AND l.objid = s.sub_id AND l.objsubid = 2
 		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))`
-	// exactPatience is how long a provider whose engine runs may take.
+	// exactPatience is how long a provider whose engine runs may take, and
+	// downPatience how long its streams may be down: a third node that is away
+	// must not keep another one from joining.
 	exactPatience = 2 * time.Minute
+	downPatience  = 10 * time.Second
 )
 
 // askExact asks the provider's workers to write their progress into each
@@ -335,13 +339,14 @@ func (w *Worker) askExact(ctx context.Context) (release func(), err error) {
 	release = func() {
 		_ = runAll(context.WithoutCancel(ctx), conn, fmt.Sprintf("SELECT pg_advisory_unlock_shared(%d, 0)", lockJoin)) // or with the session
 	}
-	for deadline := time.Now().Add(exactPatience); ; {
-		left, err := w.inexact(ctx, conn)
+	for began := time.Now(); ; {
+		left, running, err := w.inexact(ctx, conn)
 		if err != nil {
 			release()
 			return nil, err
 		}
-		if left == "0" || time.Now().After(deadline) {
+		waited := time.Since(began)
+		if left == "0" || waited > exactPatience || running == "0" && waited > downPatience {
 			return release, nil
 		}
 		if runs, err := one(conn.ExecParams(ctx, "SELECT pgdrover.engine_connected()", nil, nil, nil, nil).Read()); err != nil || string(runs[0]) == "f" {
@@ -354,19 +359,19 @@ func (w *Worker) askExact(ctx context.Context) (release func(), err error) {
 	}
 }
 
-func (w *Worker) inexact(ctx context.Context, conn *pgconn.PgConn) (string, error) {
+func (w *Worker) inexact(ctx context.Context, conn *pgconn.PgConn) (left, running string, err error) {
 	result := conn.ExecParams(ctx, inexactQuery, [][]byte{fmt.Append(nil, uint32(w.engine.node)), fmt.Append(nil, lockExact)},
 		[]uint32{oidOID, oidOID}, nil, nil).Read()
 	if result.Err != nil {
-		return "", fmt.Errorf("ask provider for exact progress: %w", result.Err)
+		return "", "", fmt.Errorf("ask provider for exact progress: %w", result.Err)
 	}
-	return string(result.Rows[0][0]), nil
+	return string(result.Rows[0][0]), string(result.Rows[0][1]), nil
 }
 
 // copyPeers takes over how far the provider has applied the other nodes' changes
 // in the snapshot: there this node may go on with them.
 func (w *Worker) copyPeers(ctx context.Context, c *copier) error {
-	left, err := w.inexact(ctx, c.provider)
+	left, _, err := w.inexact(ctx, c.provider)
 	if err != nil {
 		return err
 	}
