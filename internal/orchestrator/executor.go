@@ -170,17 +170,30 @@ func (e *Executor) open(ctx context.Context) error {
 }
 
 // lockClass is the first half of the key of the advisory lock of runs.
-const lockClass = "727400015"
+const lockClass = "727400016"
+
+// lockPatience is how long the server may take to notice that the session of a
+// run that has just ended is gone.
+const lockPatience = 5 * time.Second
 
 func (e *Executor) lock(ctx context.Context, node string, server Server) error {
-	answer, err := server.Ask(ctx, "SELECT pg_catalog.pg_try_advisory_lock("+lockClass+", pg_catalog.hashtext($1))", &e.cfg.Cluster)
-	if err != nil {
-		return &NodeError{Node: node, Op: "lock", Err: err}
+	for began := time.Now(); ; {
+		answer, err := server.Ask(ctx, "SELECT pg_catalog.pg_try_advisory_lock("+lockClass+", pg_catalog.hashtext($1))", &e.cfg.Cluster)
+		if err != nil {
+			return &NodeError{Node: node, Op: "lock", Err: err}
+		}
+		if answer.is() {
+			return nil
+		}
+		if time.Since(began) >= lockPatience {
+			return &NodeError{Node: node, Op: "lock", Err: errLocked}
+		}
+		select {
+		case <-ctx.Done():
+			return &NodeError{Node: node, Op: "lock", Err: context.Cause(ctx)}
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
-	if !answer.is() {
-		return &NodeError{Node: node, Op: "lock", Err: errLocked}
-	}
-	return nil
 }
 
 // notice passes on what a server says besides errors.

@@ -250,25 +250,27 @@ func TestFollows(t *testing.T) {
 
 func TestLockKeepsOthersOut(t *testing.T) {
 	t.Parallel()
-	r := newRun(t, list(sqlStep("n1", "SELECT 1", "")))
-	r.cluster.answer = func(node, sql string) *answer {
-		switch {
-		case node == "n2" && sql == "connect":
-			return &answer{err: errGone}
-		case node == "n3" && strings.Contains(sql, "pg_try_advisory_lock"):
-			return &answer{result: boolean("x", false)}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRun(t, list(sqlStep("n1", "SELECT 1", "")))
+		r.cluster.answer = func(node, sql string) *answer {
+			switch {
+			case node == "n2" && sql == "connect":
+				return &answer{err: errGone}
+			case node == "n3" && strings.Contains(sql, "pg_try_advisory_lock"):
+				return &answer{result: boolean("x", false)}
+			}
+			return nil
 		}
-		return nil
-	}
-	err := r.start(t.Context(), t)
-	require.EqualError(t, err, "lock on node n3: another run works on this cluster", "a node without a step need not be there")
-	r.cluster.answer = func(node, sql string) *answer {
-		if node == "n1" && sql == "connect" {
-			return &answer{err: errors.New("connection refused password=secret")}
+		err := r.start(t.Context(), t)
+		require.EqualError(t, err, "lock on node n3: another run works on this cluster", "a node without a step need not be there")
+		r.cluster.answer = func(node, sql string) *answer {
+			if node == "n1" && sql == "connect" {
+				return &answer{err: errors.New("connection refused password=secret")}
+			}
+			return nil
 		}
-		return nil
-	}
-	require.EqualError(t, r.start(t.Context(), t), "connect on node n1: connection refused password=***")
+		require.EqualError(t, r.start(t.Context(), t), "connect on node n1: connection refused password=***")
+	})
 }
 
 // A query is repeated until it says true; it ends when nothing moves any more.
