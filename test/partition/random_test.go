@@ -12,8 +12,7 @@ import (
 )
 
 const (
-	// cutsVar says how many random cuts TestRandomCuts makes. A run that sets it
-	// is a long one, whose failures somebody looks at.
+	// cutsVar says how many random cuts TestRandomCuts makes.
 	cutsVar = "PGDROVER_TEST_CUTS"
 	// seedVar repeats the cuts of an earlier run.
 	seedVar = "PGDROVER_TEST_SEED"
