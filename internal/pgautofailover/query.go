@@ -4,11 +4,13 @@ package pgautofailover
 // A test prepares all of them on a real server.
 func queries() map[string]string {
 	return map[string]string{
+		"qAcceptTimeline":          qAcceptTimeline,
 		"qAcquire":                 qAcquire,
 		"qAllNodeRows":             qAllNodeRows,
 		"qAllowDataLoss":           qAllowDataLoss,
 		"qAssignGoals":             qAssignGoals,
 		"qChangedHealth":           qChangedHealth,
+		"qCheckEdges":              qCheckEdges,
 		"qCitusClusters":           qCitusClusters,
 		"qCloseIntents":            qCloseIntents,
 		"qCoordinator":             qCoordinator,
