@@ -94,7 +94,7 @@ func (d *dump) run(ctx context.Context, program string, conn pg.ConnInfo, args .
 		args = append([]string{"-d", conn.With("password", "").DSN()}, args...)
 	}
 	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // the program of the configured directory
-	cmd.Env = append(cmd.Environ(), "PGOPTIONS=-c session_replication_role=replica -c row_security=off")
+	cmd.Env = append(cmd.Environ(), "PGOPTIONS=-c session_replication_role=replica -c row_security=off -c default_transaction_read_only=off")
 	if password := conn.Get("password"); password != "" {
 		cmd.Env = append(cmd.Env, "PGPASSWORD="+password)
 	}

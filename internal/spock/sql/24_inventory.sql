@@ -1,0 +1,139 @@
+-- What a database held before a copy came, and the way back to it. Also whether clients may write yet.
+
+-- The objects of this database that can be dropped by name, in the order in which that is best done.
+CREATE FUNCTION pgdrover.droppable(OUT class oid, OUT object oid, OUT rank integer)
+RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    SELECT o.class, o.object, o.rank FROM (
+        SELECT 'pg_event_trigger'::regclass::oid AS class, e.oid AS object, 1 AS rank FROM pg_event_trigger e WHERE e.evtname NOT LIKE 'pgdrover\_%'
+        UNION ALL SELECT 'pg_extension'::regclass, x.oid, 2 FROM pg_extension x
+        UNION ALL SELECT 'pg_class'::regclass, c.oid, 3 FROM pg_class c
+                   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND NOT pgdrover.reserved_schema(c.relnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_cast'::regclass, c.oid, 4 FROM pg_cast c
+        UNION ALL SELECT 'pg_operator'::regclass, p.oid, 5 FROM pg_operator p WHERE NOT pgdrover.reserved_schema(p.oprnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_proc'::regclass, p.oid, 6 FROM pg_proc p WHERE NOT pgdrover.reserved_schema(p.pronamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_type'::regclass, y.oid, 7 FROM pg_type y
+                   WHERE y.typtype IN ('b', 'd', 'e', 'r') AND NOT pgdrover.reserved_schema(y.typnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_collation'::regclass, c.oid, 8 FROM pg_collation c WHERE NOT pgdrover.reserved_schema(c.collnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_ts_config'::regclass, c.oid, 8 FROM pg_ts_config c WHERE NOT pgdrover.reserved_schema(c.cfgnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_ts_dict'::regclass, c.oid, 9 FROM pg_ts_dict c WHERE NOT pgdrover.reserved_schema(c.dictnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_foreign_server'::regclass, f.oid, 10 FROM pg_foreign_server f
+        UNION ALL SELECT 'pg_foreign_data_wrapper'::regclass, f.oid, 11 FROM pg_foreign_data_wrapper f
+        UNION ALL SELECT 'pg_publication'::regclass, p.oid, 12 FROM pg_publication p WHERE p.pubname NOT LIKE 'pgdrover\_%'
+        UNION ALL SELECT 'pg_language'::regclass, l.oid, 13 FROM pg_language l
+        UNION ALL SELECT 'pg_namespace'::regclass, n.oid, 14 FROM pg_namespace n WHERE NOT pgdrover.reserved_schema(n.nspname)) AS o
+     WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.object AND d.objsubid = 0
+                          AND d.deptype IN ('i', 'e', 'P', 'S') AND d.refobjsubid = 0)
+$$;
+
+-- The first look counts: a second one would take the copy for what was there before.
+CREATE FUNCTION pgdrover.take_inventory(run text)
+RETURNS void LANGUAGE sql AS $$
+    INSERT INTO spock.pgdrover_inventory (run_id, objects)
+    SELECT run, coalesce(pg_catalog.jsonb_agg(DISTINCT d.class || ' ' || d.object), '[]') FROM pgdrover.droppable() d
+        ON CONFLICT DO NOTHING
+$$;
+
+-- Drops what has come since the inventory of a run, a few objects at a time: a transaction cannot lock any number.
+CREATE PROCEDURE pgdrover.purge_copied(run text)
+LANGUAGE plpgsql AS $$
+DECLARE
+    before text[];
+    o record;
+    name record;
+    n integer;
+BEGIN
+    SELECT (SELECT pg_catalog.array_agg(e) FROM pg_catalog.jsonb_array_elements_text(i.objects) e) INTO before
+      FROM spock.pgdrover_inventory i WHERE i.run_id = run;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM spock.subscription) OR EXISTS (SELECT FROM spock.local_node) THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'what was copied is still in use: this database is a node',
+            HINT = 'Drop its subscriptions and the node first.';
+    END IF;
+    LOOP
+        n := 0;
+        FOR o IN SELECT d.class, d.object FROM pgdrover.droppable() d
+                  WHERE NOT d.class || ' ' || d.object = ANY (coalesce(before, '{}')) ORDER BY d.rank, d.object LIMIT 30 LOOP
+            SELECT i.type, i.identity INTO name FROM pg_catalog.pg_identify_object(o.class, o.object, 0) i;
+            CONTINUE WHEN name.identity IS NULL;
+            PERFORM pgdrover.run('DROP ' || pg_catalog.upper(CASE name.type WHEN 'composite type' THEN 'type' ELSE name.type END)
+                || ' IF EXISTS ' || name.identity || ' CASCADE');
+            n := n + 1;
+        END LOOP;
+        EXIT WHEN n = 0;
+        COMMIT;
+    END LOOP;
+    -- What was known about rows that are gone.
+    DELETE FROM spock.pgdrover_tombstone t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
+    DELETE FROM spock.pgdrover_stamp t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
+    DELETE FROM spock.pgdrover_watch t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
+    DELETE FROM spock.pgdrover_delta_column t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
+    DELETE FROM spock.pgdrover_dropped_column t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
+    DELETE FROM spock.pgdrover_spread;
+    DELETE FROM spock.queue;
+    DELETE FROM spock.pgdrover_inventory i WHERE i.run_id = run;
+    PERFORM pgdrover.drop_retired_origins();
+    COMMIT;
+END
+$$;
+
+-- Sessions of clients begin read-only until the node has joined: nobody keeps its changes so far.
+CREATE FUNCTION pgdrover.close_node()
+RETURNS void LANGUAGE sql AS $$
+    SELECT pgdrover.run(pg_catalog.format('ALTER DATABASE %I SET default_transaction_read_only = on', pg_catalog.current_database()))
+$$;
+
+CREATE FUNCTION pgdrover.open_node()
+RETURNS void LANGUAGE sql AS $$
+    SELECT pgdrover.run(pg_catalog.format('ALTER DATABASE %I RESET default_transaction_read_only', pg_catalog.current_database()))
+$$;
+
+-- Where the sequences of this database are.
+CREATE FUNCTION pgdrover.sequence_positions()
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
+DECLARE
+    q record;
+    at bigint;
+    used boolean;
+    all_of jsonb := '[]';
+BEGIN
+    FOR q IN SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND pgdrover.is_foreign('pg_class'::regclass, c.oid, n.oid)
+              ORDER BY n.nspname, c.relname LOOP
+        EXECUTE format('SELECT last_value, is_called FROM %I.%I', q.nspname, q.relname) INTO at, used;
+        IF used THEN
+            all_of := all_of || jsonb_build_array(jsonb_build_array(q.nspname, q.relname, at));
+        END IF;
+    END LOOP;
+    RETURN jsonb_build_object('sequences', all_of, 'spread', (SELECT s.max_nodes FROM spock.pgdrover_spread s));
+END
+$$;
+
+-- Moves the sequences here past those positions, and some values further, never back. Returns how many it moved.
+CREATE FUNCTION pgdrover.advance_sequences(positions jsonb)
+RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    q record;
+    at bigint;
+    wanted numeric;
+    n integer := 0;
+BEGIN
+    FOR q IN SELECT c.oid, c.relname, k.nspname, s.seqincrement, s.seqcache, s.seqmin, s.seqmax, (e ->> 2)::bigint AS there
+               FROM jsonb_array_elements(positions -> 'sequences') e
+               JOIN pg_namespace k ON k.nspname = e ->> 0 JOIN pg_class c ON c.relnamespace = k.oid AND c.relname = e ->> 1
+               JOIN pg_sequence s ON s.seqrelid = c.oid LOOP
+        EXECUTE format('SELECT last_value FROM %I.%I', q.nspname, q.relname) INTO at;
+        wanted := q.there + q.seqincrement::numeric * (1000 + q.seqcache);
+        wanted := least(greatest(wanted, q.seqmin), q.seqmax);
+        IF wanted <> at AND (wanted > at) = (q.seqincrement > 0) THEN
+            PERFORM setval(q.oid, wanted::bigint);
+            n := n + 1;
+        END IF;
+    END LOOP;
+    IF positions ->> 'spread' IS NOT NULL THEN
+        PERFORM pgdrover.sequence_spread((positions ->> 'spread')::integer);
+    END IF;
+    RETURN n;
+END
+$$;
