@@ -16,6 +16,8 @@ import (
 const (
 	// binVar names more directories of server binaries, separated by colons.
 	binVar = "PGDROVER_PG_BINDIRS"
+	// majorVar names the one major version to run on, where there are several.
+	majorVar = "PGDROVER_PG_MAJOR"
 	// oldestMajor is the oldest server that pgdrover supports.
 	oldestMajor = 15
 )
@@ -29,7 +31,7 @@ type Binaries struct {
 var versionText = regexp.MustCompile(`PostgreSQL\) (\d+)`)
 
 // AllBinaries lists the supported servers of this machine, one for each major
-// version, the oldest first.
+// version, the oldest first; of $PGDROVER_PG_MAJOR alone if that is set.
 func AllBinaries() []Binaries {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	dirs = append(filepath.SplitList(os.Getenv(binVar)), dirs...)
@@ -49,6 +51,9 @@ func AllBinaries() []Binaries {
 		if err != nil || major < oldestMajor {
 			continue
 		}
+		if only := os.Getenv(majorVar); only != "" && only != strconv.Itoa(major) {
+			continue
+		}
 		if !slices.ContainsFunc(all, func(b Binaries) bool { return b.Major == major }) {
 			all = append(all, Binaries{Major: major, Dir: dir})
 		}
@@ -57,7 +62,7 @@ func AllBinaries() []Binaries {
 	return all
 }
 
-// Bin returns the directory of the oldest supported server's programs. Without
+// Bin returns the directory of the programs of the oldest of them. Without
 // one the test is skipped, or fails when CI=true.
 func Bin(t testing.TB) string {
 	t.Helper()
@@ -81,7 +86,8 @@ func servers(t testing.TB) []Binaries {
 	}
 	all := shared.allBinaries()
 	if len(all) == 0 {
-		missing(t, fmt.Sprintf("no PostgreSQL %d or later in /usr/lib/postgresql/*/bin or $%s", oldestMajor, binVar))
+		missing(t, fmt.Sprintf("no PostgreSQL %d or later in /usr/lib/postgresql/*/bin or $%s (or not that of $%s)",
+			oldestMajor, binVar, majorVar))
 	}
 	return all
 }
