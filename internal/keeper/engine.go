@@ -62,6 +62,9 @@ type engine struct {
 	goal     assignment
 	reached  int64
 	haveGoal bool
+	// source counts the monitors that this node had since it started: a goal's
+	// number means something only together with it.
+	source int
 	// introduced: the monitor has said what it knows of this node.
 	introduced bool
 	// confirmed: the monitor answered a report sent after confirmFrom, so the
@@ -185,7 +188,7 @@ func (e *engine) reload() {
 	}
 	e.cfg.Limits = next
 	e.restarts.timeout, e.restarts.retries = next.RestartTimeout, next.RestartRetries
-	e.peersDone, e.reconfigured = nil, false
+	e.peersDone, e.reconfigured, e.unknown = nil, false, 0
 }
 
 // nextWake is how long the loop may sleep when nothing happens.
@@ -198,9 +201,15 @@ func (e *engine) nextWake() time.Duration {
 
 // hear takes the monitor's answer to a report.
 func (e *engine) hear(a answer) {
+	if a.source < e.reporter.source() {
+		return // of a monitor that this node does not listen to any more
+	}
 	if a.err != nil {
 		e.monitorLost(a.err)
 		return
+	}
+	if a.source != e.source {
+		e.changeMonitor(a.source)
 	}
 	if a.known != nil {
 		e.introduced = true
@@ -240,6 +249,13 @@ func (e *engine) hear(a answer) {
 		}
 	}
 	e.state.Assigned = e.goal.Goal
+}
+
+// changeMonitor forgets what another monitor said: it numbered its goals by
+// itself, and the next one knows nothing yet of what was told to it.
+func (e *engine) changeMonitor(source int) {
+	e.source, e.haveGoal, e.reached = source, false, 0
+	e.published, e.peersDone = 0, nil
 }
 
 // monitorLost notes that the monitor could not be told.
@@ -385,12 +401,12 @@ func (e *engine) enter(to fsm.State, took time.Duration) error {
 	return nil
 }
 
-// settle notes that the state reached is fully established, for the goal of
-// this number and for no later one.
-func (e *engine) settle(number int64) {
+// settle notes that the state reached is fully established, for the goal that
+// the job led to and for no later one.
+func (e *engine) settle(j *job) {
 	e.unsettled = false
-	if e.goal.Goal == e.state.Current && e.haveGoal {
-		e.reached = number
+	if e.goal.Goal == e.state.Current && e.haveGoal && j.source == e.source {
+		e.reached = j.number
 	}
 }
 
@@ -460,7 +476,7 @@ func (e *engine) decide() *job {
 
 // reenter returns the job that establishes the state again.
 func (e *engine) reenter(role fsm.State) *job {
-	return &job{kind: jobReenter, edge: fsm.Edge{From: role, To: role}, steps: fsm.Reenter(role), number: e.goal.Number}
+	return &job{kind: jobReenter, edge: fsm.Edge{From: role, To: role}, steps: fsm.Reenter(role), number: e.goal.Number, source: e.source}
 }
 
 // cutOff returns the job of a node that has lost both the monitor and its
@@ -490,7 +506,7 @@ func (e *engine) edge(role, goal fsm.State) *job {
 		}
 		return nil
 	}
-	return &job{kind: jobEdge, edge: edge, steps: edge.Steps, number: e.goal.Number}
+	return &job{kind: jobEdge, edge: edge, steps: edge.Steps, number: e.goal.Number, source: e.source}
 }
 
 // misplaced reports whether the server runs although this state forbids it, or

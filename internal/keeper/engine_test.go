@@ -424,3 +424,41 @@ func TestSlotsAreSeenToNowAndThen(t *testing.T) {
 		}
 	})
 }
+
+// TestAnotherMonitorCountsFromOne: after a reload that names another monitor
+// the numbers of the one before mean nothing, and what it still answers neither.
+func TestAnotherMonitorCountsFromOne(t *testing.T) {
+	inWorld(t, fsm.Secondary, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		require.Equal(t, int64(7), w.monitor.last().Reached)
+		w.monitor.mu.Lock()
+		w.monitor.goal = assignment{Goal: fsm.CatchingUp, Number: 1}
+		w.monitor.reports = nil
+		w.monitor.mu.Unlock()
+		w.pass(3 * time.Second)
+		w.reached(fsm.Secondary)
+		w.reload = func() { w.reporter.reconnect() }
+		w.reloads <- struct{}{}
+		w.pass(3 * time.Second)
+		w.reached(fsm.CatchingUp)
+		require.Equal(t, int64(1), w.monitor.last().Reached)
+		w.monitor.assign(fsm.Secondary)
+		w.pass(time.Second)
+		w.reached(fsm.Secondary)
+		require.Equal(t, int64(2), w.monitor.last().Reached)
+	})
+}
+
+// TestSameStateUnderAnotherMonitorIsEstablishedAgain: its list or its upstream
+// may be another.
+func TestSameStateUnderAnotherMonitorIsEstablishedAgain(t *testing.T) {
+	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		w.server.edit(func() { w.server.steps = nil })
+		w.reload = func() { w.reporter.reconnect() } // its goal has the same number by chance
+		w.reloads <- struct{}{}
+		w.pass(3 * time.Second)
+		require.Equal(t, fsm.Reenter(fsm.Primary), w.server.done())
+		require.Equal(t, int64(7), w.monitor.last().Reached)
+	})
+}

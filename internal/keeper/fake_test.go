@@ -299,6 +299,8 @@ func (s *fakeServer) edit(f func()) {
 	f()
 }
 
+var testLimits = limits{NetworkPartition: 20 * time.Second, RestartTimeout: 20 * time.Second, RestartRetries: 3}
+
 // world is one engine among fakes, in virtual time.
 type world struct {
 	t       *testing.T
@@ -310,9 +312,12 @@ type world struct {
 	mu      sync.Mutex
 	stops   chan StopMode
 	reloads chan struct{}
-	cancel  context.CancelCauseFunc
-	ended   chan error
-	after   func(fsm.Step)
+	reload  func()
+	// reporter is the running engine's.
+	reporter *reporter
+	cancel   context.CancelCauseFunc
+	ended    chan error
+	after    func(fsm.Step)
 }
 
 // inWorld runs test with a node in a state, its goal the same, its server
@@ -353,18 +358,24 @@ func (w *world) start(state fsm.State) {
 func (w *world) startWith(s State) {
 	ctx, cancel := context.WithCancelCause(w.t.Context())
 	w.cancel = cancel
+	w.reporter = newReporter(1, w.clock, slog.New(slog.DiscardHandler), w.monitor.dial)
 	e := newEngine(engineConfig{
 		State: s, Machine: w.server, Sensor: w.server,
-		Reporter: newReporter(1, w.clock, slog.New(slog.DiscardHandler), w.monitor.dial),
+		Reporter: w.reporter,
 		Clock:    w.clock, Save: w.save, Logger: slog.New(slog.DiscardHandler),
 		AfterStep: func(s fsm.Step) {
 			if w.after != nil {
 				w.after(s)
 			}
 		},
-		Limits: limits{NetworkPartition: 20 * time.Second, RestartTimeout: 20 * time.Second, RestartRetries: 3},
+		Limits: testLimits,
 		Stops:  w.stops, Reloads: w.reloads,
-		Reload: func() (limits, bool) { return limits{}, false },
+		Reload: func() (limits, bool) {
+			if w.reload != nil {
+				w.reload()
+			}
+			return testLimits, w.reload != nil
+		},
 	})
 	go func() { w.ended <- e.run(ctx) }()
 }

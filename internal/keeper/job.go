@@ -54,6 +54,7 @@ type job struct {
 	extra  func(ctx context.Context) error
 	after  func() // in the engine, on success
 	number int64
+	source int // the monitor that numbered the goal
 	mode   StopMode
 
 	begun     time.Duration
@@ -125,7 +126,7 @@ func (e *engine) obsolete() error {
 	case jobFence, jobStop, jobMisplaced:
 		return nil
 	case jobEdge:
-		if e.fenceDue || j.edge.To != goal {
+		if e.fenceDue || j.edge.To != goal || j.source != e.source {
 			return errSuperseded
 		}
 	case jobRepair:
@@ -133,6 +134,9 @@ func (e *engine) obsolete() error {
 			return errSuperseded
 		}
 	case jobReenter, jobUpkeep, jobMend:
+		if j.kind == jobReenter && j.source != e.source {
+			return errSuperseded
+		}
 		if e.fenceDue || goal != j.edge.To || e.haveView && !e.view.Running && j.kind == jobUpkeep {
 			return errSuperseded
 		}
@@ -177,7 +181,7 @@ func (e *engine) finish(j *job, failed *jobResult) {
 	switch j.kind {
 	case jobEdge:
 		if err = e.enter(j.edge.To, took); err == nil {
-			e.settle(j.number)
+			e.settle(j)
 		}
 	case jobFence:
 		if err = e.enter(j.edge.To, took); err == nil {
@@ -186,7 +190,7 @@ func (e *engine) finish(j *job, failed *jobResult) {
 			e.confirmed, e.confirmFrom = false, now
 		}
 	case jobReenter:
-		e.settle(j.number)
+		e.settle(j)
 	case jobStop:
 		e.stop.down = true
 		e.stop.downAt = now

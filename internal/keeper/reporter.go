@@ -69,6 +69,7 @@ type notification struct {
 
 // answer is what became of one report, or of an attempt to connect.
 type answer struct {
+	source   int           // which of the node's monitors it came from
 	sent     time.Duration // on the fence's clock
 	report   report
 	assigned assignment
@@ -109,6 +110,7 @@ type reporter struct {
 	next  *report // nil: nothing to say yet
 	hurry bool
 	redo  bool // connect again
+	from  int  // how often the monitor's address changed
 
 	introduced bool // in run only
 }
@@ -152,8 +154,16 @@ func (r *reporter) hurryUp() {
 func (r *reporter) reconnect() {
 	r.mu.Lock()
 	r.redo = true
+	r.from++
 	r.mu.Unlock()
 	r.nudge()
+}
+
+// source is the monitor that is to be reported to, counted from the first.
+func (r *reporter) source() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.from
 }
 
 func (r *reporter) nudge() {
@@ -196,15 +206,16 @@ func (r *reporter) ask(ctx context.Context, do func(ctx context.Context, s monit
 func (r *reporter) run(ctx context.Context) {
 	backoff := redialFirst
 	for ctx.Err() == nil {
-		started := r.clock()
-		err := r.session(ctx)
+		// Before the address is read: an answer never counts for a later monitor.
+		started, source := r.clock(), r.source()
+		err := r.session(ctx, source)
 		if ctx.Err() != nil {
 			return
 		}
 		if r.clock()-started > settleReport {
 			backoff = redialFirst
 		}
-		if !r.deliver(ctx, answer{sent: started, err: err}) {
+		if !r.deliver(ctx, answer{source: source, sent: started, err: err}) {
 			return
 		}
 		if !r.idle(ctx, backoff) {
@@ -242,7 +253,7 @@ func (r *reporter) deliver(ctx context.Context, a answer) bool {
 }
 
 // session connects and serves until something fails.
-func (r *reporter) session(ctx context.Context) error {
+func (r *reporter) session(ctx context.Context, source int) error {
 	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
 	s, err := r.dial(dialCtx)
 	cancel()
@@ -250,7 +261,7 @@ func (r *reporter) session(ctx context.Context) error {
 		return err
 	}
 	defer s.Close(ctx)
-	if err := r.introduce(ctx, s); err != nil {
+	if err := r.introduce(ctx, s, source); err != nil {
 		return err
 	}
 	var lastSent, lastPeers time.Duration
@@ -264,6 +275,7 @@ func (r *reporter) session(ctx context.Context) error {
 		if ok && (first || hurry || now-lastSent >= reportEvery) {
 			wantPeers = wantPeers || now-lastPeers >= peersEvery
 			a, err := r.exchange(ctx, s, next, wantPeers)
+			a.source = source
 			if err != nil && !stays(err) {
 				return err
 			}
@@ -301,7 +313,7 @@ func (r *reporter) session(ctx context.Context) error {
 // introduce asks, once in a process's life, what the monitor knows: a keeper
 // that was restarted takes up its own thread, or else its first report would
 // look as if it had lost the state that it is in.
-func (r *reporter) introduce(ctx context.Context, s monitorSession) error {
+func (r *reporter) introduce(ctx context.Context, s monitorSession, source int) error {
 	if r.introduced {
 		return nil
 	}
@@ -312,7 +324,7 @@ func (r *reporter) introduce(ctx context.Context, s monitorSession) error {
 		return err
 	}
 	r.introduced = true
-	if !r.deliver(ctx, answer{known: &k}) {
+	if !r.deliver(ctx, answer{source: source, known: &k}) {
 		return ctx.Err()
 	}
 	return nil

@@ -278,18 +278,15 @@ func (n *node) runningHistory(ctx context.Context) (pg.History, error) {
 // setList writes the group's list, as it belongs to the goal that the edge
 // leads to: a node that slept through a failover must not apply its successor's.
 func (n *node) setList(ctx context.Context, t task) error {
-	var names pg.StandbyNames
-	var ours bool
-	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
-		var err error
-		names, ours, err = s.List(ctx, t.Number)
-		return err
+	names, err := query(ctx, n, func(ctx context.Context, s monitorSession) (pg.StandbyNames, error) {
+		names, ours, err := s.List(ctx, t.Number)
+		if err == nil && !ours {
+			err = errStaleGoal
+		}
+		return names, err
 	})
 	if err != nil {
 		return err
-	}
-	if !ours {
-		return errStaleGoal
 	}
 	n.mu.Lock()
 	n.names = names
@@ -435,15 +432,25 @@ func (n *node) waitVoters(ctx context.Context) error {
 	}
 }
 
-// peers asks for the other nodes.
-func (n *node) peers(ctx context.Context) ([]peer, error) {
-	var list []peer
+// query asks the monitor for something. What is asked may go on after ctx has
+// ended, so its answer must not land in the asker's own variables.
+func query[T any](ctx context.Context, n *node, do func(ctx context.Context, s monitorSession) (T, error)) (T, error) {
+	answer := make(chan T, 1)
 	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
-		var err error
-		list, err = s.OtherNodes(ctx)
+		a, err := do(ctx, s)
+		answer <- a
 		return err
 	})
-	return list, err
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return <-answer, nil
+}
+
+// peers asks for the other nodes.
+func (n *node) peers(ctx context.Context) ([]peer, error) {
+	return query(ctx, n, func(ctx context.Context, s monitorSession) ([]peer, error) { return s.OtherNodes(ctx) })
 }
 
 // slots has one slot for every other node.
@@ -543,14 +550,11 @@ func (n *node) delivered(ctx context.Context, record *pg.LSN) bool {
 		}
 		*record = at
 	}
-	var next peer
-	var found bool
-	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
-		var err error
-		next, found, err = s.Candidate(ctx)
-		return err
+	next, err := query(ctx, n, func(ctx context.Context, s monitorSession) (peer, error) {
+		next, _, err := s.Candidate(ctx)
+		return next, err
 	})
-	return err == nil && found && next.LSN > *record
+	return err == nil && next.LSN > *record
 }
 
 // stopNow ends the server by an immediate shutdown.

@@ -22,12 +22,7 @@ func (n *node) upstreamConfig(p peer) postgres.UpstreamConfig {
 
 // primary asks for the node to follow and how it answers.
 func (n *node) primary(ctx context.Context) (postgres.UpstreamConfig, error) {
-	var p peer
-	err := n.ask(ctx, func(ctx context.Context, s monitorSession) error {
-		var err error
-		p, err = s.Primary(ctx)
-		return err
-	})
+	p, err := query(ctx, n, func(ctx context.Context, s monitorSession) (peer, error) { return s.Primary(ctx) })
 	if err != nil {
 		return postgres.UpstreamConfig{}, err
 	}
@@ -176,11 +171,16 @@ func (n *node) cloneStandby(ctx context.Context) error {
 }
 
 func (n *node) mostAdvanced(ctx context.Context) (p peer, found bool, err error) {
-	err = n.ask(ctx, func(ctx context.Context, s monitorSession) error {
-		var err error
-		p, found, err = s.MostAdvancedStandby(ctx)
-		return err
+	best, err := query(ctx, n, func(ctx context.Context, s monitorSession) (*peer, error) {
+		p, found, err := s.MostAdvancedStandby(ctx)
+		if !found {
+			return nil, err
+		}
+		return &p, err
 	})
+	if best != nil {
+		p, found = *best, true
+	}
 	return p, found, err
 }
 
