@@ -154,6 +154,15 @@ func giveToServerUser(dir string) error {
 	return nil
 }
 
+// GiveToServerUser hands a file, or a directory with everything in it, to the
+// user who runs the servers, when that is somebody else.
+func GiveToServerUser(t testing.TB, path string) {
+	t.Helper()
+	if err := giveToServerUser(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Mkdir makes a directory that belongs to the user who runs the servers.
 func Mkdir(t testing.TB, dir string) {
 	t.Helper()

@@ -136,10 +136,28 @@ func WantLogs(t testing.TB) bool {
 // at all (go test -artifacts). It may be called by cleanups.
 func Keep(t testing.TB, name, from string) {
 	t.Helper()
-	if f := flag.Lookup("test.artifacts"); f == nil || f.Value.String() != "true" {
+	if !artifactsKept() {
 		return
 	}
 	if err := copyFile(from, filepath.Join(t.ArtifactDir(), strings.ReplaceAll(name, "/", "_")), 0o644); err != nil {
+		t.Errorf("keep %s: %v", name, err)
+	}
+}
+
+func artifactsKept() bool {
+	f := flag.Lookup("test.artifacts")
+	return f != nil && f.Value.String() == "true"
+}
+
+// Report logs what a test has measured, and leaves it among the test's
+// artifacts as well: the log of a test that passes is rarely seen.
+func Report(t testing.TB, name, text string) {
+	t.Helper()
+	t.Log(text)
+	if !artifactsKept() {
+		return
+	}
+	if err := os.WriteFile(filepath.Join(t.ArtifactDir(), name), []byte(text+"\n"), 0o600); err != nil {
 		t.Errorf("keep %s: %v", name, err)
 	}
 }

@@ -123,10 +123,27 @@ func (m *Member) suspend(t testing.TB, pids ...int) (resume func()) {
 // Stop ends the member's process as an operator does, and waits for it.
 func (m *Member) Stop(t testing.TB) {
 	t.Helper()
+	m.waitPidFile(t) // one that has only just been started cannot be told anything
 	m.group.Must(t, "stop", "--pgdata", m.Dir)
 	if code := m.proc.Wait(t, Patience); code != 0 {
 		t.Fatalf("the process of %s was asked to stop and ended with code %d\n%s", m.Name, code, m.proc.Tail(30))
 	}
+}
+
+// waitPidFile waits until the member's process has written its pid file.
+func (m *Member) waitPidFile(t testing.TB) {
+	t.Helper()
+	path := filepath.Join(m.group.root, "run", "pg_autoctl", m.Dir, "pg_autoctl.pid")
+	pgtest.Eventually(t, Patience, func() error {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return errors.Join(err, m.Alive())
+		}
+		if first, _, _ := strings.Cut(string(text), "\n"); first != strconv.Itoa(m.proc.Pid) {
+			return fmt.Errorf("the pid file of %s names process %s, not %d", m.Name, first, m.proc.Pid)
+		}
+		return nil
+	})
 }
 
 func (m *Member) signal(t testing.TB, s syscall.Signal, pids ...int) {
@@ -167,18 +184,7 @@ func (g *Group) Switchover(t testing.TB) {
 // SyncNames is what the member's server has as synchronous_standby_names.
 func (m *Member) SyncNames(t testing.TB) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
-	conn, err := m.Connect(ctx, pgtest.Superuser, "postgres")
-	if err != nil {
-		t.Fatalf("connect to %s: %v", m.Name, err)
-	}
-	defer conn.Close(ctx)
-	var names string
-	if err := conn.QueryRow(ctx, "SHOW synchronous_standby_names").Scan(&names); err != nil {
-		t.Fatalf("read setting of %s: %v", m.Name, err)
-	}
-	return names
+	return m.Ask(t, "SHOW synchronous_standby_names")
 }
 
 // refuseEverybody is a pg_hba.conf under which nobody gets in.
@@ -191,10 +197,7 @@ func (m *Member) Refuse(t testing.TB) (admit func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	conn, err := m.Connect(ctx, pgtest.Superuser, "postgres")
-	if err != nil {
-		t.Fatalf("connect to %s: %v", m.Name, err)
-	}
+	conn := m.superuser(ctx, t)
 	defer conn.Close(ctx)
 	path := filepath.Join(m.Dir, "pg_hba.conf")
 	before, err := os.ReadFile(path)

@@ -36,7 +36,7 @@ func (g *Group) Footprint(t testing.TB, places ...string) Footprint {
 		`SELECT format('node %s %s %s %s:%s in %s/%s: %s/%s priority %s quorum %s system %s', nodeid, nodename, nodecluster, nodehost, nodeport,
 			formationid, groupid, reportedstate, goalstate, candidatepriority, replicationquorum, sysidentifier)
 			FROM pgautofailover.node ORDER BY nodeid`,
-		`SELECT format('formation %s %s %s', formationid, kind, dbname) FROM pgautofailover.formation ORDER BY formationid`,
+		`SELECT format('formation %s %s %s secondary %s number_sync_standbys %s', formationid, kind, dbname, opt_secondary, number_sync_standbys) FROM pgautofailover.formation ORDER BY formationid`,
 	} {
 		err := g.query(func(ctx context.Context, conn *pgx.Conn) error {
 			rows, err := conn.Query(ctx, query)

@@ -29,6 +29,21 @@ type Config struct {
 	Bin     string          // directory of server programs; pgtest.Bin(t) when empty
 	// Settings of the monitor's database (pgautofailover.*), without the prefix.
 	MonitorSettings map[string]string
+	Access          Access
+}
+
+// Access is how the members let one another in. Its zero value is trust and no
+// encryption.
+type Access struct {
+	// Options of a member's creation, instead of "--auth trust --no-ssl".
+	Options func(m *Member) []string
+	// Monitor is what follows in the monitor's URI after its database, with ?, and
+	// Password what autoctl_node has in it.
+	Monitor, Password string
+	// Env are more variables of a member's programs.
+	Env []string
+	// Client is what writers put into their connection strings instead of a user without encryption.
+	Client string
 }
 
 // Group is a monitor and its nodes.
@@ -54,6 +69,9 @@ type Member struct {
 	Dir  string // data directory
 	Port int
 	Host *pgtest.Host // nil: this host
+
+	// Program runs instead of the one that was built from this tree.
+	Program string
 
 	group *Group
 	proc  *pgtest.Process
@@ -138,15 +156,26 @@ func (m *Member) CreateArgs(options ...string) []string {
 }
 
 func (m *Member) createArgs(kind string) []string {
-	return []string{
+	args := []string{
 		"create", kind, "--pgdata", m.Dir, "--pgport", strconv.Itoa(m.Port), "--hostname", m.hostname(),
-		"--auth", "trust", "--no-ssl", "--pgctl", filepath.Join(m.group.cfg.Bin, "pg_ctl"),
+		"--pgctl", filepath.Join(m.group.cfg.Bin, "pg_ctl"),
 	}
+	if options := m.group.cfg.Access.Options; options != nil {
+		return append(args, options(m)...)
+	}
+	return append(args, "--auth", "trust", "--no-ssl")
 }
 
 // MonitorURI is what nodes are given as --monitor.
 func (g *Group) MonitorURI() string {
-	return fmt.Sprintf("postgres://autoctl_node@%s:%d/pg_auto_failover?sslmode=prefer", g.Monitor.hostname(), g.Monitor.Port)
+	user, options := "autoctl_node", "?sslmode=prefer"
+	if a := g.cfg.Access; a.Password != "" {
+		user += ":" + a.Password
+	}
+	if a := g.cfg.Access; a.Monitor != "" {
+		options = a.Monitor
+	}
+	return fmt.Sprintf("postgres://%s@%s:%d/pg_auto_failover%s", user, g.Monitor.hostname(), g.Monitor.Port, options)
 }
 
 // Path is a place for a test's own files, removed with the group.
@@ -185,8 +214,12 @@ func (m *Member) Start(t testing.TB) {
 
 func (m *Member) start(t testing.TB, args ...string) {
 	t.Helper()
+	program := m.Program
+	if program == "" {
+		program = m.group.program
+	}
 	m.proc = pgtest.Start(t, pgtest.Command{
-		Name: m.Name, Path: m.group.program, Args: args, Env: environment(m.group.root), Dir: m.group.root, Host: m.Host,
+		Name: m.Name, Path: program, Args: args, Env: m.group.environment(), Dir: m.group.root, Host: m.Host,
 		Owner: m.group.owner,
 	})
 }
@@ -235,14 +268,35 @@ func (m *Member) Exec(t testing.TB, sql string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	conn, err := m.Connect(ctx, pgtest.Superuser, "postgres")
-	if err != nil {
-		t.Fatalf("connect to %s: %v", m.Name, err)
-	}
+	conn := m.superuser(ctx, t)
 	defer conn.Close(ctx)
 	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 		t.Fatalf("execute %q on %s: %v", sql, m.Name, err)
 	}
+}
+
+// superuser opens a connection to the member's server, which the caller closes.
+func (m *Member) superuser(ctx context.Context, t testing.TB) *pgx.Conn {
+	t.Helper()
+	conn, err := m.Connect(ctx, pgtest.Superuser, "postgres")
+	if err != nil {
+		t.Fatalf("connect to %s: %v", m.Name, err)
+	}
+	return conn
+}
+
+// Ask runs a query that answers one text on the member's server as superuser.
+func (m *Member) Ask(t testing.TB, sql string, args ...any) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	conn := m.superuser(ctx, t)
+	defer conn.Close(ctx)
+	var answer string
+	if err := conn.QueryRow(ctx, sql, args...).Scan(&answer); err != nil {
+		t.Fatalf("ask %q on %s: %v", sql, m.Name, err)
+	}
+	return answer
 }
 
 func (g *Group) setMonitor(t testing.TB, name, value string) {

@@ -62,12 +62,12 @@ func Program(t testing.TB) string {
 
 // environment of the program: a home and a runtime directory of its own, so
 // that nothing of the caller's is seen or touched.
-func environment(root string) []string {
-	return []string{
-		"HOME=" + filepath.Join(root, "home"),
-		"XDG_RUNTIME_DIR=" + filepath.Join(root, "run"),
-		"PG_REGRESS_SOCK_DIR=" + root,
-	}
+func (g *Group) environment() []string {
+	return append([]string{
+		"HOME=" + filepath.Join(g.root, "home"),
+		"XDG_RUNTIME_DIR=" + filepath.Join(g.root, "run"),
+		"PG_REGRESS_SOCK_DIR=" + g.root,
+	}, g.cfg.Access.Env...)
 }
 
 // Run runs one command of the program to its end.
@@ -81,7 +81,7 @@ func (g *Group) Run(t testing.TB, args ...string) pgtest.Result {
 func (g *Group) RunCommand(t testing.TB, c pgtest.Command) pgtest.Result {
 	t.Helper()
 	c.Path, c.Dir, c.Host = g.program, g.root, g.Monitor.Host
-	c.Env = append(environment(g.root), c.Env...)
+	c.Env = append(g.environment(), c.Env...)
 	return pgtest.Run(t, commandPatience, c)
 }
 
@@ -89,7 +89,7 @@ func (g *Group) RunCommand(t testing.TB, c pgtest.Command) pgtest.Result {
 func (g *Group) Begin(t testing.TB, args ...string) *pgtest.Process {
 	t.Helper()
 	return pgtest.Start(t, pgtest.Command{
-		Name: "pgdrover-" + args[0], Path: g.program, Args: args, Env: environment(g.root), Dir: g.root, Host: g.Monitor.Host,
+		Name: "pgdrover-" + args[0], Path: g.program, Args: args, Env: g.environment(), Dir: g.root, Host: g.Monitor.Host,
 	})
 }
 

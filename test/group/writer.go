@@ -203,8 +203,12 @@ func (w *Writer) connString(rotate int) string {
 	for i, m := range nodes {
 		hosts[i], ports[i] = m.IP(), strconv.Itoa(m.Port)
 	}
-	return fmt.Sprintf("host=%s port=%s user=%s dbname=postgres sslmode=disable target_session_attrs=read-write",
-		strings.Join(hosts, ","), strings.Join(ports, ","), writerRole)
+	client := "user=" + writerRole + " sslmode=disable"
+	if w.group.cfg.Access.Client != "" {
+		client = w.group.cfg.Access.Client
+	}
+	return fmt.Sprintf("host=%s port=%s dbname=postgres target_session_attrs=read-write %s",
+		strings.Join(hosts, ","), strings.Join(ports, ","), client)
 }
 
 func (w *Writer) connect(ctx context.Context, link *client, rotate int) (*pgconn.PgConn, error) {
@@ -212,7 +216,7 @@ func (w *Writer) connect(ctx context.Context, link *client, rotate int) (*pgconn
 	if err != nil {
 		return nil, err
 	}
-	var from *pgtest.Host
+	from := w.group.Monitor.Host
 	if w.cfg.Only != nil {
 		from = w.cfg.Only.Host
 	}

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -292,6 +293,8 @@ func TestTwentyFailovers(t *testing.T) {
 		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
 			t.Parallel()
 			g, w := written(t, nodes)
+			var gaps, wholes []time.Duration
+			var lines []string
 			for i := range 20 {
 				old := g.WaitWhole(t)
 				start := time.Now()
@@ -303,12 +306,23 @@ func TestTwentyFailovers(t *testing.T) {
 				primary := g.WaitWhole(t)
 				primary.RequireAll(t, w.Acks())
 				group.RequireOneAtATime(t, w.Acks())
-				t.Logf("failover %d: %s to %s, write gap %s, whole after %s", i+1, old.Name, primary.Name,
-					gap.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
+				whole := time.Since(start)
+				gaps, wholes = append(gaps, gap), append(wholes, whole)
+				lines = append(lines, fmt.Sprintf("failover %d: %s to %s, write gap %s, whole after %s", i+1, old.Name, primary.Name,
+					gap.Round(time.Millisecond), whole.Round(time.Millisecond)))
+				t.Log(lines[i])
 			}
 			finish(t, g, w)
+			lines = append(lines, fmt.Sprintf("%d failovers: write gap %s, whole after %s", len(gaps), summary(gaps), summary(wholes)))
+			pgtest.Report(t, "failovers.txt", strings.Join(lines, "\n"))
 		})
 	}
+}
+
+// summary says how long something took, in the middle and at worst.
+func summary(times []time.Duration) string {
+	slices.Sort(times)
+	return fmt.Sprintf("median %s, worst %s", times[len(times)/2].Round(time.Millisecond), times[len(times)-1].Round(time.Millisecond))
 }
 
 // monitorGone is how long the monitor stays away.

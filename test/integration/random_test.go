@@ -48,6 +48,45 @@ type fault struct {
 	cause func(t *testing.T, r *trouble, primary *group.Member)
 }
 
+// whom picks the member that a fault hits.
+type whom func(r *trouble, primary *group.Member) *group.Member
+
+func thePrimary(_ *trouble, primary *group.Member) *group.Member { return primary }
+func aStandby(r *trouble, primary *group.Member) *group.Member   { return r.standby(primary) }
+func theMonitor(r *trouble, _ *group.Member) *group.Member       { return r.Monitor }
+
+// killed is the end of something of a member, which is started again within this time.
+func killed(name string, who whom, kill func(*group.Member, testing.TB), within time.Duration) fault {
+	return fault{name, func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		victim := who(r, primary)
+		kill(victim, t)
+		group.During(t, r.upTo(within))
+		victim.Start(t)
+	}}
+}
+
+// silent is something of a member that stops, and goes on within this time.
+func silent(name string, who whom, stop func(*group.Member, testing.TB) (resume func()), within time.Duration) fault {
+	return fault{name, func(t *testing.T, r *trouble, primary *group.Member) {
+		t.Helper()
+		resume := stop(who(r, primary), t)
+		group.During(t, r.upTo(within))
+		resume()
+	}}
+}
+
+// each does something to members in random order, with random pauses of up to this time between.
+func (r *trouble) each(t *testing.T, members []*group.Member, do func(*group.Member, testing.TB), pause time.Duration) {
+	t.Helper()
+	members = slices.Clone(members)
+	r.rnd.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	for _, m := range members {
+		do(m, t)
+		group.During(t, r.upTo(pause))
+	}
+}
+
 // faults of one member.
 var faults = []fault{
 	{"primary's postmaster killed", func(t *testing.T, _ *trouble, primary *group.Member) {
@@ -60,84 +99,27 @@ var faults = []fault{
 		r.NewPrimary(t, primary)
 		primary.Start(t)
 	}},
-	{"primary killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
-		t.Helper()
-		primary.KillBoth(t)
-		group.During(t, r.upTo(4*time.Second))
-		primary.Start(t)
-	}},
-	{"primary's keeper killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
-		t.Helper()
-		primary.KillKeeper(t)
-		group.During(t, r.upTo(6*time.Second))
-		primary.Start(t)
-	}},
-	{"primary silent for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
-		t.Helper()
-		resume := primary.Freeze(t)
-		group.During(t, r.upTo(15*time.Second))
-		resume()
-	}},
-	{"primary's keeper and postmaster stopped for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
-		t.Helper()
-		resume := primary.StopBoth(t)
-		group.During(t, r.upTo(15*time.Second))
-		resume()
-	}},
-	{"primary's keeper stopped for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
-		t.Helper()
-		resume := primary.StopKeeper(t)
-		group.During(t, r.upTo(30*time.Second))
-		resume()
-	}},
 	{"primary refuses everybody", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
 		admit := primary.Refuse(t)
 		r.NewPrimary(t, primary)
 		admit()
 	}},
-	{"primary stopped by its operator", func(t *testing.T, r *trouble, primary *group.Member) {
-		t.Helper()
-		primary.Stop(t)
-		group.During(t, r.upTo(2*time.Second))
-		primary.Start(t)
-	}},
 	{"switchover", func(t *testing.T, r *trouble, _ *group.Member) {
 		t.Helper()
 		r.Switchover(t)
 	}},
-	{"a standby killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
-		t.Helper()
-		standby := r.standby(primary)
-		standby.KillBoth(t)
-		group.During(t, r.upTo(6*time.Second))
-		standby.Start(t)
-	}},
-	{"a standby silent for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
-		t.Helper()
-		resume := r.standby(primary).Freeze(t)
-		group.During(t, r.upTo(15*time.Second))
-		resume()
-	}},
-	{"a standby's keeper killed for a moment", func(t *testing.T, r *trouble, primary *group.Member) {
-		t.Helper()
-		standby := r.standby(primary)
-		standby.KillKeeper(t)
-		group.During(t, r.upTo(6*time.Second))
-		standby.Start(t)
-	}},
-	{"monitor silent for a moment", func(t *testing.T, r *trouble, _ *group.Member) {
-		t.Helper()
-		resume := r.Monitor.Freeze(t)
-		group.During(t, r.upTo(15*time.Second))
-		resume()
-	}},
-	{"monitor killed for a moment", func(t *testing.T, r *trouble, _ *group.Member) {
-		t.Helper()
-		r.Monitor.KillBoth(t)
-		group.During(t, r.upTo(4*time.Second))
-		r.Monitor.Start(t)
-	}},
+	killed("primary killed for a moment", thePrimary, (*group.Member).KillBoth, 4*time.Second),
+	killed("primary's keeper killed for a moment", thePrimary, (*group.Member).KillKeeper, 6*time.Second),
+	killed("primary stopped by its operator", thePrimary, (*group.Member).Stop, 2*time.Second),
+	killed("a standby killed for a moment", aStandby, (*group.Member).KillBoth, 6*time.Second),
+	killed("a standby's keeper killed for a moment", aStandby, (*group.Member).KillKeeper, 6*time.Second),
+	killed("monitor killed for a moment", theMonitor, (*group.Member).KillBoth, 4*time.Second),
+	silent("primary silent for a moment", thePrimary, (*group.Member).Freeze, 15*time.Second),
+	silent("primary's keeper and postmaster stopped for a moment", thePrimary, (*group.Member).StopBoth, 15*time.Second),
+	silent("primary's keeper stopped for a moment", thePrimary, (*group.Member).StopKeeper, 30*time.Second),
+	silent("a standby silent for a moment", aStandby, (*group.Member).Freeze, 15*time.Second),
+	silent("monitor silent for a moment", theMonitor, (*group.Member).Freeze, 15*time.Second),
 }
 
 // doubleFaults hit a second member while the group deals with the first.
@@ -169,11 +151,7 @@ var doubleFaults = []fault{
 		group.During(t, r.upTo(2*time.Second))
 		standby.KillBoth(t)
 		group.During(t, r.upTo(4*time.Second))
-		both := []*group.Member{primary, standby}
-		r.rnd.Shuffle(2, func(i, j int) { both[i], both[j] = both[j], both[i] })
-		both[0].Start(t)
-		group.During(t, r.upTo(2*time.Second))
-		both[1].Start(t)
+		r.each(t, []*group.Member{primary, standby}, (*group.Member).Start, 2*time.Second)
 	}},
 	{"a standby silent during a failover", func(t *testing.T, r *trouble, primary *group.Member) {
 		t.Helper()
@@ -207,15 +185,8 @@ var doubleFaults = []fault{
 	{"everything killed", func(t *testing.T, r *trouble, _ *group.Member) {
 		t.Helper()
 		all := append([]*group.Member{r.Monitor}, r.Nodes...)
-		r.rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		for _, m := range all {
-			m.KillBoth(t)
-		}
-		r.rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		for _, m := range all {
-			m.Start(t)
-			group.During(t, r.upTo(time.Second))
-		}
+		r.each(t, all, (*group.Member).KillBoth, 0)
+		r.each(t, all, (*group.Member).Start, time.Second)
 	}},
 }
 
