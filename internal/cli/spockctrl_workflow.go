@@ -4,15 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +39,7 @@ func newWorkflowLeaf(env *Env, verb, short string, run func(ctx context.Context,
 func newWorkflowRunCmd(env *Env) *cobra.Command {
 	cmd := newWorkflowLeaf(env, "run", "Run a workflow file, or take an unfinished run of it up again", func(ctx context.Context, f *workflowFile) error {
 		if f.on("dry-run") {
-			return f.plan()
+			return f.plan(ctx)
 		}
 		return f.run(ctx)
 	})
@@ -69,14 +65,14 @@ func newWorkflowCheckCmd(env *Env) *cobra.Command {
 }
 
 func newWorkflowPlanCmd(env *Env) *cobra.Command {
-	return newWorkflowLeaf(env, "plan", "Print what a workflow file would send to which node", func(_ context.Context, f *workflowFile) error {
-		return f.plan()
+	return newWorkflowLeaf(env, "plan", "Print what a workflow file would send to which node", func(ctx context.Context, f *workflowFile) error {
+		return f.plan(ctx)
 	})
 }
 
 func newWorkflowRollbackCmd(env *Env) *cobra.Command {
 	return newWorkflowLeaf(env, "rollback", "Remove what an unfinished run of a workflow file has made", func(ctx context.Context, f *workflowFile) error {
-		e, err := f.executor()
+		e, err := f.executor(ctx)
 		if err != nil {
 			return err
 		}
@@ -125,8 +121,8 @@ func (s *spockctrl) readWorkflow(path string) (*workflowFile, error) {
 	return f, nil
 }
 
-func (f *workflowFile) executor() (*orchestrator.Executor, error) {
-	cfg, err := f.configure()
+func (f *workflowFile) executor(ctx context.Context) (*orchestrator.Executor, error) {
+	cfg, err := f.configure(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -137,9 +133,9 @@ func (f *workflowFile) executor() (*orchestrator.Executor, error) {
 	return e, nil
 }
 
-func (f *workflowFile) configure() (orchestrator.Config, error) {
+func (f *workflowFile) configure(ctx context.Context) (orchestrator.Config, error) {
 	cluster := orDefault(f.config.Cluster, "cluster")
-	reporter := &runReporter{env: f.env, json: f.format == "json"}
+	reporter := newRunReporter(f.env, f.format == "json")
 	cfg := orchestrator.Config{
 		Name: f.workflow.Name, Cluster: cluster, Nodes: f.config.Nodes, Steps: f.workflow.Steps, Success: f.workflow.Success,
 		Failure: f.workflow.Failure, Log: f.env.log, OnEvent: reporter.event, RawSQL: f.on("allow-raw-sql"), Variables: f.vars,
@@ -167,22 +163,18 @@ func (f *workflowFile) configure() (orchestrator.Config, error) {
 	default:
 		return cfg, spockctrlUsage("--on-error must be stop or continue, not %q", text)
 	}
-	switch text := f.cmd.Flag("on-failure").Value.String(); text {
-	case "keep":
-	case "rollback":
-		cfg.Rollback = true
-	default:
-		return cfg, spockctrlUsage("--on-failure must be keep or rollback, not %q", text)
+	if cfg.Rollback, err = rollbackWanted(f.cmd.Flag("on-failure").Value.String()); err != nil {
+		return cfg, spockctrlUsage("%w", err)
 	}
-	return cfg, f.resumable(cfg.Journal)
+	return cfg, f.resumable(ctx, cfg.Journal)
 }
 
 // resumable refuses --resume when there is nothing to resume.
-func (f *workflowFile) resumable(journal orchestrator.Journal) error {
+func (f *workflowFile) resumable(ctx context.Context, journal orchestrator.Journal) error {
 	if !f.on("resume") {
 		return nil
 	}
-	record, err := journal.Load()
+	record, err := journal.Load(ctx)
 	if err != nil {
 		return fail(spockctrlMisuse, "%w", err)
 	}
@@ -211,7 +203,7 @@ func (e *Env) runShell(ctx context.Context, command string, env []string) error 
 }
 
 func (f *workflowFile) run(ctx context.Context) error {
-	e, err := f.executor()
+	e, err := f.executor(ctx)
 	if err != nil {
 		return err
 	}
@@ -240,170 +232,10 @@ func (f *workflowFile) finish(err error) error {
 	return e
 }
 
-func (f *workflowFile) plan() error {
-	e, err := f.executor()
+func (f *workflowFile) plan(ctx context.Context) error {
+	e, err := f.executor(ctx)
 	if err != nil {
 		return err
 	}
-	for _, p := range e.Plan() {
-		if f.format == "json" {
-			line, err := json.Marshal(planLine{
-				Step: p.Step.Path, Node: p.Step.Node, Type: string(p.Step.Type), Command: p.Step.CommandName(),
-				Description: p.Step.Description, Statement: p.Statement, Reads: p.Reads, Writes: p.Writes, Sleep: p.Step.Sleep.Seconds(),
-				IgnoreErrors: p.Step.IgnoreErrors,
-			})
-			if err != nil {
-				return err
-			}
-			f.env.printf("%s\n", line)
-			continue
-		}
-		f.env.printf("[Step - %s] %s\n", stepNumber(p.Step.Path), p.Step.Description)
-		f.env.printf("    on %s: %s\n", p.Step.Node, strings.ReplaceAll(p.Statement, "\n", "\n        "))
-		if len(p.Reads) > 0 {
-			f.env.printf("    reads %s\n", strings.Join(p.Reads, ", "))
-		}
-		if len(p.Writes) > 0 {
-			f.env.printf("    sets %s\n", strings.Join(p.Writes, ", "))
-		}
-		if p.Step.Sleep > 0 {
-			f.env.printf("    then pauses %s\n", p.Step.Sleep)
-		}
-	}
-	return nil
-}
-
-type planLine struct {
-	Step         string   `json:"step"`
-	Phase        string   `json:"phase,omitempty"`
-	Node         string   `json:"node"`
-	Type         string   `json:"type"`
-	Command      string   `json:"command"`
-	Description  string   `json:"description"`
-	Statement    string   `json:"statement"`
-	Reads        []string `json:"reads"`
-	Writes       []string `json:"writes"`
-	Sleep        float64  `json:"sleep"`
-	IgnoreErrors bool     `json:"ignore_errors"`
-}
-
-// stepNumber writes a step's number with two digits, as spockctrl does.
-func stepNumber(path string) string {
-	if len(path) == 1 {
-		return "0" + path
-	}
-	return path
-}
-
-// runReporter tells how a run goes: a line for each step, or an object for each event.
-type runReporter struct {
-	env  *Env
-	json bool
-	// open says that a line waits for its end.
-	open bool
-}
-
-func (r *runReporter) event(e orchestrator.Event) {
-	switch {
-	case e.Status == orchestrator.Noted && e.Type != "":
-		r.notice(e)
-	case r.json:
-		r.line(e)
-	case e.Status == orchestrator.Noted:
-		r.endLine()
-		r.env.printf("[%s] %s\n", e.Time.Local().Format(time.DateTime), e.Message)
-	case e.Status == orchestrator.Waiting:
-		r.endLine()
-		r.env.printf("    %s\n", e.Message)
-	case e.Status == orchestrator.Running:
-		if !e.Parallel {
-			r.begin(e)
-			r.open = true
-		}
-	default:
-		if !r.open {
-			r.begin(e)
-		}
-		r.open = false
-		r.env.printf("%s\n", statusMark(e.Status))
-	}
-}
-
-func (r *runReporter) begin(e orchestrator.Event) {
-	label := "Step - " + stepNumber(e.Step)
-	if e.Phase != "" {
-		label = e.Phase
-	}
-	r.env.printf("[%s] [%s] %s ", e.Time.Local().Format(time.DateTime), label, e.Description)
-}
-
-func (r *runReporter) endLine() {
-	if r.open {
-		_, _ = io.WriteString(r.env.Stdout, "\n")
-		r.open = false
-	}
-}
-
-func (r *runReporter) notice(e orchestrator.Event) {
-	text := fmt.Sprintf("node %s: %s: %s", e.Node, e.Type, e.Message)
-	if e.Type == "WARNING" {
-		r.env.warnf("%s", text)
-	} else {
-		r.env.infof("%s", text)
-	}
-}
-
-func statusMark(s orchestrator.Status) string {
-	switch s {
-	case orchestrator.OK:
-		return "[OK]"
-	case orchestrator.Failed:
-		return "[FAILED]"
-	case orchestrator.Ignored:
-		return "[IGNORED]"
-	case orchestrator.Undone:
-		return "[UNDONE]"
-	default:
-		return "[OK] (" + string(s) + ")"
-	}
-}
-
-// eventLine is an event as a JSON object.
-type eventLine struct {
-	TS          time.Time          `json:"ts"`
-	Step        string             `json:"step,omitempty"`
-	Phase       string             `json:"phase,omitempty"`
-	Node        string             `json:"node,omitempty"`
-	Type        string             `json:"type,omitempty"`
-	Command     string             `json:"command,omitempty"`
-	Description string             `json:"description,omitempty"`
-	Status      string             `json:"status"`
-	Seconds     float64            `json:"seconds"`
-	Variables   map[string]*string `json:"variables,omitempty"`
-	Message     string             `json:"message,omitempty"`
-	Error       string             `json:"error,omitempty"`
-}
-
-func (r *runReporter) line(e orchestrator.Event) {
-	line := eventLine{
-		TS: e.Time.UTC(), Step: e.Step, Phase: e.Phase, Node: e.Node, Type: e.Type, Command: e.Command, Description: e.Description,
-		Status: string(e.Status), Seconds: e.Seconds, Message: e.Message,
-	}
-	for key, value := range e.Variables {
-		if line.Variables == nil {
-			line.Variables = map[string]*string{}
-		}
-		if value != nil {
-			value = new(workflow.Mask(*value))
-		}
-		line.Variables[key] = value
-	}
-	if e.Err != nil {
-		line.Error = workflow.Mask(e.Err.Error())
-	}
-	text, err := json.Marshal(line)
-	if err != nil {
-		text = []byte(`{"status":"note","error":"an event cannot be written"}`)
-	}
-	r.env.printf("%s\n", text)
+	return printPlan(f.env, e, f.format == "json")
 }

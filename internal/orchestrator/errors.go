@@ -97,3 +97,41 @@ func (e *differsError) Error() string {
 func (e *differsError) Hint() string {
 	return "drop it first, or make the file say what is there"
 }
+
+// LeftError is a run that could not be undone as a whole.
+type LeftError struct {
+	Left []Artifact
+	Err  error
+}
+
+// Error lists what is left.
+func (e *LeftError) Error() string {
+	list := make([]string, len(e.Left))
+	for i, a := range e.Left {
+		list[i] = strings.TrimSpace(strings.ToLower(a.Command)+" "+a.Object) + " on " + a.Node
+	}
+	return fmt.Sprintf("undo the run: %v; left are: %s", e.Err, strings.Join(list, ", "))
+}
+
+// Unwrap returns the causes.
+func (e *LeftError) Unwrap() error { return e.Err }
+
+// Hint says how to go on.
+func (e *LeftError) Hint() string {
+	return "call it again when all nodes can be reached; a node that is gone for good is removed with remove_node --survivor-dsn"
+}
+
+// GuardError is a limit that was reached.
+type GuardError struct {
+	Node, Text string
+	// Undo says that the run must not be left as it is.
+	Undo bool
+}
+
+// Error names the node.
+func (e *GuardError) Error() string { return "stop for the sake of node " + e.Node + ": " + e.Text }
+
+// Hint says what to do about it.
+func (e *GuardError) Hint() string {
+	return "make room, or raise the limit (--max-retained-wal, max_slot_wal_keep_size), and call it again"
+}

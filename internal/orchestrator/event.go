@@ -33,6 +33,8 @@ func (s Status) Good() bool {
 // Event is news of a run.
 type Event struct {
 	Time time.Time
+	// Run is the name of the run; runs of files have none.
+	Run string
 	// Step is the number of the step as messages show it, Total how many there are.
 	Step  string
 	Total int
@@ -46,6 +48,8 @@ type Event struct {
 	// Parallel says that other steps run at the same time.
 	Parallel bool
 	Seconds  float64
+	// Done and Of measure how far a step is; both are 0 when nobody knows.
+	Done, Of int64
 	// Variables are those that the step has set.
 	Variables map[string]*string
 	Message   string

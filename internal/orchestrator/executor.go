@@ -56,7 +56,20 @@ type Config struct {
 	From, To string
 	// Variables are set before the first step.
 	Variables workflow.Variables
+	// Run and Owner are kept in the journal.
+	Run, Owner string
+	// Beat is sent to every node all the time, so that the nodes see that the run
+	// is alive, and a lock that went with its server is taken again. Empty sends nothing.
+	Beat string
+	// BeatEvery is the pause between two; 5 s.
+	BeatEvery time.Duration
+	// Guards are asked all the time while the run lasts.
+	Guards []Guard
 }
+
+// Guard watches over a limit on a node: its query returns rows of a text, and
+// whether the run must end.
+type Guard struct{ Node, SQL string }
 
 // Executor runs steps. It is for one run.
 type Executor struct {
@@ -65,7 +78,7 @@ type Executor struct {
 
 	mu       sync.Mutex // above all below
 	idle     map[string][]Server
-	locks    []Server
+	locks    map[string]Server
 	record   *Record
 	failures int
 	timedOut bool
@@ -91,7 +104,10 @@ func New(cfg Config) (*Executor, error) {
 	if cfg.Poll == 0 {
 		cfg.Poll = 200 * time.Millisecond
 	}
-	e := &Executor{cfg: cfg, nodes: map[string]workflow.Node{}, idle: map[string][]Server{}}
+	if cfg.BeatEvery == 0 {
+		cfg.BeatEvery = 5 * time.Second
+	}
+	e := &Executor{cfg: cfg, nodes: map[string]workflow.Node{}, idle: map[string][]Server{}, locks: map[string]Server{}}
 	for _, n := range cfg.Nodes {
 		e.nodes[n.Name] = n
 	}
@@ -119,14 +135,21 @@ func (e *Executor) isNode(name string) bool { _, ok := e.nodes[name]; return ok 
 // it ended.
 func (e *Executor) Run(ctx context.Context) error {
 	defer e.closeAll(context.WithoutCancel(ctx))
-	if err := e.open(ctx); err != nil {
+	if err := e.open(ctx, false); err != nil {
 		return err
 	}
 	first, err := e.start(ctx)
 	if err != nil {
 		return err
 	}
-	err = e.walk(ctx, first)
+	walkCtx, end := context.WithCancelCause(ctx)
+	stop := e.watch(walkCtx, end)
+	err = e.walk(walkCtx, first)
+	if guard, ok := errors.AsType[*GuardError](context.Cause(walkCtx)); ok && ctx.Err() == nil {
+		err = guard
+	}
+	end(nil)
+	stop()
 	if err == nil && e.failures > 0 {
 		err = &StepError{Failed: e.failures, TimedOut: e.timedOut}
 	}
@@ -135,32 +158,48 @@ func (e *Executor) Run(ctx context.Context) error {
 	} else if ctx.Err() == nil {
 		_ = e.follow(ctx, e.cfg.Failure)
 	}
-	if err != nil {
-		if e.cfg.Rollback {
-			return errors.Join(err, e.undoAll(context.WithoutCancel(ctx)))
-		}
-		return err
-	}
-	e.record.Finished = e.cfg.From == "" && e.cfg.To == ""
-	return e.save()
+	return e.finish(ctx, err)
 }
 
-// open reaches every node of the steps and keeps other runs out.
-func (e *Executor) open(ctx context.Context) error {
+// finish stores how a run has ended, and undoes it when that is wanted.
+func (e *Executor) finish(ctx context.Context, err error) error {
+	ctx = context.WithoutCancel(ctx)
+	if err == nil {
+		e.record.Finished = e.cfg.From == "" && e.cfg.To == ""
+		e.record.State = RunDone
+		return e.save(ctx)
+	}
+	e.record.State = RunFailed
+	if guard, ok := errors.AsType[*GuardError](err); e.cfg.Rollback || ok && guard.Undo {
+		return errors.Join(err, e.undoAll(ctx))
+	}
+	if saveErr := e.save(ctx); saveErr != nil {
+		e.cfg.Log.WarnContext(ctx, "the end of the run is not in its journal", "error", saveErr)
+	}
+	return err
+}
+
+// open reaches every node of the steps and keeps other runs out. What is undone
+// needs no node that is gone.
+func (e *Executor) open(ctx context.Context, undo bool) error {
 	var problems []error
 	for _, n := range e.cfg.Nodes {
 		used := slices.ContainsFunc(e.cfg.Steps, func(s workflow.Step) bool { return s.Node == n.Name })
 		server, err := e.cfg.Dial(ctx, n, e.notice(n.Name))
-		if err != nil {
-			if used {
-				problems = append(problems, &NodeError{Node: n.Name, Op: "connect", Err: serverError(err)})
-				continue
+		switch {
+		case err != nil && used && !undo:
+			problems = append(problems, &NodeError{Node: n.Name, Op: "connect", Err: serverError(err)})
+			continue
+		case err != nil:
+			what := "; no step runs there"
+			if undo {
+				what = "; what the run has made there stays"
 			}
-			e.event(Event{Status: Noted, Node: n.Name, Message: "node " + n.Name + " cannot be reached; no step runs there"})
+			e.event(Event{Status: Noted, Node: n.Name, Message: "node " + n.Name + " cannot be reached" + what})
 			continue
 		}
 		e.mu.Lock()
-		e.locks = append(e.locks, server)
+		e.locks[n.Name] = server
 		e.mu.Unlock()
 		if err := e.lock(ctx, n.Name, server); err != nil {
 			problems = append(problems, err)
@@ -205,14 +244,17 @@ func (e *Executor) notice(node string) func(spock.Notice) {
 
 // start loads the journal and says where to begin.
 func (e *Executor) start(ctx context.Context) (int, error) {
-	record, err := e.cfg.Journal.Load()
+	record, err := e.cfg.Journal.Load(ctx)
 	if err != nil && !e.cfg.Restart {
 		return 0, err
 	}
 	if record == nil || record.Finished || e.cfg.Restart {
 		e.record = &Record{
 			Version: recordVersion, Workflow: e.cfg.Name, Cluster: e.cfg.Cluster, Started: time.Now().UTC(),
-			Variables: workflow.Variables{}, Plan: e.cfg.Plan,
+			Variables: workflow.Variables{}, Plan: e.cfg.Plan, Run: e.cfg.Run,
+		}
+		if record != nil {
+			e.record.Serial = record.Serial
 		}
 	} else {
 		e.record = record
@@ -220,6 +262,7 @@ func (e *Executor) start(ctx context.Context) (int, error) {
 			e.record.Variables = workflow.Variables{}
 		}
 	}
+	e.record.Owner, e.record.State = e.cfg.Owner, RunRunning
 	for node, keys := range e.cfg.Variables {
 		for key, value := range keys {
 			e.record.Variables.Set(node, key, value)
@@ -234,7 +277,7 @@ func (e *Executor) start(ctx context.Context) (int, error) {
 		}
 		e.event(Event{Status: Noted, Message: fmt.Sprintf("an unfinished run of this workflow is taken up at %s", e.cfg.Steps[first].Label())})
 	}
-	return first, e.save()
+	return first, e.save(ctx)
 }
 
 // resume is the first step that is not done, or whose work is gone again.
@@ -364,16 +407,20 @@ func (e *Executor) event(ev Event) {
 	defer e.mu.Unlock()
 	ev.Time = time.Now()
 	ev.Total = len(e.cfg.Steps)
+	ev.Run = e.cfg.Run
 	e.cfg.OnEvent(ev)
 }
 
-func (e *Executor) save() error {
+func (e *Executor) save(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.saveLocked()
+	return e.saveLocked(ctx)
 }
 
-func (e *Executor) saveLocked() error {
+// saveLocked stores the journal, also when the run is told to end: what it has
+// begun must be known.
+func (e *Executor) saveLocked(ctx context.Context) error {
 	e.record.Updated = time.Now().UTC()
-	return e.cfg.Journal.Save(e.record)
+	e.record.Serial++
+	return e.cfg.Journal.Save(context.WithoutCancel(ctx), e.record)
 }

@@ -122,7 +122,7 @@ func TestRollback(t *testing.T) {
 		"n2: " + orchestrator.DropSlotSQL("spk_pgedge_n2_sub_n2_n3"), "n3: SELECT spock.node_drop('n3', true)",
 	}, r.cluster.sent)
 	require.Empty(t, r.cluster.objects)
-	record, err := r.cfg.Journal.Load()
+	record, err := r.cfg.Journal.Load(t.Context())
 	require.NoError(t, err)
 	require.Nil(t, record)
 	e, err = orchestrator.New(r.cfg)
@@ -359,7 +359,7 @@ func TestShellAndPlan(t *testing.T) {
 func TestDamagedJournal(t *testing.T) {
 	t.Parallel()
 	r := newRun(t, list(sqlStep("n1", "SELECT 1", "")))
-	require.NoError(t, r.cfg.Journal.Save(&orchestrator.Record{Version: 99}))
+	require.NoError(t, r.cfg.Journal.Save(t.Context(), &orchestrator.Record{Version: 99}))
 	require.ErrorContains(t, r.start(t.Context(), t), "its version is 99, not 1")
 	r.cfg.Restart = true
 	require.NoError(t, r.start(t.Context(), t))

@@ -30,6 +30,8 @@ type HealthConfig struct {
 	Source workflow.Member
 	// New is the node that is to join, or has; its name is empty when there is none.
 	New workflow.Member
+	// OnlyData says that the new node has its tables already.
+	OnlyData bool
 	// Post asks whether a join went well, instead of whether it can.
 	Post bool
 }
@@ -217,7 +219,7 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 		if err != nil {
 			return err
 		}
-		h.verdict(answer.text(0) == "", m.Name, "new node "+m.Name+" has no tables", "new node "+m.Name+" is not empty: "+answer.text(0))
+		h.verdict(answer.text(0) == "" || h.cfg.OnlyData, m.Name, "new node "+m.Name+" has no tables", "new node "+m.Name+" is not empty: "+answer.text(0))
 		h.verdict(answer.text(1) == "", m.Name, "new node "+m.Name+" has no subscriptions", "new node "+m.Name+" has subscriptions: "+answer.text(1))
 		h.verdict(answer.text(2) == "", m.Name, "new node "+m.Name+" is in no cluster", "new node "+m.Name+" knows nodes already: "+answer.text(2))
 		roles = answer.text(3)

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +15,14 @@ import (
 
 // Record is all that is known of a run.
 type Record struct {
-	Version  int    `json:"version"`
+	Version int `json:"version"`
+	// Run is the run's name in the tables of the nodes; files of steps have none.
+	Run string `json:"run,omitempty"`
+	// Owner is who works on it, or did last.
+	Owner string `json:"owner,omitempty"`
+	// Serial counts the changes of the record: of two copies the larger one is right.
+	Serial   int64  `json:"serial"`
+	State    string `json:"state"`
 	Workflow string `json:"workflow"`
 	Cluster  string `json:"cluster"`
 	// Plan is what the steps were made from, when that was no file.
@@ -32,6 +40,7 @@ type Record struct {
 // StepRecord is how one step went.
 type StepRecord struct {
 	Path    string    `json:"path"`
+	Phase   string    `json:"phase,omitempty"`
 	Node    string    `json:"node"`
 	Command string    `json:"command"`
 	Object  string    `json:"object,omitempty"`
@@ -52,6 +61,13 @@ type Artifact struct {
 	// Exists is a query that says whether it is there; empty when nobody can tell.
 	Exists string `json:"exists,omitempty"`
 }
+
+// The states of a run.
+const (
+	RunRunning = "running"
+	RunFailed  = "failed"
+	RunDone    = "done"
+)
 
 // recordVersion is that of the journal's form.
 const recordVersion = 1
@@ -83,16 +99,18 @@ func (r *Record) Begun() bool { return len(r.Steps) > 0 }
 // Journal keeps a record across runs of the program.
 type Journal interface {
 	// Load returns the record of the last run, or nil when there is none.
-	Load() (*Record, error)
-	Save(record *Record) error
-	Remove() error
+	Load(ctx context.Context) (*Record, error)
+	Save(ctx context.Context, record *Record) error
+	Remove(ctx context.Context) error
+	// Close ends what the journal holds open; it may be used again.
+	Close(ctx context.Context)
 }
 
 // FileJournal is a journal in a file.
 type FileJournal struct{ Path string }
 
 // Load implements Journal.
-func (j FileJournal) Load() (*Record, error) {
+func (j FileJournal) Load(context.Context) (*Record, error) {
 	data, err := os.ReadFile(j.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // no run so far is no error
@@ -111,7 +129,7 @@ func (j FileJournal) Load() (*Record, error) {
 }
 
 // Save implements Journal: the file is replaced as a whole, and durable.
-func (j FileJournal) Save(record *Record) error {
+func (j FileJournal) Save(_ context.Context, record *Record) error {
 	data, err := json.MarshalIndent(record, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write journal: %w", err)
@@ -123,12 +141,15 @@ func (j FileJournal) Save(record *Record) error {
 }
 
 // Remove implements Journal.
-func (j FileJournal) Remove() error {
+func (j FileJournal) Remove(context.Context) error {
 	if err := os.Remove(j.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove journal: %w", err)
 	}
 	return nil
 }
+
+// Close implements Journal.
+func (j FileJournal) Close(context.Context) {}
 
 func writeFile(path string, data []byte) error {
 	dir := filepath.Dir(path)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/spock"
@@ -42,7 +43,7 @@ func (e *Executor) command(ctx context.Context, s workflow.Step) (outcome, error
 		return outcome{status: before.settled, variables: before.variables}, nil
 	}
 	undo, exists := undoOf(s.Command.Name, values)
-	if err := e.intend(s, undo, exists); err != nil {
+	if err := e.intend(ctx, s, undo, exists); err != nil {
 		return outcome{}, err
 	}
 	if s.Command.Name == workflow.EnableSubscription {
@@ -54,7 +55,10 @@ func (e *Executor) command(ctx context.Context, s workflow.Step) (outcome, error
 	answer, err := e.send(ctx, s, typed)
 	stop()
 	if err != nil {
-		if undo != "" && spock.SQLState(err) != "" {
+		if after, ok := e.madeMeanwhile(ctx, s, values, err); ok {
+			return outcome{status: Exists, variables: after.variables}, nil
+		}
+		if undo != "" && spock.SQLState(err) != "" && !away(err) {
 			e.forget(s)
 		}
 		return outcome{}, err
@@ -67,6 +71,16 @@ func (e *Executor) command(ctx context.Context, s workflow.Step) (outcome, error
 		out.status = Absent
 	}
 	return out, nil
+}
+
+// madeMeanwhile looks again when the server says that what is to be made exists
+// already: the statement of a run that was killed may have ended after it.
+func (e *Executor) madeMeanwhile(ctx context.Context, s workflow.Step, values map[string]string, err error) (found, bool) {
+	if !strings.Contains(err.Error(), "already exists") && !strings.Contains(err.Error(), "already configured") {
+		return found{}, false
+	}
+	after, lookErr := e.look(ctx, s, values)
+	return after, lookErr == nil && after.settled == Exists && len(after.differences) == 0
 }
 
 // voidType is the number of the type void.
@@ -272,18 +286,40 @@ func (e *Executor) lookRepset(ctx context.Context, s workflow.Step, values map[s
 }
 
 func (e *Executor) lookSlot(ctx context.Context, s workflow.Step, values map[string]string) (found, error) {
-	answer, err := e.query(ctx, s.Node, `SELECT slot_name, confirmed_flush_lsn, plugin, database = pg_catalog.current_database() AS "its database"
+	for began := time.Now(); ; {
+		answer, err := e.query(ctx, s.Node, `SELECT slot_name, confirmed_flush_lsn, plugin, database = pg_catalog.current_database() AS "its database",
+       confirmed_flush_lsn IS NULL AS unfinished
   FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, values["slot"])
-	if err != nil || len(answer.Rows) == 0 {
-		return found{}, err
+		if err != nil || len(answer.Rows) == 0 {
+			return found{}, err
+		}
+		if answer.text(4) == "t" && s.Command.Name == workflow.CreateSlot && time.Since(began) < e.cfg.Grace {
+			// A run that was killed has left a session that still waits for the slot:
+			// nobody would learn from where on it keeps changes.
+			if err := e.endCreation(ctx, s.Node, values["slot"]); err != nil {
+				return found{}, err
+			}
+			continue
+		}
+		answer.Columns = answer.Columns[:4]
+		f := compared(answer, 3, map[string]*string{"slot_name": answer.Rows[0][0], "lsn": answer.Rows[0][1]})
+		ours := []string{"spock_output", "pgoutput"}
+		plugin, wanted := answer.text(2), values["plugin"]
+		if plugin != wanted && (!slices.Contains(ours, plugin) || !slices.Contains(ours, wanted)) {
+			f.differences = append(f.differences, fmt.Sprintf("its plugin is %q, not %q", plugin, wanted))
+		}
+		return f, nil
 	}
-	f := compared(answer, 3, map[string]*string{"slot_name": answer.Rows[0][0], "lsn": answer.Rows[0][1]})
-	ours := []string{"spock_output", "pgoutput"}
-	plugin, wanted := answer.text(2), values["plugin"]
-	if plugin != wanted && (!slices.Contains(ours, plugin) || !slices.Contains(ours, wanted)) {
-		f.differences = append(f.differences, fmt.Sprintf("its plugin is %q, not %q", plugin, wanted))
+}
+
+// endCreation ends the session of an earlier run that is still making a slot.
+func (e *Executor) endCreation(ctx context.Context, node, slot string) error {
+	if _, err := e.query(ctx, node, `SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_replication_slots r
+  JOIN pg_catalog.pg_stat_activity a ON a.pid = r.active_pid
+ WHERE r.slot_name = $1 AND r.confirmed_flush_lsn IS NULL AND a.application_name = 'pgdrover'`, slot); err != nil {
+		return err
 	}
-	return f, nil
+	return e.pause(ctx, e.cfg.Poll)
 }
 
 // objectName words what a command is about.

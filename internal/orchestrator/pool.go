@@ -56,14 +56,25 @@ func (e *Executor) ask(ctx context.Context, node, sql string, args ...*string) (
 // closeAll ends all sessions, and with them the locks.
 func (e *Executor) closeAll(ctx context.Context) {
 	e.mu.Lock()
-	all := e.locks
+	var all []Server
+	for _, server := range e.locks {
+		all = append(all, server)
+	}
 	for _, idle := range e.idle {
 		all = append(all, idle...)
 	}
 	clear(e.idle)
-	e.locks = nil
+	clear(e.locks)
 	e.mu.Unlock()
 	for _, server := range all {
 		_ = server.Close(ctx)
 	}
+	e.cfg.Journal.Close(ctx)
+}
+
+// lockOf is the session that keeps other runs off a node, nil when there is none.
+func (e *Executor) lockOf(node string) Server {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.locks[node]
 }

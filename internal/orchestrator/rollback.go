@@ -7,11 +7,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgdrover/pgdrover/internal/spock"
 	"github.com/pgdrover/pgdrover/internal/workflow"
 )
 
 // intend stores that a step is about to make something, before it does.
-func (e *Executor) intend(s workflow.Step, undo, exists string) error {
+func (e *Executor) intend(ctx context.Context, s workflow.Step, undo, exists string) error {
 	if undo == "" {
 		return nil
 	}
@@ -29,7 +30,7 @@ func (e *Executor) intend(s workflow.Step, undo, exists string) error {
 	e.record.Created = append(e.record.Created, Artifact{
 		Step: s.Path, Node: s.Node, Command: s.CommandName(), Object: s.Object(), Undo: undo, Exists: exists,
 	})
-	return e.saveLocked()
+	return e.saveLocked(ctx)
 }
 
 // forget takes back the intent of a step that the server has refused.
@@ -55,16 +56,19 @@ func (e *Executor) alreadyDone(ctx context.Context, s workflow.Step) (bool, erro
 }
 
 // Rollback removes what an unfinished run has made, the last first, and nothing
-// that was there before it.
+// that was there before it. What is on a node that is gone stays, and is named.
 func (e *Executor) Rollback(ctx context.Context) error {
 	defer e.closeAll(context.WithoutCancel(ctx))
-	record, err := e.cfg.Journal.Load()
+	if err := e.open(ctx, true); err != nil {
+		return err
+	}
+	record, err := e.cfg.Journal.Load(ctx)
 	if err != nil {
 		return err
 	}
 	if record == nil || len(record.Created) == 0 {
 		e.event(Event{Status: Noted, Message: "there is nothing to undo"})
-		return e.cfg.Journal.Remove()
+		return e.cfg.Journal.Remove(ctx)
 	}
 	e.record = record
 	if e.record.Variables == nil {
@@ -87,16 +91,16 @@ func (e *Executor) undoAll(ctx context.Context) error {
 		}
 		e.mu.Lock()
 		e.record.Created = slices.DeleteFunc(e.record.Created, func(x Artifact) bool { return x == a })
-		err := e.saveLocked()
+		err := e.saveLocked(ctx)
 		e.mu.Unlock()
 		if err != nil {
 			problems = append(problems, err)
 		}
 	}
 	if len(problems) > 0 {
-		return errors.Join(problems...)
+		return &LeftError{Left: slices.Clone(e.record.Created), Err: errors.Join(problems...)}
 	}
-	return e.cfg.Journal.Remove()
+	return e.cfg.Journal.Remove(ctx)
 }
 
 func undoOrder(a Artifact) int {
@@ -118,7 +122,7 @@ func (e *Executor) undo(ctx context.Context, a Artifact) error {
 			if _, err = e.run(ctx, a.Node, workflow.Statement{SQL: a.Undo, Simple: true}); err == nil || ctx.Err() != nil || time.Now().After(deadline) {
 				break
 			}
-			if !passing(err) && !strings.Contains(err.Error(), "still active") {
+			if gone := e.lockOf(a.Node) == nil && spock.SQLState(err) == ""; gone || !passing(err) && !strings.Contains(err.Error(), "still active") {
 				break
 			}
 			if e.pause(ctx, e.cfg.Poll) != nil {

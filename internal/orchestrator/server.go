@@ -46,7 +46,11 @@ type Dialer func(ctx context.Context, node workflow.Node, notice func(spock.Noti
 func Dial(ctx context.Context, node workflow.Node, notice func(spock.Notice)) (Server, error) {
 	db, err := spock.ConnectSession(ctx, spock.ConnectConfig{
 		ConnInfo: node.ConnInfo, ApplicationName: "pgdrover", OnNotice: notice,
-		Settings: map[string]string{"TimeZone": "UTC", "DateStyle": "ISO", "standard_conforming_strings": "on"},
+		Settings: map[string]string{
+			"TimeZone": "UTC", "DateStyle": "ISO", "standard_conforming_strings": "on", "default_transaction_read_only": "off",
+			// A statement that waits ends soon after the program that waits for it.
+			"client_connection_check_interval": "2000",
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -32,7 +32,7 @@ func (e *Executor) attempt(ctx context.Context, s workflow.Step, parallel bool) 
 	running := ev
 	running.Status = Running
 	e.event(running)
-	if err := e.note(s, func(r *StepRecord) { r.Status, r.Started, r.Ended, r.Error = Running, began.UTC(), time.Time{}, "" }); err != nil {
+	if err := e.note(ctx, s, func(r *StepRecord) { r.Status, r.Started, r.Ended, r.Error = Running, began.UTC(), time.Time{}, "" }); err != nil {
 		return err
 	}
 	out, err := e.perform(ctx, s)
@@ -44,7 +44,7 @@ func (e *Executor) attempt(ctx context.Context, s workflow.Step, parallel bool) 
 		}
 	}
 	e.event(ev)
-	saveErr := e.note(s, func(r *StepRecord) {
+	saveErr := e.note(ctx, s, func(r *StepRecord) {
 		r.Status, r.Ended = ev.Status, time.Now().UTC()
 		if err != nil {
 			r.Error = workflow.Mask(err.Error())
@@ -68,13 +68,13 @@ func (e *Executor) attempt(ctx context.Context, s workflow.Step, parallel bool) 
 }
 
 // note changes the record of a step and stores the journal.
-func (e *Executor) note(s workflow.Step, change func(*StepRecord)) error {
+func (e *Executor) note(ctx context.Context, s workflow.Step, change func(*StepRecord)) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r := e.record.step(s.Path)
-	r.Node, r.Command, r.Object = s.Node, s.CommandName(), s.Object()
+	r.Phase, r.Node, r.Command, r.Object = s.Phase, s.Node, s.CommandName(), s.Object()
 	change(r)
-	return e.saveLocked()
+	return e.saveLocked(ctx)
 }
 
 // perform runs one step within its time.
@@ -82,13 +82,47 @@ func (e *Executor) perform(ctx context.Context, s workflow.Step) (outcome, error
 	if e.cfg.StepTimeout > 0 {
 		limited, cancel := context.WithTimeoutCause(ctx, e.cfg.StepTimeout, ErrTimeout)
 		defer cancel()
-		out, err := e.dispatch(limited, s)
+		out, err := e.persist(limited, s)
 		if err != nil && ctx.Err() == nil && errors.Is(context.Cause(limited), ErrTimeout) {
 			err = fmt.Errorf("%w: the limit of a step is %s", ErrTimeout, e.cfg.StepTimeout)
 		}
 		return out, err
 	}
-	return e.dispatch(ctx, s)
+	return e.persist(ctx, s)
+}
+
+// persist repeats a plan's step while its server is away: every step of a plan
+// can be done twice. It gives up when the server does not come back in time.
+func (e *Executor) persist(ctx context.Context, s workflow.Step) (outcome, error) {
+	began, told := time.Now(), false
+	for {
+		out, err := e.dispatch(ctx, s)
+		if err == nil || s.Phase == "" || ctx.Err() != nil || !away(err) || time.Since(began) > e.cfg.StallTimeout {
+			return out, err
+		}
+		if !told {
+			told = true
+			e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: "tries again: " + workflow.Mask(err.Error())})
+		}
+		if err := e.pause(ctx, 5*e.cfg.Poll/2); err != nil {
+			return outcome{}, err
+		}
+	}
+}
+
+// away reports whether a server was not there: the one that was asked, or one
+// that it had to ask in turn.
+func away(err error) bool {
+	if errors.Is(err, ErrTimeout) {
+		return false
+	}
+	node, _ := errors.AsType[*NodeError](err)
+	server, _ := errors.AsType[*ServerError](err)
+	if node == nil && server == nil {
+		return false
+	}
+	return passing(err) || strings.Contains(err.Error(), "could not connect to the postgresql server") ||
+		strings.Contains(err.Error(), "could not fetch remote node info")
 }
 
 func (e *Executor) dispatch(ctx context.Context, s workflow.Step) (outcome, error) {
@@ -131,7 +165,7 @@ func (e *Executor) sql(ctx context.Context, s workflow.Step) (outcome, error) {
 	if done, err := e.alreadyDone(ctx, s); done || err != nil {
 		return outcome{status: Exists}, err
 	}
-	if err := e.intend(s, s.Undo, s.Done); err != nil {
+	if err := e.intend(ctx, s, s.Undo, s.Done); err != nil {
 		return outcome{}, err
 	}
 	statement, err := e.statement(s)
@@ -154,11 +188,21 @@ func (e *Executor) sql(ctx context.Context, s workflow.Step) (outcome, error) {
 				return outcome{}, err
 			}
 		case s.Refuse != "":
-			return outcome{}, errors.New(s.Refuse)
+			return outcome{}, refused(s, answer)
 		default:
 			return outcome{variables: firstRow(answer)}, fmt.Errorf("%w: %s is false", ErrTimeout, waited)
 		}
 	}
+}
+
+// refused words the error of a step whose query says false.
+func refused(s workflow.Step, answer Result) error {
+	for i, c := range answer.Columns {
+		if c.Name == "why" && answer.text(i) != "" {
+			return errors.New(s.Refuse + ": " + answer.text(i))
+		}
+	}
+	return errors.New(s.Refuse)
 }
 
 func (e *Executor) run(ctx context.Context, node string, statement workflow.Statement) (Result, error) {

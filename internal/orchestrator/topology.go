@@ -165,34 +165,59 @@ func (e *wrongNode) Hint() string {
 	return "compare the names and the connection strings that were given"
 }
 
-// NewNode asks a new node what a plan has to know: the names of the slots that
-// others will keep for it, and the schemas that it has already.
-func (s *Surveyor) NewNode(ctx context.Context, j *workflow.Joining) error {
-	return s.on(ctx, j.New, func(server Server) error {
+// Newcomers asks the new nodes what a plan has to know: the names of the slots
+// that others will keep for them, and the schemas that they have already.
+func (s *Surveyor) Newcomers(ctx context.Context, j *workflow.Joining) error {
+	for i := range j.New {
+		if err := s.newcomer(ctx, j, &j.New[i]); err != nil {
+			return err
+		}
+	}
+	for _, m := range j.Members() {
+		if err := s.on(ctx, m, func(server Server) error {
+			fenced, err := hasFence(ctx, server)
+			j.Bare = j.Bare || !fenced
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hasFence asks whether a node's schema can do more than Spock's.
+func hasFence(ctx context.Context, server Server) (bool, error) {
+	answer, err := server.Ask(ctx, "SELECT pg_catalog.to_regprocedure('pgdrover.fence_changes(text)') IS NOT NULL")
+	return err == nil && answer.is(), err
+}
+
+func (s *Surveyor) newcomer(ctx context.Context, j *workflow.Joining, n *workflow.Newcomer) error {
+	return s.on(ctx, n.Member, func(server Server) error {
 		name, err := server.Ask(ctx, qLocalName)
 		if err != nil {
 			return err
 		}
-		j.New.Bare = len(name.Rows) == 0
-		if !j.New.Bare && name.text(0) != j.New.Name {
-			return &wrongNode{wanted: j.New.Name, found: name.text(0)}
+		n.Bare = len(name.Rows) == 0
+		if !n.Bare && name.text(0) != n.Name {
+			return &wrongNode{wanted: n.Name, found: name.text(0)}
 		}
-		j.Slots = nil
+		n.Slots = nil
 		for _, r := range j.Replicas {
-			slot, err := slotName(ctx, server, r.Name, workflow.SubscriptionName(r.Name, j.New.Name))
+			slot, err := slotName(ctx, server, r.Name, workflow.SubscriptionName(r.Name, n.Name))
 			if err != nil {
 				return err
 			}
-			j.Slots = append(j.Slots, slot)
+			n.Slots = append(n.Slots, slot)
 		}
 		schemas, err := server.Ask(ctx, `SELECT nspname FROM pg_catalog.pg_namespace
  WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'spock', 'pgdrover', 'public', 'lolor') ORDER BY nspname`)
 		if err != nil {
 			return err
 		}
-		j.SkipSchemas = nil
 		for _, row := range schemas.Rows {
-			j.SkipSchemas = append(j.SkipSchemas, *row[0])
+			if !slices.Contains(n.SkipSchemas, *row[0]) {
+				n.SkipSchemas = append(n.SkipSchemas, *row[0])
+			}
 		}
 		return nil
 	})
@@ -242,7 +267,35 @@ func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member
 		return l, t, errors.New("no node that survives was found")
 	}
 	l.Links = t.Links
-	return l, t, nil
+	return l, t, s.fenced(ctx, &l)
+}
+
+// fenced finds out whether the nodes' schemas can do more than Spock's, and
+// which run has copied what is on the target.
+func (s *Surveyor) fenced(ctx context.Context, l *workflow.Leaving) error {
+	l.Fenced = true
+	for _, m := range l.Peers {
+		if err := s.on(ctx, m, func(server Server) error {
+			fenced, err := hasFence(ctx, server)
+			l.Fenced = l.Fenced && fenced
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	if l.Dead {
+		return nil
+	}
+	return s.on(ctx, l.Target, func(server Server) error {
+		fenced, err := hasFence(ctx, server)
+		l.Fenced = l.Fenced && fenced
+		if err != nil || !fenced {
+			return err
+		}
+		answer, err := server.Ask(ctx, "SELECT run_id FROM spock.pgdrover_inventory ORDER BY taken_at DESC LIMIT 1")
+		l.Purge = answer.text(0)
+		return err
+	})
 }
 
 // leftSlots computes which slots a peer may keep for the target.

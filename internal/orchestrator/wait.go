@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 // itself, the step's progress, or its list of blockers.
 func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 	moved, last, told := time.Now(), "", ""
+	var barred bar
 	var lastErr error
 	for {
 		statement, err := e.statement(s)
@@ -31,6 +33,7 @@ func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 			return outcome{status: OK, variables: firstRow(answer)}, nil
 		}
 		lastErr = err
+		e.tellBar(ctx, s, &barred)
 		now := describe(answer, err) + "\n" + e.rows(ctx, s, s.Progress)
 		blockers := e.rows(ctx, s, s.Blockers)
 		if blockers != "" && blockers != told {
@@ -47,6 +50,31 @@ func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 			return outcome{}, err
 		}
 	}
+}
+
+// bar remembers what was told of a step's progress.
+type bar struct {
+	at   time.Time
+	done int64
+}
+
+// tellBar tells how far a step is, when that has changed.
+func (e *Executor) tellBar(ctx context.Context, s workflow.Step, b *bar) {
+	if s.Bar == "" || time.Since(b.at) < time.Second {
+		return
+	}
+	b.at = time.Now()
+	answer, err := e.ask(ctx, s.Node, s.Bar)
+	if err != nil {
+		return
+	}
+	done, errDone := strconv.ParseInt(answer.text(0), 10, 64)
+	of, errOf := strconv.ParseInt(answer.text(1), 10, 64)
+	if errDone != nil || errOf != nil || of <= 0 || done == b.done {
+		return
+	}
+	b.done = done
+	e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Done: min(done, of), Of: of})
 }
 
 func (e *Executor) stalled(s workflow.Step, answer Result, err error, blockers string) error {

@@ -54,7 +54,10 @@ type Step struct {
 	Blockers string
 	// Progress is a query whose text changes while a waiting step gets on.
 	Progress string
-	// Refuse words the error of a step whose query says false.
+	// Bar is a query for how much is done and of how much.
+	Bar string
+	// Refuse words the error of a step whose query says false; a column "why" of
+	// the answer is added.
 	Refuse string
 	// Parallel steps with the same number may run at the same time; 0 stands alone.
 	Parallel int

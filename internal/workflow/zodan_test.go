@@ -2,6 +2,7 @@ package workflow_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,11 +23,13 @@ func outline(steps []workflow.Step) []string {
 func joining() workflow.Joining {
 	sets := []string{"default", "ddl_sql"}
 	return workflow.Joining{
-		Source:      workflow.Member{Name: "n1", DSN: "host=one dbname=d", Sets: sets},
-		New:         workflow.Member{Name: "n-4", DSN: "host=four dbname=d", Bare: true},
-		Replicas:    []workflow.Member{{Name: "n2", DSN: "host=two dbname=d", Sets: sets}, {Name: "n3", DSN: "host=three dbname=d", Sets: sets}},
-		Slots:       []string{"slot2", "slot3"},
-		SkipSchemas: []string{"ext"}, Location: "NY", Info: `{"a": "b | c"}`,
+		Run: "add-n-4", Owner: "root@there",
+		Source: workflow.Member{Name: "n1", DSN: "host=one dbname=d", Sets: sets},
+		New: []workflow.Newcomer{{
+			Member: workflow.Member{Name: "n-4", DSN: "host=four dbname=d", Bare: true}, Slots: []string{"slot2", "slot3"},
+			SkipSchemas: []string{"ext"}, Location: "NY", Info: `{"a": "b | c"}`,
+		}},
+		Replicas: []workflow.Member{{Name: "n2", DSN: "host=two dbname=d", Sets: sets}, {Name: "n3", DSN: "host=three dbname=d", Sets: sets}},
 	}
 }
 
@@ -34,16 +37,22 @@ func TestAddNodePlan(t *testing.T) {
 	t.Parallel()
 	steps := workflow.AddNode(joining())
 	require.Equal(t, []string{
-		"J2 n-4: Create node n-4",
+		"J1 n1: Keep definitions as they are on n1", "J1 n2: Keep definitions as they are on n2",
+		"J1 n3: Keep definitions as they are on n3", "J1 n-4: Keep definitions as they are on n-4",
+		"J2 n-4: Note what n-4 holds", "J2 n-4: Close n-4 to writers", "J2 n-4: Create node n-4",
 		"J3 n2: Create slot slot2 on n2", "J3 n3: Create slot slot3 on n3",
 		"J4 n-4: Create disabled subscription sub_n2_n_4 on n-4", "J4 n-4: Create disabled subscription sub_n3_n_4 on n-4",
 		"J5 n2: Write a mark on n2", "J5 n3: Write a mark on n3",
 		"J5 n1: Wait until n1 has the changes of n2", "J5 n1: Wait until n1 has the changes of n3",
+		"J6 n1: Note the definitions on n1", "J6 n2: Note the definitions on n2", "J6 n3: Note the definitions on n3",
 		"J6 n-4: Create subscription sub_n1_n_4 on n-4",
 		"J8 n-4: Copy structure and data from n1 to n-4",
+		"J9 n1: Take the digest of the tables on n1", "J9 n-4: Compare the tables on n-4 with it",
 		"J10 n1: Read the replication sets of n1", "J10 n-4: Give n-4 the same replication sets",
 		"J11 n-4: Read how far the copy holds the changes of n2", "J11 n-4: Read how far the copy holds the changes of n3",
 		"J12 n1: Write a mark on n1", "J12 n-4: Wait until n-4 has the changes of n1",
+		"J13 n1: See that definitions on n1 have not changed", "J13 n2: See that definitions on n2 have not changed",
+		"J13 n3: See that definitions on n3 have not changed",
 		"J13 n2: Move slot slot2 to where the copy ends", "J13 n3: Move slot slot3 to where the copy ends",
 		"J13 n-4: Begin the changes of n2 where the copy ends", "J13 n-4: Begin the changes of n3 where the copy ends",
 		"J13 n-4: Enable subscription sub_n2_n_4", "J13 n-4: Enable subscription sub_n3_n_4",
@@ -56,6 +65,10 @@ func TestAddNodePlan(t *testing.T) {
 		"J14 n3: Wait until n3 has the changes of n-4",
 		"J15 n1: Wait until all subscriptions of n1 replicate", "J15 n2: Wait until all subscriptions of n2 replicate",
 		"J15 n3: Wait until all subscriptions of n3 replicate", "J15 n-4: Wait until all subscriptions of n-4 replicate",
+		"J15 n1: Read the sequences of n1", "J15 n-4: Move the sequences of n-4 past them",
+		"J16 n-4: Open n-4 to writers",
+		"J16 n1: Let definitions change on n1", "J16 n2: Let definitions change on n2", "J16 n3: Let definitions change on n3",
+		"J16 n-4: Let definitions change on n-4",
 	}, outline(steps))
 }
 
@@ -91,7 +104,7 @@ func TestAddNodePlanIsWhole(t *testing.T) {
 func TestAddNodePlanForTwo(t *testing.T) {
 	t.Parallel()
 	j := joining()
-	j.Replicas, j.Slots, j.Source.Bare = nil, nil, true
+	j.Replicas, j.New[0].Slots, j.Source.Bare, j.Bare = nil, nil, true, true
 	lines := outline(workflow.AddNode(j))
 	require.Equal(t, "J2 n1: Create node n1", lines[0])
 	require.NotContains(t, strings.Join(lines, "\n"), "J3")
@@ -100,7 +113,27 @@ func TestAddNodePlanForTwo(t *testing.T) {
 		if s.Phase != "J14" && s.Phase != "J15" {
 			require.Zero(t, s.Parallel, s.Description)
 		}
+		require.NotContains(t, s.SQL, "pgdrover.", "Spock's interface is enough")
 	}
+}
+
+// Two that join at once also follow each other, before either is opened.
+func TestAddTwoNodesPlan(t *testing.T) {
+	t.Parallel()
+	j := joining()
+	second := j.New[0]
+	second.Name, second.DSN, second.Slots = "n5", "host=five dbname=d", []string{"slot2b", "slot3b"}
+	j.New = append(j.New, second)
+	lines := outline(workflow.AddNode(j))
+	at := func(line string) int {
+		i := slices.Index(lines, line)
+		require.GreaterOrEqual(t, i, 0, line)
+		return i
+	}
+	require.Less(t, at("J3 n3: Create slot slot3b on n3"), at("J5 n2: Write a mark on n2"))
+	require.Less(t, at("J14 n5: Create subscription sub_n_4_n5 on n5"), at("J16 n5: Open n5 to writers"))
+	require.Less(t, at("J14 n-4: Create subscription sub_n5_n_4 on n-4"), at("J16 n-4: Open n-4 to writers"))
+	require.Less(t, at("J14 n5: Wait until n5 has the changes of n-4"), at("J16 n-4: Open n-4 to writers"))
 }
 
 func TestRemoveNodePlan(t *testing.T) {
@@ -120,10 +153,16 @@ func TestRemoveNodePlan(t *testing.T) {
 		"D5 n3: Drop node n3", "D6 n1: Forget node n3 on n1", "D6 n2: Forget node n3 on n2",
 		"D7 n1: See that nothing on n1 refers to n3", "D7 n2: See that nothing on n2 refers to n3",
 	}, outline(workflow.RemoveNode(l)))
+	l.Fenced, l.Purge = true, "add-n3"
+	lines := outline(workflow.RemoveNode(l))
+	require.Equal(t, "D1 n3: Close n3 to writers", lines[0])
+	require.Less(t, slices.Index(lines, "D5 n3: Open n3 to writers"), slices.Index(lines, "D5 n3: Drop node n3"))
+	require.Less(t, slices.Index(lines, "D5 n3: Drop node n3"), slices.Index(lines, "D5 n3: Drop what was copied to n3"))
 	l.Dead = true
 	require.Equal(t, []string{
 		"D2 n1: Drop subscription a on n1", "D4 n1: Drop slot x on n1 if it is left", "D4 n2: Drop slot y on n2 if it is left",
 		"D6 n1: Forget node n3 on n1", "D6 n2: Forget node n3 on n2",
+		"D6 n1: Forget the runs of n3 on n1", "D6 n2: Forget the runs of n3 on n2",
 		"D7 n1: See that nothing on n1 refers to n3", "D7 n2: See that nothing on n2 refers to n3",
 	}, outline(workflow.RemoveNode(l)))
 }

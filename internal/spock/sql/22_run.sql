@@ -4,6 +4,7 @@
 CREATE TABLE spock.pgdrover_run (
     run_id     text PRIMARY KEY,
     kind       text NOT NULL,
+    target     text NOT NULL,
     state      text NOT NULL CHECK (state IN ('wanted', 'running', 'failed', 'done', 'undone')),
     serial     bigint NOT NULL,
     owner      text NOT NULL,
@@ -50,11 +51,12 @@ CREATE TABLE spock.pgdrover_inventory (
 );
 
 -- Stores the journal of a run, unless a later state of it is there already.
-CREATE FUNCTION pgdrover.store_run(run text, run_kind text, run_state text, number bigint, run_owner text, document jsonb)
+CREATE FUNCTION pgdrover.store_run(
+    run text, run_kind text, run_target text, run_state text, number bigint, run_owner text, document jsonb)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO spock.pgdrover_run AS r (run_id, kind, state, serial, owner, record)
-    VALUES (run, run_kind, run_state, number, run_owner, document)
+    INSERT INTO spock.pgdrover_run AS r (run_id, kind, target, state, serial, owner, record)
+    VALUES (run, run_kind, run_target, run_state, number, run_owner, document)
         ON CONFLICT (run_id) DO UPDATE SET state = excluded.state, serial = excluded.serial, owner = excluded.owner,
                record = excluded.record, updated_at = pg_catalog.clock_timestamp()
          WHERE r.serial <= excluded.serial;

@@ -19,7 +19,7 @@ RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.pgdrover_fence_bypass WHERE run_id = run
 $$;
 
--- The run that holds definitions now. SECURITY DEFINER: everybody's DDL asks.
+-- The run that holds definitions now.
 CREATE FUNCTION pgdrover.fence_run()
 RETURNS spock.pgdrover_fence LANGUAGE sql STABLE AS $$
     SELECT f FROM spock.pgdrover_fence f

@@ -137,3 +137,10 @@ BEGIN
     RETURN n;
 END
 $$;
+
+-- Nothing of a node that has left is to be taken up again, or to be undone.
+CREATE FUNCTION pgdrover.forget_runs(node text)
+RETURNS void LANGUAGE sql AS $$
+    DELETE FROM spock.pgdrover_run WHERE kind = 'add_node' AND node = ANY (pg_catalog.string_to_array(target, ', '));
+    DELETE FROM spock.pgdrover_fence WHERE node = ANY (pg_catalog.string_to_array(joins, ', '))
+$$;

@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgdrover/pgdrover/internal/orchestrator"
+	"github.com/pgdrover/pgdrover/internal/workflow"
+)
+
+func newHealthCheckCmd(env *Env) *cobra.Command {
+	cmd := newZodanLeaf(env, "health-check", "Check a cluster before or after a node joins", healthCheck)
+	f := cmd.Flags()
+	f.String("src-node-name", "", "`name` of a node of the cluster")
+	f.String("src-dsn", "", "its `connection string`")
+	f.String("new-node-name", "", "`name` of the node that joins, or has joined")
+	f.String("new-node-dsn", "", "its `connection string`")
+	f.String("check-type", "pre", "`pre` before it joins, post after")
+	f.Bool("strict", false, "a warning is a failure")
+	for _, ignored := range []string{"new-node-location", "new-node-country", "new-node-info"} {
+		f.String(ignored, "", "accepted, of no use here")
+		f.Lookup(ignored).Hidden = true
+	}
+	return cmd
+}
+
+func healthCheck(ctx context.Context, z *zodan) error {
+	if err := z.need("src-node-name", "src-dsn"); err != nil {
+		return err
+	}
+	cfg := orchestrator.HealthConfig{
+		Source: workflow.Member{Name: z.text("src-node-name"), DSN: z.text("src-dsn")},
+		New:    workflow.Member{Name: z.text("new-node-name"), DSN: z.text("new-node-dsn")},
+	}
+	switch z.text("check-type") {
+	case "pre":
+	case "post":
+		cfg.Post = true
+	default:
+		return zodanUsage("--check-type must be pre or post, not %q", z.text("check-type"))
+	}
+	if (cfg.New.Name == "") != (cfg.New.DSN == "") {
+		return zodanUsage("--new-node-name and --new-node-dsn go together")
+	}
+	z.surveyor().Health(ctx, cfg, z.check)
+	failed := z.failed
+	if z.on("strict") {
+		failed += z.warned
+	}
+	z.title(checkSummary(z))
+	if failed > 0 {
+		return fail(exitBadArgs, "%d checks failed", failed)
+	}
+	return nil
+}

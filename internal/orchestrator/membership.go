@@ -1,0 +1,332 @@
+package orchestrator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/workflow"
+)
+
+// Membership prepares runs that let nodes join a cluster, or leave it.
+type Membership struct {
+	Surveyor *Surveyor
+	// Owner is who makes the runs, as journals and refusals name it.
+	Owner string
+	// StateDir is the directory of local journals; without one the nodes alone keep them.
+	StateDir string
+	// OnTitle and OnCheck hear of the checks before a join; both may be nil.
+	OnTitle func(text string)
+	OnCheck func(Check)
+}
+
+// Addition is a request that nodes join.
+type Addition struct {
+	Source workflow.Member
+	New    []workflow.Newcomer
+	// Sets to subscribe to; all of the provider without any.
+	Sets []string
+	// AllowDDL lets definitions change meanwhile; OnlyData copies rows into tables that exist.
+	AllowDDL, OnlyData bool
+	// SkipCheck leaves out the checks.
+	SkipCheck bool
+	// Unfinished is for an unfinished run only: to go on with it, or to undo it.
+	Unfinished bool
+	// MaxRetainedWAL bounds what a node keeps for the new ones; 0 does not.
+	MaxRetainedWAL int64
+}
+
+func (a Addition) names() []string {
+	var names []string
+	for _, n := range a.New {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+// Checked says that a cluster or a new node is not fit for a join.
+type Checked struct{ Failed, Total int }
+
+// Error counts.
+func (e *Checked) Error() string {
+	return fmt.Sprintf("%d of %d checks failed; nothing was changed", e.Failed, e.Total)
+}
+
+// OtherRun says that an unfinished run is in the way.
+type OtherRun struct{ Differences []string }
+
+// Error names what differs.
+func (e *OtherRun) Error() string {
+	return "an unfinished run is another one: " + strings.Join(e.Differences, "; ")
+}
+
+// Hint says what to do with it.
+func (e *OtherRun) Hint() string {
+	return "finish it with the options that it began with, or undo it with --rollback"
+}
+
+// ErrNoRun says that there is no unfinished run.
+var ErrNoRun = errors.New("there is no unfinished run")
+
+// journal is where the runs of one kind on these nodes are kept.
+func (m *Membership) journal(kind string, targets []string, keepers []workflow.Member) (*ClusterJournal, error) {
+	t := Topology{Members: keepers}
+	nodes, err := t.Nodes()
+	if err != nil {
+		return nil, err
+	}
+	j := &ClusterJournal{Kind: kind, Target: targetOf(targets), Nodes: nodes, Dial: m.Surveyor.Dial}
+	if m.StateDir != "" {
+		verb, _, _ := strings.Cut(kind, "_")
+		j.Local = FileJournal{Path: m.path(verb, strings.Join(targets, "+"))}
+	}
+	return j, nil
+}
+
+func (m *Membership) path(verb, target string) string {
+	safe := strings.Map(func(r rune) rune {
+		if r == '/' || r < ' ' {
+			return '_'
+		}
+		return r
+	}, strings.TrimLeft(target, "."))
+	return filepath.Join(m.StateDir, "zodan", verb+"-"+safe+".json")
+}
+
+// Add prepares a run that lets nodes join: an unfinished one, or a new one after
+// its checks. What it returns is for [New]; limits and listeners may be set before.
+func (m *Membership) Add(ctx context.Context, a Addition) (Config, error) {
+	keepers := []workflow.Member{a.Source}
+	for _, n := range a.New {
+		keepers = append(keepers, n.Member)
+	}
+	journal, err := m.journal("add_node", a.names(), keepers)
+	if err != nil {
+		return Config{}, err
+	}
+	record, err := journal.Load(ctx)
+	if err != nil {
+		journal.Close(ctx)
+		return Config{}, err
+	}
+	var j workflow.Joining
+	switch {
+	case record != nil && !record.Finished && record.Begun():
+		if err = json.Unmarshal(record.Plan, &j); err != nil {
+			err = fmt.Errorf("read the plan of the unfinished run: %w", err)
+		} else {
+			err = sameRun(a, j)
+		}
+	case a.Unfinished:
+		err = ErrNoRun
+	default:
+		j, err = m.plan(ctx, a)
+	}
+	if err != nil {
+		journal.Close(ctx)
+		return Config{}, err
+	}
+	return m.config("add_node", j.Run, j, workflow.AddNode(j), journal, j.Members(), !j.Bare, guards(j, a.MaxRetainedWAL))
+}
+
+// sameRun compares a request with the plan of an unfinished run.
+func sameRun(a Addition, j workflow.Joining) error {
+	var differences []string
+	compare := func(what, before, now string) {
+		if before != now {
+			differences = append(differences, fmt.Sprintf("its %s is %q, not %q", what, workflow.Mask(before), workflow.Mask(now)))
+		}
+	}
+	compare("source", j.Source.Name, a.Source.Name)
+	for i, n := range a.New {
+		if i < len(j.New) {
+			compare("connection string of "+n.Name, j.New[i].DSN, n.DSN)
+		}
+	}
+	if !a.Unfinished {
+		compare("list of replication sets", strings.Join(j.Sets, ","), strings.Join(a.Sets, ","))
+		if j.OnlyData != a.OnlyData {
+			differences = append(differences, "--skip-schema is not as it was")
+		}
+	}
+	if len(differences) > 0 {
+		return &OtherRun{Differences: differences}
+	}
+	return nil
+}
+
+// plan asks the cluster what the plan has to know, after the checks.
+func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, error) {
+	j := workflow.Joining{
+		Run: "add-" + strings.Join(a.names(), "-") + "-" + time.Now().UTC().Format("20060102T150405"), Owner: m.Owner,
+		Source: a.Source, New: a.New, Sets: a.Sets, AllowDDL: a.AllowDDL, OnlyData: a.OnlyData,
+	}
+	if err := unlike(a); err != nil {
+		return j, err
+	}
+	if !a.SkipCheck {
+		if err := m.check(ctx, a); err != nil {
+			return j, err
+		}
+	}
+	t, err := m.Surveyor.Survey(ctx, a.Source)
+	if err != nil {
+		return j, err
+	}
+	for i, member := range t.Members {
+		switch {
+		case i == 0:
+			member.DSN = a.Source.DSN
+			j.Source = member
+		case !slices.Contains(a.names(), member.Name):
+			if err := t.Unreachable[member.Name]; err != nil {
+				return j, err
+			}
+			j.Replicas = append(j.Replicas, member)
+		}
+	}
+	return j, m.Surveyor.Newcomers(ctx, &j)
+}
+
+// unlike refuses nodes that are named twice.
+func unlike(a Addition) error {
+	seen := map[string]bool{a.Source.Name: true}
+	for _, n := range a.New {
+		if seen[n.Name] {
+			return fmt.Errorf("node %q is named twice", n.Name)
+		}
+		seen[n.Name] = true
+	}
+	return nil
+}
+
+// check checks the cluster and each new node.
+func (m *Membership) check(ctx context.Context, a Addition) error {
+	if m.OnTitle != nil {
+		m.OnTitle("Phase 0: checks before the node joins")
+	}
+	e := &Checked{}
+	for _, n := range a.New {
+		for _, c := range m.Surveyor.Health(ctx, HealthConfig{Source: a.Source, New: n.Member, OnlyData: a.OnlyData}, m.OnCheck) {
+			e.Total++
+			if c.Verdict == Fail {
+				e.Failed++
+			}
+		}
+	}
+	if e.Failed > 0 {
+		return e
+	}
+	return nil
+}
+
+// config is what an executor needs for a plan.
+func (m *Membership) config(
+	kind, run string, plan any, steps []workflow.Step, journal Journal, members []workflow.Member, fenced bool, guards []Guard,
+) (Config, error) {
+	kept, err := json.Marshal(plan)
+	if err != nil {
+		return Config{}, err
+	}
+	t := Topology{Members: members}
+	nodes, err := t.Nodes()
+	if err != nil {
+		return Config{}, err
+	}
+	beat := "SELECT 1"
+	if fenced && run != "" {
+		beat = "SELECT pgdrover.fence_beat(" + pg.QuoteLiteral(run) + ")"
+	}
+	return Config{
+		Name: kind, Cluster: "zodan", Nodes: nodes, Steps: steps, Journal: journal, Plan: kept, Dial: m.Surveyor.Dial,
+		Run: run, Owner: m.Owner, Beat: beat, Guards: guards,
+	}, nil
+}
+
+// guards watch what the old nodes keep for the new ones.
+func guards(j workflow.Joining, limit int64) []Guard {
+	var all []Guard
+	for i, r := range j.Replicas {
+		var slots []string
+		for _, n := range j.New {
+			if i < len(n.Slots) {
+				slots = append(slots, pg.QuoteLiteral(n.Slots[i]))
+			}
+		}
+		if len(slots) > 0 {
+			all = append(all, Guard{Node: r.Name, SQL: fmt.Sprintf(qRetained, limit, strings.Join(slots, ", "))})
+		}
+	}
+	return all
+}
+
+// qRetained says what slots keep, when that is much, and whether it is too much.
+// What a server may still write before it throws that away is its own limit.
+const qRetained = `SELECT format('slot %%s keeps %%s of WAL for the new node%%s', s.slot_name, pg_catalog.pg_size_pretty(s.kept),
+       CASE WHEN s.wal_status = 'lost' THEN ', and has lost some' WHEN s.wal_status = 'unreserved' THEN ', and is about to lose some'
+            WHEN s.most > 0 THEN ', of at most ' || pg_catalog.pg_size_pretty(s.most) END) AS said,
+       s.wal_status IN ('lost', 'unreserved') OR s.own > 0 AND s.kept >= s.own AS too_much, s.slot_name AS about
+  FROM (SELECT r.slot_name, r.wal_status, k.own, k.kept, coalesce(least(nullif(k.own, 0), k.kept + r.safe_wal_size), 0) AS most
+          FROM pg_catalog.pg_replication_slots r,
+               LATERAL (SELECT %d::bigint AS own, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), r.restart_lsn)::bigint AS kept) k
+         WHERE r.slot_name IN (%s)) s
+ WHERE s.wal_status IN ('lost', 'unreserved') OR s.most > 0 AND s.kept >= 0.7 * s.most`
+
+// Removal is a request that a node leaves.
+type Removal struct {
+	Target   workflow.Member
+	Survivor workflow.Member
+	NoDrain  bool
+	// Purge drops what was copied to the node as well.
+	Purge bool
+}
+
+// ErrNothingToRemove says that the node is in no cluster.
+var ErrNothingToRemove = errors.New("there is nothing to remove")
+
+// Remove prepares a run that lets a node leave. What is left to do is asked
+// anew each time: every step may be done twice.
+func (m *Membership) Remove(ctx context.Context, r Removal) (Config, error) {
+	l, t, err := m.Surveyor.Leaving(ctx, r.Target, r.Survivor)
+	if err != nil {
+		return Config{}, err
+	}
+	l.NoDrain = r.NoDrain
+	switch {
+	case !r.Purge:
+		l.Purge = ""
+	case l.Dead:
+		return Config{}, errors.New("nothing can be dropped on a node that cannot be reached")
+	case l.Purge == "":
+		return Config{}, fmt.Errorf("nobody has noted what %s held before its copy came", r.Target.Name)
+	}
+	steps := workflow.RemoveNode(l)
+	if len(steps) == 0 {
+		return Config{}, ErrNothingToRemove
+	}
+	members := l.Peers
+	if !l.Dead {
+		members = t.Members
+	}
+	journal, err := m.journal("remove_node", []string{r.Target.Name}, l.Peers)
+	if err != nil {
+		return Config{}, err
+	}
+	if err := journal.Remove(ctx); err != nil {
+		journal.Close(ctx)
+		return Config{}, err
+	}
+	if m.StateDir != "" {
+		if err := (FileJournal{Path: m.path("add", r.Target.Name)}).Remove(ctx); err != nil {
+			return Config{}, err
+		}
+	}
+	run := "remove-" + r.Target.Name + "-" + time.Now().UTC().Format("20060102T150405")
+	return m.config("remove_node", run, l, steps, journal, members, false, nil)
+}
