@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/postgres"
 )
@@ -53,6 +54,7 @@ func (n *node) configure(ctx context.Context) error {
 			CertFile: file.SSL.CertFile, KeyFile: file.SSL.KeyFile,
 		},
 		Tuning: tuning, Hostname: file.Hostname,
+		Citus: kindOf(file) != fsm.Standalone, CitusCluster: file.CitusClusterName,
 	}))
 	if err != nil {
 		return err
@@ -90,7 +92,7 @@ func (n *node) ownRules(ctx context.Context) []pg.HBARule {
 	kind := postgres.HostType(file.SSL.Active)
 	own := pg.HBARule{Type: kind, Database: file.DBName, User: user, Address: n.address(ctx, file.Hostname), Method: file.AuthMethod}
 	rules := []pg.HBARule{own}
-	if file.HBALevel == hbaApp {
+	if file.HBALevel == hbaApp || kindOf(file) != fsm.Standalone {
 		for _, lan := range lanAddresses(file.Hostname) {
 			rule := own
 			rule.Address = lan
@@ -171,6 +173,12 @@ func (n *node) bootstrap(ctx context.Context) error {
 	if err := s.EnsureExtension(ctx, "pg_stat_statements"); err != nil {
 		// Contrib may not be installed; nothing of ours depends on it.
 		n.log.WarnContext(ctx, "could not create the extension", "extension", "pg_stat_statements", "error", err)
+	}
+	if kindOf(file) == fsm.Standalone {
+		return nil
+	}
+	if err := s.EnsureExtension(ctx, "citus"); err != nil {
+		return withHint(err, "install Citus for this PostgreSQL on every node of the formation")
 	}
 	return nil
 }

@@ -379,7 +379,7 @@ func (c *creation) registerOnce(ctx context.Context, pre PreInit, desired int64)
 	defer func() { _ = db.Close(context.WithoutCancel(ctx)) }()
 	pending, err := db.BeginRegistration(ctx, pgautofailover.Registration{
 		Formation: file.Formation, Host: file.Hostname, Port: file.Port, DBName: file.DBName, Name: file.Name,
-		SystemID: system, DesiredNode: desired, DesiredGroup: file.Group, Initial: fsm.Init, Kind: fsm.Standalone,
+		SystemID: system, DesiredNode: desired, DesiredGroup: file.Group, Initial: fsm.Init, Kind: kindOf(file),
 		Priority: c.cfg.CandidatePriority, Quorum: c.cfg.ReplicationQuorum, Cluster: file.CitusClusterName,
 	})
 	if err != nil {

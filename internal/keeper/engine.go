@@ -24,7 +24,9 @@ type engineConfig struct {
 	Logger   *slog.Logger
 	// AfterStep sees each step that was performed.
 	AfterStep func(fsm.Step)
-	Ready     func()
+	// Care is what a node of a Citus formation does beside; the zero value is for all others.
+	Care  care
+	Ready func()
 
 	Limits limits
 
@@ -498,7 +500,7 @@ func (e *engine) cutOff(role fsm.State) *job {
 
 // edge returns the job that leads to the goal.
 func (e *engine) edge(role, goal fsm.State) *job {
-	edge, ok := fsm.Next(fsm.Standalone, role, goal)
+	edge, ok := fsm.Next(e.cfg.Care.kind, role, goal)
 	if !ok {
 		if pair := [2]fsm.State{role, goal}; pair != e.noEdge {
 			e.noEdge = pair
@@ -567,6 +569,9 @@ func (e *engine) upkeep() *job {
 	}
 	if role == fsm.Secondary && !e.armed {
 		return care(nil, e.cfg.Machine.arm, func() { e.armed = true })
+	}
+	if work := e.cfg.Care.job(role, e.cfg.Clock()); work != nil {
+		return care(nil, work, nil)
 	}
 	if e.stuck() {
 		e.restingSince = e.cfg.Clock()

@@ -55,12 +55,6 @@ func New(cfg Config) (*Keeper, error) {
 	if err := cfg.File.Validate(); err != nil {
 		return nil, err
 	}
-	if cfg.File.NodeKind != fsm.Standalone.String() {
-		return nil, &ConfigError{
-			Key: "pg_autoctl.nodekind", Err: fmt.Errorf("%w: %s", errNodeKind, cfg.File.NodeKind),
-			hint: "create nodes with `pg_autoctl create postgres`",
-		}
-	}
 	log := cfg.Logger
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -137,7 +131,7 @@ func (k *Keeper) work(ctx context.Context, state State, creating bool) error {
 		State: state, Machine: local, Sensor: local, Reporter: reporter, Clock: k.clock,
 		Save:      func(s State) error { return k.saveState(local, s) },
 		Logger:    log,
-		AfterStep: k.cfg.AfterStep, Ready: k.cfg.Ready,
+		AfterStep: k.cfg.AfterStep, Ready: k.cfg.Ready, Care: local.citusCare(),
 		Limits:     k.cfg.File.limits(),
 		Creating:   creating,
 		InitExists: func() bool { return exists(k.cfg.Paths.InitFile) },
@@ -269,7 +263,7 @@ func (k *Keeper) Step(ctx context.Context) error {
 		if a.Goal == state.Current {
 			return k.saveState(local, state)
 		}
-		edge, ok := fsm.Next(fsm.Standalone, state.Current, a.Goal)
+		edge, ok := fsm.Next(kindOf(k.cfg.File), state.Current, a.Goal)
 		if !ok {
 			return fmt.Errorf("reach state %s: there is no edge from %s", a.Goal, state.Current)
 		}

@@ -41,6 +41,7 @@ type node struct {
 	control pg.ControlData       // as last read
 	checked checked              // by StepCheckTimeline
 	addrs   map[string]string    // HBA addresses that were looked up
+	citus   citusMemory
 	// unrecovered counts starts of a standby in a row that ended while it recovered.
 	unrecovered int
 

@@ -24,9 +24,6 @@ const (
 	peersWhileWaiting  = 2 * time.Second
 )
 
-// errNodeKind refuses the steps of Citus formations.
-var errNodeKind = errors.New("nodes of Citus formations are not kept yet")
-
 // perform does one step.
 func (n *node) perform(ctx context.Context, s fsm.Step, t task) error {
 	if err := n.step(ctx, s, t); err != nil {
@@ -103,7 +100,7 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 		return removeFile(n.paths.InitFile)
 	case fsm.StepCoordinatorAdd, fsm.StepCoordinatorPrepare, fsm.StepCoordinatorCommit,
 		fsm.StepCoordinatorRepair, fsm.StepCoordinatorRemove:
-		return errNodeKind
+		return n.coordinate(ctx, s, t)
 	}
 	return fmt.Errorf("perform step %d: unknown", int(s))
 }

@@ -1,0 +1,159 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// Times between two looks at the coordinator's metadata.
+const (
+	coordinatorCare = 5 * time.Second
+	workerCare      = 10 * time.Second
+	careTimeout     = 8 * time.Second
+)
+
+// citusMemory is what a node remembers of the coordinator's metadata.
+type citusMemory struct {
+	prepared  prepared   // by this process, the last one
+	strangers []distNode // seen by the last look
+}
+
+// care is what a node of a Citus formation does now and then while it takes writes.
+type care struct {
+	kind fsm.NodeKind
+	// do is nil for nodes of other formations.
+	do func(ctx context.Context) error
+
+	role fsm.State
+	next time.Duration
+}
+
+func (n *node) citusCare() care {
+	c := care{kind: kindOf(n.config())}
+	switch c.kind {
+	case fsm.Coordinator:
+		c.do = n.careAsCoordinator
+	case fsm.Worker:
+		c.do = n.careAsWorker
+	case fsm.Standalone:
+	}
+	return c
+}
+
+// job returns the work that is due, nil when there is none.
+func (c *care) job(role fsm.State, now time.Duration) func(ctx context.Context) error {
+	if c.do == nil || !role.Writable() {
+		c.role = role
+		return nil
+	}
+	if c.role == role && now < c.next {
+		return nil
+	}
+	c.role, c.next = role, now+workerCare
+	if c.kind == fsm.Coordinator {
+		c.next = now + coordinatorCare
+	}
+	return c.do
+}
+
+// careAsCoordinator keeps the metadata as the monitor knows the formation:
+// nothing stays prepared for a promotion that is not under way, no node stays
+// that is gone, and the coordinator's own entry is right.
+func (n *node) careAsCoordinator(ctx context.Context) error {
+	return n.careFor(ctx, n.locally, func(ctx context.Context, s *distSession) error {
+		rows, list, err := s.facts(ctx)
+		if err != nil {
+			return err
+		}
+		nodes, err := n.formationNodes(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range list {
+			if !abandoned(p, nodes) {
+				continue
+			}
+			n.log.WarnContext(ctx, "rolling back a prepared transaction that no promotion waits for", "name", p.GID, "age", p.Age.String())
+			if err := s.finish(ctx, "ROLLBACK", p.GID); err != nil {
+				return err
+			}
+		}
+		var errs error
+		if knowsCoordinator(rows) {
+			errs = n.setEntry(ctx, s, citusRepair)
+		}
+		return errors.Join(errs, n.removeStrangers(ctx, s, strangers(rows, nodes)))
+	})
+}
+
+// removeStrangers takes out entries that the last look found as well.
+func (n *node) removeStrangers(ctx context.Context, s *distSession, list []distNode) error {
+	n.mu.Lock()
+	before := n.citus.strangers
+	n.citus.strangers = list
+	n.mu.Unlock()
+	var errs error
+	for _, r := range list {
+		if !slices.Contains(before, r) {
+			continue
+		}
+		n.log.InfoContext(ctx, "removing a node from the metadata that the monitor does not know",
+			"group", r.Group, "address", postgres.HostPort(r.Host, r.Port))
+		errs = errors.Join(errs, s.remove(ctx, r))
+	}
+	return errs
+}
+
+// careAsWorker looks after this group's entry on the coordinator: its address
+// may have changed, the coordinator may have failed over to an older state.
+func (n *node) careAsWorker(ctx context.Context) error {
+	return n.careFor(ctx, n.withCoordinator, func(ctx context.Context, s *distSession) error {
+		self := n.self()
+		rows, list, err := s.facts(ctx)
+		if err != nil {
+			return err
+		}
+		action, row := planEntry(rows, self)
+		found, there := findPrepared(list, self.Group)
+		if !there && action != entryMove {
+			return nil // an entry that is missing or not active is somebody's doing
+		}
+		nodes, err := n.formationNodes(ctx)
+		if err != nil || promoting(nodes, self.Group) {
+			return err
+		}
+		if there {
+			if !abandoned(found, nodes) {
+				return nil
+			}
+			n.log.WarnContext(ctx, "rolling back a prepared transaction that no promotion waits for", "name", found.GID, "age", found.Age.String())
+			if err := s.finish(ctx, "ROLLBACK", found.GID); err != nil {
+				return err
+			}
+		}
+		if action != entryMove {
+			return nil
+		}
+		n.log.InfoContext(ctx, "updating the coordinator's metadata", "previous", postgres.HostPort(row.Host, row.Port))
+		return s.move(ctx, row, self, citusRepair, "COMMIT")
+	})
+}
+
+// careFor runs do; trouble is logged and tried again at the next look, as the node works without it.
+func (n *node) careFor(ctx context.Context,
+	on func(ctx context.Context, do func(ctx context.Context, s *distSession) error) error,
+	do func(ctx context.Context, s *distSession) error,
+) error {
+	ctx, cancel := context.WithTimeout(ctx, careTimeout)
+	defer cancel()
+	err := on(ctx, do)
+	if err != nil && !errors.Is(err, errDisabled) && !errors.Is(context.Cause(ctx), errSuperseded) {
+		n.log.WarnContext(ctx, "could not look after the coordinator's metadata, retrying later", "error", err)
+	}
+	return nil
+}
