@@ -296,7 +296,7 @@ func (e *Engine) adjust(ctx context.Context, group *sync.WaitGroup, workers map[
 // keep runs a subscription's worker, one life after the other.
 func (e *Engine) keep(ctx context.Context, s subscription) {
 	log := e.log.With("subscription", s.name)
-	w := &Worker{engine: e, sub: s, log: log, forced: map[pg.LSN]*rereadError{}}
+	w := &Worker{engine: e, sub: s, log: log, forced: map[pg.LSN]*rereadError{}, postponed: postponed{}}
 	failures := 0
 	for {
 		began := time.Now()

@@ -64,13 +64,36 @@ func (w *Worker) tableSyncs(ctx context.Context) error {
 				return err
 			}
 			delete(w.syncing, key)
-		case t.status != "y" && t.status != "f":
+		case t.status != "y" && t.status != "f" && w.postponed.due(key, time.Now()):
 			if err := w.syncTable(ctx, t); err != nil {
+				w.postponed.put(key, time.Now())
 				return fmt.Errorf("synchronise table %s.%s: %w", t.schema, t.name, err)
 			}
+			delete(w.postponed, key)
 		}
 	}
 	return nil
+}
+
+// postponed are tables whose copy has failed, and when each is tried again: one
+// that cannot be copied must not keep the stream from going on.
+type postponed map[string]struct {
+	until time.Time
+	delay time.Duration
+}
+
+const (
+	firstPostponement   = time.Second
+	longestPostponement = time.Minute
+)
+
+func (p postponed) due(table string, now time.Time) bool { return !now.Before(p[table].until) }
+
+func (p postponed) put(table string, now time.Time) {
+	at := p[table]
+	at.delay = min(max(2*at.delay, firstPostponement), longestPostponement)
+	at.until = now.Add(at.delay)
+	p[table] = at
 }
 
 // wantTables does what sub_alter_sync could not: it asks the provider for the
@@ -444,6 +467,9 @@ func (w *Worker) dropLeftover(ctx context.Context) error {
 	return nil
 }
 
+// failoverSlots is the first major version whose standbys keep copies of slots.
+const failoverSlots = 17
+
 // openCopy makes a slot and opens a session on the snapshot at which it begins.
 func (w *Worker) openCopy(ctx context.Context, slot walreceiver.SlotConfig) (*copier, error) {
 	c := &copier{w: w}
@@ -451,6 +477,8 @@ func (w *Worker) openCopy(ctx context.Context, slot walreceiver.SlotConfig) (*co
 	if c.receiver, err = w.dialProvider(ctx, w.sub.name+"_snap"); err != nil {
 		return nil, err
 	}
+	// Standbys that keep a copy of the slot let the stream survive a failover of the provider.
+	slot.Failover = !slot.Temporary && c.receiver.Major() >= failoverSlots
 	made, err := c.receiver.CreateSlot(ctx, slot)
 	if err != nil {
 		c.close(context.WithoutCancel(ctx))
