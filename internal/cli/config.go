@@ -72,10 +72,7 @@ func configJSON(n node) (object, error) {
 }
 
 func newConfigGetCmd(env *Env) *cobra.Command {
-	cmd := newMixedLeaf("get [ section.option ]", "Get the value of a configuration variable", func(cmd *cobra.Command, words []string) error {
-		if len(words) > 1 {
-			return misuse("Zero or one argument is expected, found %d", len(words))
-		}
+	cmd := newWordsLeaf("get [ section.option ]", "Get the value of a configuration variable", func(cmd *cobra.Command, words []string) error {
 		n, err := localNode(env, cmd)
 		if err != nil {
 			return err
@@ -136,10 +133,7 @@ func (n node) knownKey(key string) error {
 }
 
 func newConfigSetCmd(env *Env) *cobra.Command {
-	cmd := newMixedLeaf("set section.option value", "Set the value of a configuration variable", func(cmd *cobra.Command, words []string) error {
-		if len(words) != 2 {
-			return misuse("Two arguments are expected, found %d", len(words))
-		}
+	cmd := newWordsLeaf("set <section.option> <value>", "Set the value of a configuration variable", func(cmd *cobra.Command, words []string) error {
 		n, err := localNode(env, cmd)
 		if err != nil {
 			return err

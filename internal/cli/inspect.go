@@ -13,28 +13,48 @@ import (
 
 func newInspectCmd(env *Env) *cobra.Command {
 	return newSet("inspect", "Look at a node from close by",
+		newInspectShowCmd(env),
 		newSet("pgsetup", "Inspect a local Postgres setup", pgsetupCmds(env)...),
-		newSet("fsm", "Inspect the keeper's finite state machine", newFSMStateCmd(env), newFSMListCmd(env)),
-		newInspectMonitorCmd(env),
+		newSet("fsm", "Inspect the keeper's finite state machine", fsmInspectCmds(env)...),
+		newInspectMonitorCmd(env, "Inspect what the monitor tells this node"),
 		newGetPIDCmd(env),
 	)
 }
 
 func newManualCmd(env *Env) *cobra.Command {
 	return newSet("manual", "Do by hand what the service does by itself",
-		newSet("fsm", "Drive the keeper's finite state machine", newFSMAssignCmd(env), newFSMNodesCmd(env)),
+		newSet("fsm", "Drive the keeper's finite state machine", fsmManualCmds(env)...),
+		newManualServiceCmd(env),
+		newSet("monitor", "Talk to the monitor by hand", monitorByHandCmds(env)...),
+		newManualPrimaryCmd(env),
+		newManualStandbyCmd(env),
 	)
 }
 
-// newDoCmd builds the names that the tree above had in older versions.
+// newDoCmd builds the names that the two trees above had in older versions.
 func newDoCmd(env *Env) *cobra.Command {
 	set := newSet("do", "Manually operate the keeper",
+		newInspectShowCmd(env),
 		newSet("pgsetup", "Manage a local Postgres setup", pgsetupCmds(env)...),
-		newSet("fsm", "Manually manage the keeper's state", newFSMStateCmd(env), newFSMListCmd(env), newFSMAssignCmd(env), newFSMNodesCmd(env)),
-		newInspectMonitorCmd(env),
+		newSet("fsm", "Manually manage the keeper's state", append(fsmInspectCmds(env), fsmManualCmds(env)...)...),
+		newInspectMonitorCmd(env, "Query the monitor, and talk to it", monitorByHandCmds(env)...),
+		newSet("service", "Find and restart the parts of a service", newGetPIDCmd(env), newServiceRestartCmd(env)),
+		newPgCtlSwitchCmd(env),
+		newManualPrimaryCmd(env),
+		newManualStandbyCmd(env),
 	)
 	set.Hidden = env.getenv("PG_AUTOCTL_DEBUG") == ""
 	return set
+}
+
+func fsmInspectCmds(env *Env) []*cobra.Command {
+	return []*cobra.Command{
+		newFSMStateCmd(env), newFSMListCmd(env), newFSMGraphCmd(env), newFSMDiagramCmd(env), newFSMCheckCmd(env),
+	}
+}
+
+func fsmManualCmds(env *Env) []*cobra.Command {
+	return []*cobra.Command{newFSMInitCmd(env), newFSMAssignCmd(env), newFSMStepCmd(env), newFSMNodesCmd(env)}
 }
 
 func pgsetupCmds(env *Env) []*cobra.Command {
@@ -63,7 +83,9 @@ func pgsetupCmds(env *Env) []*cobra.Command {
 	for _, cmd := range []*cobra.Command{discover, ready, wait} {
 		pgdataFlag(cmd)
 	}
-	return []*cobra.Command{discover, ready, wait}
+	return []*cobra.Command{
+		newPgCtlCmd(env), discover, ready, wait, newPgLogsCmd(env), newPgTuneCmd(env), newHBALanCmd(env),
+	}
 }
 
 func waitPostgres(env *Env, cmd *cobra.Command, patience time.Duration) error {
@@ -112,13 +134,7 @@ func printKeeperState(env *Env, cmd *cobra.Command, n node, st keeper.State) err
 func newFSMListCmd(env *Env) *cobra.Command {
 	cmd := newMixedLeaf("list", "List reachable FSM states from current state", func(cmd *cobra.Command, _ []string) error {
 		if jsonWanted(cmd) {
-			list := array{}
-			for _, from := range fsm.States() {
-				for _, to := range reachable(fsm.Standalone, from) {
-					list = append(list, object{{"current", from}, {"assigned", to}})
-				}
-			}
-			return writeJSON(env.Stdout, list)
+			return writeJSON(env.Stdout, edgesJSON(fsm.Standalone))
 		}
 		n, err := localKeeper(env, cmd)
 		if err != nil {
@@ -161,10 +177,7 @@ func (n node) nodeKind() fsm.NodeKind {
 }
 
 func newFSMAssignCmd(env *Env) *cobra.Command {
-	cmd := newMixedLeaf("assign <goal state>", "Assign a new goal state to the keeper", func(cmd *cobra.Command, words []string) error {
-		if len(words) != 1 {
-			return misuse("One argument is expected, found %d", len(words))
-		}
+	cmd := newWordsLeaf("assign <goal state>", "Assign a new goal state to the keeper", func(cmd *cobra.Command, words []string) error {
 		goal, err := fsm.ParseState(words[0])
 		if err != nil {
 			return fatal(exitBadArgs, "%w", err)
@@ -206,10 +219,7 @@ func assignState(env *Env, cmd *cobra.Command, n node, goal fsm.State) error {
 }
 
 func newGetPIDCmd(env *Env) *cobra.Command {
-	cmd := newMixedLeaf("getpid <service>", "Get the pid of a service", func(cmd *cobra.Command, words []string) error {
-		if len(words) != 1 {
-			return misuse("One argument is expected, found %d", len(words))
-		}
+	cmd := newWordsLeaf("getpid <service>", "Get the pid of a service", func(cmd *cobra.Command, words []string) error {
 		n, err := localNode(env, cmd)
 		if err != nil {
 			return err

@@ -11,16 +11,17 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
-// newInspectMonitorCmd holds what a node can ask its monitor.
-func newInspectMonitorCmd(env *Env) *cobra.Command {
-	return newSet("monitor", "Inspect what the monitor tells this node",
+// newInspectMonitorCmd holds what a node can ask its monitor, and more when there is more.
+func newInspectMonitorCmd(env *Env, short string, more ...*cobra.Command) *cobra.Command {
+	return newSet("monitor", short, append([]*cobra.Command{
 		newSet("get", "Get information from the monitor",
 			newMonitorGetCmd(env, "primary", "Get the primary node of the local node's group", getPrimary),
 			newMonitorGetCmd(env, "others", "Get the other nodes of the local node's group", getOthers),
 			newMonitorGetCmd(env, "candidate-count", "Get how many other nodes could be promoted", getCandidateCount),
+			newMonitorGetCmd(env, "coordinator", "Get the coordinator of a Citus formation", getCoordinator),
 		),
 		newParseNotificationCmd(env),
-	)
+	}, more...)...)
 }
 
 func newMonitorGetCmd(
@@ -84,11 +85,25 @@ func getCandidateCount(ctx context.Context, s *session, cmd *cobra.Command, st k
 	return s.answer(cmd, count, object{{"formation", formation}, {"groupId", group}, {"failoverCandidateCount", count}})
 }
 
+func getCoordinator(ctx context.Context, s *session, cmd *cobra.Command, _ keeper.State) error {
+	formation := s.node.keeper.Formation
+	host, port, err := s.db.Coordinator(ctx, formation)
+	if errors.Is(err, pgautofailover.ErrNotFound) {
+		return fail(exitMonitor, "formation %q has no coordinator that takes writes", formation).
+			withHint("only formations of kind citus have coordinators; see what the nodes do with: %s show state", s.env.program())
+	}
+	if err != nil {
+		return err
+	}
+	if jsonWanted(cmd) {
+		return writeJSON(s.env.Stdout, object{{"formation", formation}, {"groupId", 0}, {"host", host}, {"port", port}})
+	}
+	s.env.printf("%s %s\n", formation, hostPort(host, port))
+	return nil
+}
+
 func newParseNotificationCmd(env *Env) *cobra.Command {
-	return newMixedLeaf("parse-notification <payload>", "Parse a notification of the monitor's state channel", func(_ *cobra.Command, words []string) error {
-		if len(words) != 1 {
-			return misuse("One argument is expected, found %d", len(words))
-		}
+	return newWordsLeaf("parse-notification <payload>", "Parse a notification of the monitor's state channel", func(_ *cobra.Command, words []string) error {
 		n, err := pgautofailover.ParseStateNotification(words[0])
 		if err != nil {
 			return withCode(exitBadArgs, err)

@@ -19,6 +19,7 @@ func newEnableCmd(env *Env) *cobra.Command {
 		newSecondaryCmd(env, true),
 		newEnableMaintenanceCmd(env),
 		newSSLCmd(env),
+		newEnableMonitorCmd(env),
 	)
 }
 
@@ -27,6 +28,7 @@ func newDisableCmd(env *Env) *cobra.Command {
 		newSecondaryCmd(env, false),
 		newDisableMaintenanceCmd(env),
 		newDisableSSLCmd(env),
+		newDisableMonitorCmd(env),
 	)
 }
 

@@ -18,10 +18,7 @@ func newFSMNodesCmd(env *Env) *cobra.Command {
 		}
 		return printNeighbours(env, cmd, n)
 	})
-	set := newMixedLeaf("set <file>", "Set the nodes that a node without a monitor knows", func(cmd *cobra.Command, words []string) error {
-		if len(words) != 1 {
-			return misuse("One argument is expected, found %d", len(words))
-		}
+	set := newWordsLeaf("set <file>", "Set the nodes that a node without a monitor knows", func(cmd *cobra.Command, words []string) error {
 		n, err := monitorlessKeeper(env, cmd)
 		if err != nil {
 			return err

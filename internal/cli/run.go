@@ -87,11 +87,12 @@ func (n *node) takeOptions(ctx context.Context, env *Env, cmd *cobra.Command) er
 }
 
 func runMonitor(ctx context.Context, env *Env, cfg monitor.Config) error {
+	ctx, next := followSuccessor(ctx, env)
 	manager := newNotifier(env)
 	cfg.Ready = manager.ready
 	m, err := monitor.New(cfg)
 	if err != nil {
-		return withCode(exitBadConfig, err)
+		return next.end(ctx, manager, cfg.File.PGData, withCode(exitBadConfig, err))
 	}
 	var wg sync.WaitGroup
 	ended := make(chan struct{})
@@ -99,15 +100,16 @@ func runMonitor(ctx context.Context, env *Env, cfg monitor.Config) error {
 	err = m.Run(ctx)
 	close(ended)
 	wg.Wait()
-	return serviceEnded(ctx, env, err)
+	return serviceEnded(ctx, env, next.end(ctx, manager, cfg.File.PGData, err))
 }
 
 func runKeeper(ctx context.Context, env *Env, cfg keeper.Config) error {
+	ctx, next := followSuccessor(ctx, env)
 	manager := newNotifier(env)
-	cfg.Ready = manager.ready
+	cfg.Ready, cfg.VersionMismatch = manager.ready, next.mismatch
 	k, err := keeper.New(cfg)
 	if err != nil {
-		return withCode(exitBadConfig, err)
+		return next.end(ctx, manager, cfg.File.PGData, withCode(exitBadConfig, err))
 	}
 	var wg sync.WaitGroup
 	ended := make(chan struct{})
@@ -116,7 +118,7 @@ func runKeeper(ctx context.Context, env *Env, cfg keeper.Config) error {
 	err = k.Run(ctx)
 	close(ended)
 	wg.Wait()
-	return serviceEnded(ctx, env, err)
+	return serviceEnded(ctx, env, next.end(ctx, manager, cfg.File.PGData, err))
 }
 
 // escalate passes on signals that arrive while the service stops already: the strongest counts.

@@ -29,6 +29,7 @@ func newRootCmd(env *Env) *cobra.Command {
 		newGetCmd(env),
 		newSetCmd(env),
 		newPerformCmd(env),
+		newAcceptCmd(env),
 		newActivateCmd(env),
 		newInspectCmd(env),
 		newManualCmd(env),
@@ -103,6 +104,27 @@ func newMixedLeaf(use, short string, run runFunc) *cobra.Command {
 	return cmd
 }
 
+// newWordsLeaf builds a newMixedLeaf that takes the words that its use line
+// shows, <mandatory> before [ optional ], and refuses another number of them.
+func newWordsLeaf(use, short string, run runFunc) *cobra.Command {
+	least := strings.Count(use, "<")
+	most := least + strings.Count(use, "[ ")
+	return newMixedLeaf(use, short, func(cmd *cobra.Command, words []string) error {
+		if len(words) >= least && len(words) <= most {
+			return run(cmd, words)
+		}
+		numbers := []string{"Zero", "One", "Two", "Three"}
+		expected, verb := numbers[most]+" arguments", "are"
+		if most == 1 {
+			expected, verb = numbers[1]+" argument", "is"
+		}
+		if least < most {
+			expected = numbers[least] + " or " + strings.ToLower(expected)
+		}
+		return misuse("%s %s expected, found %d", expected, verb, len(words))
+	})
+}
+
 // addCommonFlags adds the options that every command accepts.
 func addCommonFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
@@ -142,10 +164,7 @@ func newHelpCmd(env *Env) *cobra.Command {
 // newCompletionCmd prints what makes a shell complete our words; the script
 // then asks the program itself.
 func newCompletionCmd(env *Env) *cobra.Command {
-	return newLeaf("completion <bash|zsh|fish>", "Print a completion script for a shell", func(cmd *cobra.Command, words []string) error {
-		if len(words) != 1 {
-			return misuse("One argument is expected, found %d", len(words))
-		}
+	return newWordsLeaf("completion <bash|zsh|fish>", "Print a completion script for a shell", func(cmd *cobra.Command, words []string) error {
 		root := cmd.Root()
 		switch words[0] {
 		case "bash":

@@ -31,6 +31,7 @@ func printVersion(ctx context.Context, env *Env, asJSON bool) error {
 			{"pg_version", server.text},
 			{"pg_version_str", server.full},
 			{"pg_version_num", server.number},
+			{"pgautofailover_schema", pgautofailover.SchemaNumber},
 		})
 	}
 	env.printf("%s version %s\n", env.program(), env.Version)
