@@ -165,7 +165,7 @@ func (i *Instance) emptyTablespaces() error {
 func (i *Instance) copyServer(ctx context.Context, cfg BackupConfig) error {
 	args := []string{
 		"--no-password", "--dbname", toolSource(cfg.Source), "--pgdata", cfg.BackupDir, "--username", pg.ReplicationRole,
-		"--verbose", "--progress", "--wal-method=stream", "--checkpoint=fast",
+		"--verbose", "--progress", "--wal-method=stream", "--checkpoint=fast", "--no-sync",
 	}
 	if cfg.MaxRate != "" {
 		args = append(args, "--max-rate", cfg.MaxRate)
@@ -173,11 +173,29 @@ func (i *Instance) copyServer(ctx context.Context, cfg BackupConfig) error {
 	if cfg.Slot != "" {
 		args = append(args, "--slot", cfg.Slot)
 	}
-	return i.run(ctx, runConfig{program: "pg_basebackup", args: args, env: passwordEnv(cfg.Source), line: func(line string) {
+	err := i.run(ctx, runConfig{program: "pg_basebackup", args: args, env: passwordEnv(cfg.Source), line: func(line string) {
 		if p, ok := parseProgress(line); ok && cfg.Progress != nil {
 			cfg.Progress(p)
 		}
 	}})
+	if err != nil {
+		return err
+	}
+	if err := syncTree(ctx, cfg.BackupDir); err != nil {
+		return fmt.Errorf("base backup: %w", err)
+	}
+	if !cfg.Standby.ConnInfo.IsZero() {
+		i.stir(ctx, cfg.Source)
+	}
+	return nil
+}
+
+// stir has the source write something that the copy has not, or else a standby
+// of an idle source does not know for seconds that it streams.
+func (i *Instance) stir(ctx context.Context, source pg.ConnInfo) {
+	if err := Stir(ctx, source); err != nil {
+		i.log.DebugContext(ctx, "could not have the source write anything", "error", err)
+	}
 }
 
 func passwordEnv(source pg.ConnInfo) []string {

@@ -1,12 +1,15 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // writeFile replaces a file in one step: after a crash it holds the old or the
@@ -77,12 +80,51 @@ func removeFile(path string) error {
 	return syncDir(filepath.Dir(path))
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // directories of our instance
+// syncDir has a directory, or a file, on disk.
+func syncDir(path string) error {
+	f, err := os.Open(path) //nolint:gosec // places of our instance
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// syncAtOnce is how many files are brought to disk at once: a file system
+// commits them together, and takes a fraction of the time that they need in turn.
+const syncAtOnce = 16
+
+// syncTree has a whole data directory on disk, with the places outside of it
+// that its links lead to, and its own name.
+func syncTree(ctx context.Context, dir string) error {
+	roots := []string{dir}
+	links, err := filepath.Glob(filepath.Join(dir, "pg_tblspc", "*"))
+	if err != nil {
+		return fmt.Errorf("list tablespaces: %w", err)
+	}
+	for _, link := range append(links, filepath.Join(dir, "pg_wal")) {
+		if info, err := os.Lstat(link); err == nil && info.Mode().Type() == fs.ModeSymlink {
+			roots = append(roots, link+string(filepath.Separator))
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(syncAtOnce)
+	for _, root := range roots {
+		err = errors.Join(err, syncBelow(ctx, g, root))
+	}
+	if err = errors.Join(err, g.Wait()); err != nil {
+		return fmt.Errorf("bring %s to disk: %w", dir, diskHint(err))
+	}
+	return syncDir(filepath.Dir(filepath.Clean(dir)))
+}
+
+func syncBelow(ctx context.Context, g *errgroup.Group, root string) error {
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
+			return err
+		}
+		g.Go(func() error { return syncDir(path) })
+		return ctx.Err()
+	})
 }
 
 // removeContents empties a directory and keeps it.

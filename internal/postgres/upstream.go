@@ -141,6 +141,20 @@ func SlotExists(ctx context.Context, source pg.ConnInfo, name string) (bool, err
 	return found, err
 }
 
+// Stir has another server write a little WAL. A receiver knows that it is
+// served only once it has heard something, and a server that has nothing to
+// send says nothing for half of its wal_sender_timeout.
+func Stir(ctx context.Context, source pg.ConnInfo) error {
+	return withRemote(ctx, source, func(s *Session) error {
+		// It commits, for nothing else would be flushed and sent at once, and waits for nobody.
+		const settings = `SET synchronous_commit = local; SET default_transaction_read_only = off`
+		if err := s.exec(ctx, "prepare to write", settings); err != nil {
+			return err
+		}
+		return s.exec(ctx, "write a message", `SELECT pg_catalog.pg_logical_emit_message(true, 'pgdrover', '')`)
+	})
+}
+
 // sourceCheckpointed has the other server's control file on the timeline that it
 // writes: pg_rewind reads its timeline there, and finds the old one until the first
 // checkpoint after a promotion.
