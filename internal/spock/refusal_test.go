@@ -75,10 +75,12 @@ func TestNodeRefusals(t *testing.T) {
 	first, second := namesOfOneID(t, n)
 	n.exec(t, `INSERT INTO spock.node SELECT pgdrover.node_id($1), $1`, first)
 	n.refuses(t, []refusal{
-		{`spock.node_create('n1', 'x')`, "XX000", "current database is already configured as spock node", "", ""},
+		{`spock.node_create('n1', 'x')`, "XX000", "node n1 already exists", "", ""},
+		{`spock.node_create('n9', 'x')`, "XX000", "current database is already configured as spock node", "", ""},
 		{`spock.node_add_interface('nobody', 'i', 'x')`, "XX000", "node nobody not found", "", ""},
 		{`spock.node_add_interface('n1', 'n1', 'x')`, "22023", `node "n1" already has interface named "n1"`, "", ""},
 		{`spock.node_drop_interface('n1', 'i')`, "22023", `interface "i" for node node "n1" not found`, "", ""},
+		{`spock.node_drop_interface('n1', 'n1')`, "55000", `cannot drop interface "n1" for node "n1" because it is the one of this database`, "", ""},
 	})
 	other := install(t)
 	other.exec(t, `INSERT INTO spock.node SELECT pgdrover.node_id($1), $1`, first)

@@ -207,6 +207,20 @@ BEGIN
 END
 $$;
 
+-- The position of a node's work that every provider is known to be past; NULL without any provider. A provider is past
+-- its own at once; one that says where it is, and does not name the node, does not apply that node's work.
+CREATE FUNCTION pgdrover.passed(work_of oid)
+RETURNS pg_lsn LANGUAGE sql STABLE AS $$
+    SELECT pg_catalog.min(CASE
+               WHEN p.sub_origin = work_of THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
+               WHEN v.lsn IS NOT NULL THEN v.lsn
+               WHEN EXISTS (SELECT FROM spock.pgdrover_vector o WHERE o.provider_id = p.sub_origin)
+                    THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
+               ELSE '0/0'::pg_lsn END)
+      FROM (SELECT DISTINCT s.sub_origin FROM spock.subscription s) p
+           LEFT JOIN spock.pgdrover_vector v ON v.provider_id = p.sub_origin AND v.origin_id = work_of
+$$;
+
 -- Tombstones that nobody can need: every provider has said that it applied the delete, or made it. Without any
 -- subscription nothing older can arrive. Returns how many went.
 CREATE FUNCTION pgdrover.purge_tombstones()
@@ -214,48 +228,25 @@ RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     n bigint;
 BEGIN
-    WITH reached AS (
-        -- For each author the position that all providers are known to be past. A provider is past its own at once; one
-        -- that says where it is, and does not name the author, does not apply that author's work.
-        SELECT a.author, pg_catalog.min(CASE
-                   WHEN p.sub_origin = a.author THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
-                   WHEN v.lsn IS NOT NULL THEN v.lsn
-                   WHEN EXISTS (SELECT FROM spock.pgdrover_vector o WHERE o.provider_id = p.sub_origin)
-                        THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
-                   ELSE '0/0'::pg_lsn END) AS lsn
+    WITH passed AS MATERIALIZED (
+        SELECT a.author, pgdrover.passed(a.author) AS lsn
           FROM (SELECT DISTINCT t.author FROM spock.pgdrover_tombstone t WHERE t.author_lsn IS NOT NULL) a
-               CROSS JOIN (SELECT DISTINCT s.sub_origin FROM spock.subscription s) p
-               LEFT JOIN spock.pgdrover_vector v ON v.provider_id = p.sub_origin AND v.origin_id = a.author
-         GROUP BY a.author
     )
     DELETE FROM spock.pgdrover_tombstone t
      WHERE t.author_lsn IS NOT NULL
        AND (NOT EXISTS (SELECT FROM spock.subscription)
-            OR EXISTS (SELECT FROM reached r WHERE r.author = t.author AND r.lsn >= t.author_lsn));
+            OR EXISTS (SELECT FROM passed p WHERE p.author = t.author AND p.lsn >= t.author_lsn));
     GET DIAGNOSTICS n = ROW_COUNT;
     DELETE FROM spock.pgdrover_dropped_column c
-     WHERE NOT EXISTS (SELECT FROM spock.subscription s
-                         LEFT JOIN spock.pgdrover_vector v
-                                ON v.provider_id = s.sub_origin AND v.origin_id = pgdrover.local_node_id()
-                        WHERE CASE WHEN v.lsn IS NOT NULL THEN v.lsn < c.dropped_lsn
-                                   ELSE NOT EXISTS (SELECT FROM spock.pgdrover_vector o
-                                                     WHERE o.provider_id = s.sub_origin) END);
+     WHERE coalesce(pgdrover.passed(pgdrover.local_node_id()) >= c.dropped_lsn, true);
     -- A stamp that stands beside its row is of no use any more when nothing older can arrive.
-    WITH reached AS (
-        SELECT a.author, pg_catalog.min(CASE
-                   WHEN p.sub_origin = a.author THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
-                   WHEN v.lsn IS NOT NULL THEN v.lsn
-                   WHEN EXISTS (SELECT FROM spock.pgdrover_vector o WHERE o.provider_id = p.sub_origin)
-                        THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
-                   ELSE '0/0'::pg_lsn END) AS lsn
-          FROM (SELECT DISTINCT t.author FROM spock.pgdrover_stamp t WHERE t.author_lsn IS NOT NULL) a
-               CROSS JOIN (SELECT DISTINCT s.sub_origin FROM spock.subscription s) p
-               LEFT JOIN spock.pgdrover_vector v ON v.provider_id = p.sub_origin AND v.origin_id = a.author
-         GROUP BY a.author
+    WITH passed AS MATERIALIZED (
+        SELECT a.author, pgdrover.passed(a.author) AS lsn
+          FROM (SELECT DISTINCT s.author FROM spock.pgdrover_stamp s WHERE s.author_lsn IS NOT NULL) a
     )
     DELETE FROM spock.pgdrover_stamp s
      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.relid)
-        OR EXISTS (SELECT FROM reached r WHERE r.author = s.author AND r.lsn >= s.author_lsn);
+        OR EXISTS (SELECT FROM passed p WHERE p.author = s.author AND p.lsn >= s.author_lsn);
     RETURN n;
 END
 $$;

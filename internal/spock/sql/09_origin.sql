@@ -1,6 +1,21 @@
 -- Replication origins. Stamps hold an origin's number, and it is best that of the node that it stands for, as in Spock;
 -- where that number is taken or we may not choose it, the table pgdrover_origin translates.
 
+-- A number for an origin: the node's own for its first one, else one that no other node ever had. Rows outlive their
+-- origins, and must not pass for another node's.
+CREATE FUNCTION pgdrover.free_origin(origin_node oid, worker_number integer)
+RETURNS oid LANGUAGE sql STABLE AS $$
+    SELECT n.id::oid
+      FROM (SELECT origin_node::int8, 0 WHERE worker_number = 0
+             UNION ALL
+            SELECT r.roident::int8, 1 FROM spock.pgdrover_origin r WHERE r.node_id = origin_node
+             UNION ALL
+            SELECT g, 2 FROM pg_catalog.generate_series(1::int8, 65534) g) AS n(id, preference)
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_origin o WHERE o.roident = n.id::oid)
+       AND NOT EXISTS (SELECT FROM spock.pgdrover_origin r WHERE r.roident = n.id::oid AND r.node_id <> origin_node)
+     ORDER BY n.preference, n.id LIMIT 1
+$$;
+
 CREATE FUNCTION pgdrover.origin_create(origin_name text, origin_node oid, subscription oid = NULL, worker_number integer = 0)
 RETURNS oid LANGUAGE plpgsql AS $$
 DECLARE
@@ -20,10 +35,9 @@ BEGIN
             UPDATE pg_catalog.pg_replication_origin o SET roname = origin_name WHERE o.roident = id;
             -- Its old position is none of the new subscription's.
             PERFORM pgdrover.origin_reset(origin_name);
-        ELSIF worker_number = 0 AND NOT EXISTS (
-                SELECT FROM pg_catalog.pg_replication_origin o WHERE o.roident = origin_node) THEN
-            INSERT INTO pg_catalog.pg_replication_origin (roident, roname) VALUES (origin_node, origin_name);
-            id := origin_node;
+        ELSE
+            id := pgdrover.free_origin(origin_node, worker_number);
+            INSERT INTO pg_catalog.pg_replication_origin (roident, roname) VALUES (id, origin_name);
         END IF;
     END IF;
     IF id IS NULL THEN

@@ -98,13 +98,13 @@ BEGIN
         RETURN NULL;
     END IF;
     LOCK TABLE spock.local_node IN SHARE ROW EXCLUSIVE MODE;
-    IF EXISTS (SELECT FROM spock.local_node) THEN
-        RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = 'current database is already configured as spock node';
-    END IF;
     IF EXISTS (SELECT FROM spock.node k WHERE k.node_name = node_create.node_name) THEN
         RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = pg_catalog.format('node %s already exists', node_create.node_name);
     END IF;
     PERFORM pgdrover.check_node_id(id, node_create.node_name);
+    IF EXISTS (SELECT FROM spock.local_node) THEN
+        RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = 'current database is already configured as spock node';
+    END IF;
     IF pg_catalog.current_setting('track_commit_timestamp') <> 'on' THEN
         RAISE WARNING USING MESSAGE = 'track_commit_timestamp is off',
             HINT = 'Subscriptions need it on, on every node; it takes effect with a restart.';
@@ -214,6 +214,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = pg_catalog.format(
             'cannot drop interface "%s" for node "%s" because subscription "%s" is using it',
             interface_name, n.node_name, user_of), HINT = 'change the subscription interface first';
+    END IF;
+    IF EXISTS (SELECT FROM spock.local_node l WHERE l.node_local_interface = id) THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = pg_catalog.format(
+            'cannot drop interface "%s" for node "%s" because it is the one of this database', interface_name, n.node_name);
     END IF;
     DELETE FROM spock.node_interface i WHERE i.if_id = id;
     RETURN true;
