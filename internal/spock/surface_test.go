@@ -10,10 +10,16 @@ import (
 // surface is the documented interface: arguments with their defaults, results
 // and properties. Clients use named notation.
 const surface = `
+add_node(IN src_node_name text, IN src_dsn text, IN new_node_name text, IN new_node_dsn text, IN verb boolean DEFAULT false, IN new_node_location text DEFAULT 'NY'::text, IN new_node_country text DEFAULT 'USA'::text, IN new_node_info jsonb DEFAULT '{}'::jsonb) procedure void
+advance_replication_slot(IN node_dsn text, IN slot_name text, IN sync_timestamp timestamp without time zone, IN verb boolean) procedure void
 apply_group_progress(OUT dbid oid, OUT node_id oid, OUT remote_node_id oid, OUT remote_commit_ts timestamp with time zone, OUT prev_remote_ts timestamp with time zone, OUT remote_commit_lsn pg_lsn, OUT remote_insert_lsn pg_lsn, OUT received_lsn pg_lsn, OUT last_updated_ts timestamp with time zone, OUT updated_by_decode boolean) SETOF record
+attach_node(IN src_node_name text, IN src_dsn text, IN new_node_name text, IN new_node_dsn text, IN verb boolean DEFAULT false, IN new_node_location text DEFAULT 'NY'::text, IN new_node_country text DEFAULT 'USA'::text, IN new_node_info jsonb DEFAULT '{}'::jsonb, IN timeout_sec integer DEFAULT 180) procedure void
 cleanup_resolutions(days integer DEFAULT NULL::integer) bigint
 convert_column_to_int8(p_rel regclass, p_attnum smallint) integer
 convert_sequence_to_snowflake(p_seqid regclass) integer
+create_node(IN node_name text, IN dsn text, IN verb boolean, IN location text DEFAULT 'NY'::text, IN country text DEFAULT 'USA'::text, IN info jsonb DEFAULT '{}'::jsonb) procedure void
+create_replication_slot(IN node_dsn text, IN slot_name text, IN verb boolean, IN plugin text DEFAULT 'spock_output'::text) procedure void
+create_sub(IN node_dsn text, IN subscription_name text, IN provider_dsn text, IN replication_sets text, IN synchronize_structure boolean, IN synchronize_data boolean, IN forward_origins text, IN apply_delay interval, IN enabled boolean, IN force_text_transfer boolean, IN verb boolean) procedure void
 delta_apply(bigint, bigint, bigint) bigint
 delta_apply(double precision, double precision, double precision) double precision
 delta_apply(integer, integer, integer) integer
@@ -21,11 +27,16 @@ delta_apply(money, money, money) money
 delta_apply(numeric, numeric, numeric) numeric
 delta_apply(real, real, real) real
 delta_apply(smallint, smallint, smallint) smallint
+detach_node(IN target_node_name text, IN target_node_dsn text, IN verbose_mode boolean DEFAULT true) procedure void
+enable_sub(IN node_dsn text, IN sub_name text, IN verb boolean, IN immediate boolean DEFAULT true) procedure void
 get_apply_worker_status(OUT worker_pid bigint, OUT worker_dboid integer, OUT worker_subid bigint, OUT worker_status text) SETOF record stable
 get_channel_stats(OUT subid oid, OUT relid oid, OUT n_tup_ins bigint, OUT n_tup_upd bigint, OUT n_tup_del bigint, OUT n_conflict bigint, OUT n_dca bigint) SETOF record
+get_commit_timestamp(IN node_dsn text, IN n1 text, IN n2 text, IN verb boolean, INOUT commit_ts timestamp without time zone DEFAULT NULL::timestamp without time zone) procedure record
 get_country() text
 get_lsn_from_commit_ts(slot_name name, commit_ts timestamp with time zone) pg_lsn strict
+get_spock_nodes(IN src_dsn text, IN verb boolean) procedure void
 get_subscription_stats(subid oid, OUT subid oid, OUT confl_insert_exists bigint, OUT confl_update_origin_differs bigint, OUT confl_update_exists bigint, OUT confl_update_missing bigint, OUT confl_delete_origin_differs bigint, OUT confl_delete_missing bigint, OUT confl_delete_exists bigint, OUT stats_reset timestamp with time zone) record stable
+health_check(IN src_node_name text, IN src_dsn text, IN new_node_name text DEFAULT NULL::text, IN new_node_dsn text DEFAULT NULL::text, IN check_type text DEFAULT 'pre'::text, IN verb boolean DEFAULT false) procedure void
 md5_agg(ORDER BY anyelement) aggregate text immutable parallel
 md5_agg_sfunc(text, anyelement) text immutable parallel
 node_add_interface(node_name name, interface_name name, dsn text) oid strict
@@ -35,6 +46,7 @@ node_drop_interface(node_name name, interface_name name) boolean strict
 node_info(OUT node_id oid, OUT node_name text, OUT sysid text, OUT dbname text, OUT replication_sets text, OUT location text, OUT country text, OUT info jsonb) record stable
 pause_apply_workers() void
 read_peer_progress(p_slot_name text, p_provider_node_id oid, p_subscriber_node_id oid) SETOF record strict
+remove_node(IN target_node_name text, IN target_node_dsn text, IN verbose_mode boolean DEFAULT true) procedure void
 repair_mode(enabled boolean) pg_lsn
 replicate_ddl(command text, replication_sets text[] DEFAULT '{ddl_sql}'::text[], search_path text DEFAULT current_setting('search_path'::text), role text DEFAULT CURRENT_USER) boolean strict
 replicate_ddl(command text[], replication_sets text[] DEFAULT '{ddl_sql}'::text[], search_path text DEFAULT current_setting('search_path'::text), role text DEFAULT CURRENT_USER) SETOF boolean strict
@@ -75,6 +87,7 @@ sub_resync_table(subscription_name name, relation regclass, truncate boolean DEF
 sub_show_status(subscription_name name DEFAULT NULL::name, OUT subscription_name text, OUT status text, OUT provider_node text, OUT provider_dsn text, OUT slot_name text, OUT replication_sets text[], OUT forward_origins text[]) SETOF record stable
 sub_show_table(subscription_name name, relation regclass, OUT nspname text, OUT relname text, OUT status text) record strict stable
 sub_wait_for_sync(subscription_name name) void strict
+sync_event(IN node_dsn text, IN verb boolean, INOUT sync_lsn pg_lsn DEFAULT NULL::pg_lsn) procedure record
 sync_event(transactional boolean DEFAULT false) pg_lsn strict
 sync_seq(relation regclass) boolean strict
 table_data_filtered(reltyp anyelement, relation regclass, repsets text[]) SETOF anyelement stable
@@ -132,7 +145,8 @@ func TestSurface(t *testing.T) {
 		 GROUP BY relname ORDER BY 1`))
 }
 
-// TestReservedNames keeps clear of what scripts that add and remove nodes define in this schema themselves.
+// TestReservedNames keeps clear of what scripts that add and remove nodes define in this schema themselves; the procedures
+// that users call have exactly the argument lists of those scripts, so that these replace them.
 func TestReservedNames(t *testing.T) {
 	t.Parallel()
 	n := install(t)
@@ -140,8 +154,7 @@ func TestReservedNames(t *testing.T) {
 		SELECT proname::text FROM pg_proc WHERE pronamespace = 'spock'::regnamespace AND proname IN (
 		    'check_node_exists', 'check_repset_exists_on_node', 'check_slot_exists_on_node', 'extract_dbname_from_dsn',
 		    'gen_sub_name', 'get_node_slots', 'version_major_minor', 'version_to_array', 'node_repset_list', 'repset_diff',
-		    'sync_repsets_from_source', 'sync_timeout', 'wait_subscription', 'add_node', 'health_check', 'create_node',
-		    'create_sub', 'enable_sub', 'create_replication_slot', 'remove_node', 'get_spock_nodes')`))
+		    'sync_repsets_from_source', 'sync_timeout', 'wait_subscription')`))
 	require.Empty(t, n.lines(t, `
 		SELECT proname::text FROM pg_proc WHERE pronamespace = 'spock'::regnamespace AND proname LIKE 'pgdrover%'`))
 }

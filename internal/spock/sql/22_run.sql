@@ -63,3 +63,21 @@ BEGIN
     RETURN FOUND;
 END
 $$;
+
+-- What sessions ask the executor for, and what it tells them while it works.
+CREATE TABLE spock.pgdrover_request (
+    id        bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    kind      text NOT NULL,
+    arguments jsonb NOT NULL,
+    state     text NOT NULL DEFAULT 'wanted' CHECK (state IN ('wanted', 'running', 'done', 'failed')),
+    asked_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    heard_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    error     text,
+    hint      text
+) WITH (fillfactor = 50);
+CREATE TABLE spock.pgdrover_request_event (
+    request_id bigint NOT NULL REFERENCES spock.pgdrover_request (id) ON DELETE CASCADE,
+    n          integer NOT NULL,
+    message    text NOT NULL,
+    PRIMARY KEY (request_id, n)
+);
