@@ -24,6 +24,8 @@ func newCreateCmd(env *Env) *cobra.Command {
 	return newSet("create", "Create a pg_auto_failover node, or formation",
 		newCreateMonitorCmd(env),
 		newCreatePostgresCmd(env),
+		newCreateCoordinatorCmd(env),
+		newCreateWorkerCmd(env),
 		newCreateFormationCmd(env),
 	)
 }

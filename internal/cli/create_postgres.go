@@ -16,40 +16,47 @@ import (
 
 func newCreatePostgresCmd(env *Env) *cobra.Command {
 	cmd := newLeaf("postgres", "Initialize a pg_auto_failover postgres node", func(cmd *cobra.Command, _ []string) error {
-		return createPostgres(cmd.Context(), env, cmd)
+		return createNode(cmd.Context(), env, cmd, fsm.Standalone)
 	})
 	createFlags(cmd)
+	nodeFlags(cmd, "postgres")
+	f := cmd.Flags()
+	f.StringP("node-id", "I", "", "`number` of the node, without a monitor")
+	f.StringP("maximum-backup-rate", "R", "", "maximum transfer `rate` of a base backup (default 100M)")
+	f.StringP("monitor-password", "W", "", "`password` for connections to the monitor")
+	f.StringP("replication-password", "w", "", "`password` for streaming replication")
+	return cmd
+}
+
+// nodeFlags adds the options of every kind of node.
+func nodeFlags(cmd *cobra.Command, dbname string) {
 	f := cmd.Flags()
 	f.StringP("pghost", "H", "", "`host` or socket directory for local connections")
 	f.StringP("username", "U", "", "`name` of the database user to create")
-	f.StringP("dbname", "d", "", "`name` of the database to create (default postgres)")
+	f.StringP("dbname", "d", "", "`name` of the database to create (default "+dbname+")")
 	f.StringP("name", "a", "", "`name` of the node, as the monitor shows it")
 	f.StringP("formation", "f", "", "`name` of the formation to join (default default)")
 	f.StringP("monitor", "m", "", "`URI` of the monitor")
 	f.BoolP("disable-monitor", "M", false, "run without a monitor")
-	f.StringP("node-id", "I", "", "`number` of the node, without a monitor")
 	f.BoolP("pg-hba-lan", "L", false, "let the whole local network connect")
 	f.StringP("candidate-priority", "P", "", "`priority` of this node to be promoted, 0 to 100 (default 50)")
 	f.StringP("replication-quorum", "r", "", "`true` when this node takes part in the replication quorum (default true)")
-	f.StringP("maximum-backup-rate", "R", "", "maximum transfer `rate` of a base backup (default 100M)")
-	f.StringP("monitor-password", "W", "", "`password` for connections to the monitor")
 	f.StringP("region", "G", "", "`name` of the region that the node is in (default default)")
-	f.StringP("replication-password", "w", "", "`password` for streaming replication")
-	return cmd
 }
 
 // registration is what only the monitor is told of a new node.
 type registration struct {
 	nodeID   int64 // without a monitor only
 	priority int
+	given    bool // the priority was not left to its default
 	quorum   bool
 }
 
-func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
-	if err := env.refuseRoot(env.program() + " create postgres"); err != nil {
+func createNode(ctx context.Context, env *Env, cmd *cobra.Command, kind fsm.NodeKind) error {
+	if err := env.refuseRoot(env.program() + " create " + cmd.Name()); err != nil {
 		return err
 	}
-	reg, err := readRegistration(env, cmd)
+	reg, citus, err := readRegistration(env, cmd, kind)
 	if err != nil {
 		return err
 	}
@@ -63,7 +70,7 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if err := c.refuseRunning(); err != nil {
 		return err
 	}
-	file, err := c.keeperFile(ctx, env, cmd)
+	file, err := c.keeperFile(ctx, env, cmd, citus)
 	if err != nil {
 		return err
 	}
@@ -93,7 +100,7 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if err := placeInRegion(ctx, env, n, text(cmd, "region")); err != nil {
 		return err
 	}
-	env.infof("postgres node has been successfully initialized.")
+	env.infof("%s node has been successfully initialized.", cmd.Name())
 	if !run {
 		return nil
 	}
@@ -104,23 +111,40 @@ func createPostgres(ctx context.Context, env *Env, cmd *cobra.Command) error {
 }
 
 // readRegistration reads priority and quorum, and how the node knows its monitor.
-func readRegistration(env *Env, cmd *cobra.Command) (registration, error) {
+func readRegistration(env *Env, cmd *cobra.Command, kind fsm.NodeKind) (registration, citusOptions, error) {
 	reg := registration{priority: 50, quorum: true}
+	if err := reg.readPriority(env, cmd); err != nil {
+		return reg, citusOptions{}, err
+	}
+	citus, err := readCitus(cmd, kind, &reg)
+	if err == nil && kind == fsm.Standalone {
+		err = reg.readNumber(cmd)
+	}
+	return reg, citus, err
+}
+
+// readNumber reads the number of a node without a monitor.
+func (reg *registration) readNumber(cmd *cobra.Command) error {
 	disabled := on(cmd, "disable-monitor")
 	switch {
 	case disabled && text(cmd, "node-id") == "":
-		return reg, fatal(exitBadArgs, "Option --disable-monitor needs --node-id")
+		return fatal(exitBadArgs, "Option --disable-monitor needs --node-id")
 	case !disabled && text(cmd, "node-id") != "":
-		return reg, fatal(exitBadArgs, "Option --node-id needs --disable-monitor: a monitor numbers its nodes itself")
+		return fatal(exitBadArgs, "Option --node-id needs --disable-monitor: a monitor numbers its nodes itself")
 	}
 	if id := text(cmd, "node-id"); id != "" {
 		v, err := parseInt(id, math.MaxInt32)
 		if err != nil || v < 1 {
-			return reg, fatal(exitBadArgs, "--node-id argument is not a valid node number: %q", id).
+			return fatal(exitBadArgs, "--node-id argument is not a valid node number: %q", id).
 				withHint("number the nodes of a group 1, 2, 3 …; node 1 begins the group")
 		}
 		reg.nodeID = int64(v)
 	}
+	return nil
+}
+
+// readPriority reads what a promotion and the replication quorum make of the node.
+func (reg *registration) readPriority(env *Env, cmd *cobra.Command) error {
 	value, source := text(cmd, "candidate-priority"), "--candidate-priority"
 	if value == "" {
 		value, source = env.getenv("PG_AUTOCTL_CANDIDATE_PRIORITY"), "PG_AUTOCTL_CANDIDATE_PRIORITY"
@@ -128,10 +152,10 @@ func readRegistration(env *Env, cmd *cobra.Command) (registration, error) {
 	if value != "" {
 		v, err := parseInt(value, 100)
 		if err != nil {
-			return reg, fatal(exitBadArgs, "%s argument is not a valid priority: %q", source, value).
+			return fatal(exitBadArgs, "%s argument is not a valid priority: %q", source, value).
 				withHint("valid values are integers from 0 to 100; 0 is never elected")
 		}
-		reg.priority = v
+		reg.priority, reg.given = v, true
 	}
 	value, source = text(cmd, "replication-quorum"), "--replication-quorum"
 	if value == "" {
@@ -140,11 +164,11 @@ func readRegistration(env *Env, cmd *cobra.Command) (registration, error) {
 	if value != "" {
 		v, err := parseBool(value)
 		if err != nil {
-			return reg, fatal(exitBadArgs, "%s argument is not valid: %q", source, value).withHint("valid values are true and false")
+			return fatal(exitBadArgs, "%s argument is not valid: %q", source, value).withHint("valid values are true and false")
 		}
 		reg.quorum = v
 	}
-	return reg, nil
+	return nil
 }
 
 // loadKeeperFile answers the configuration to merge the options over.
@@ -166,7 +190,7 @@ func (c *creation) loadKeeperFile() (keeper.File, error) {
 
 // keeperFile merges the options over the configuration file, or over the
 // defaults, and checks all that can be checked before anything is written.
-func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command) (keeper.File, error) {
+func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command, citus citusOptions) (keeper.File, error) {
 	file, err := c.loadKeeperFile()
 	if err != nil {
 		return file, err
@@ -175,6 +199,9 @@ func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command)
 		return file, err
 	}
 	if c.tools, err = findTools(ctx, env, orDefault(text(cmd, "pgctl"), file.PgCtl)); err != nil {
+		return file, err
+	}
+	if err := citus.checkExtension(ctx, c.tools); err != nil {
 		return file, err
 	}
 	if err := c.lookAtServer(); err != nil {
@@ -187,6 +214,9 @@ func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command)
 		return file, err
 	}
 	c.mergeOptions(env, cmd, &file)
+	if err := citus.merge(c, &file); err != nil {
+		return file, err
+	}
 	socket, err := c.chooseSocketDirectory(ctx, env, file.Host)
 	if err != nil {
 		return file, err
@@ -195,7 +225,7 @@ func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command)
 	if err := c.checkPort(ctx, file.ListenAddresses); err != nil {
 		return file, err
 	}
-	if err := c.meetMonitor(ctx, env, cmd, &file); err != nil {
+	if err := c.meetMonitor(ctx, env, cmd, &file, citus); err != nil {
 		return file, err
 	}
 	return file, withCode(exitBadConfig, file.Validate())
@@ -246,7 +276,7 @@ func (c *creation) mergeOptions(env *Env, cmd *cobra.Command, file *keeper.File)
 	set(&file.ReplicationPassword, text(cmd, "replication-password"))
 	set(&file.AuthMethod, c.auth)
 	if c.fresh {
-		set(&file.DBName, text(cmd, "dbname"), env.getenv("PGDATABASE"), "postgres")
+		set(&file.DBName, text(cmd, "dbname"), env.getenv("PGDATABASE"), databaseOf(cmd.Name()))
 	} else {
 		set(&file.DBName, text(cmd, "dbname"))
 	}
@@ -272,7 +302,7 @@ func (c *creation) mergeOptions(env *Env, cmd *cobra.Command, file *keeper.File)
 
 // meetMonitor asks the monitor what a wrong option would make it refuse, and
 // finds the hostname that the way to it shows.
-func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command, file *keeper.File) error {
+func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command, file *keeper.File, citus citusOptions) error {
 	if c.site.complete() && file.Hostname != "" {
 		file.Hostname = orDefault(text(cmd, "hostname"), file.Hostname)
 		return nil
@@ -288,7 +318,10 @@ func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command
 			return err
 		}
 		defer s.close(ctx)
-		if err := c.sameSystem(ctx, s, file.Formation); err != nil {
+		if err := citus.checkFormation(ctx, s, *file); err != nil {
+			return err
+		}
+		if err := c.sameSystem(ctx, s, file.Formation, citus); err != nil {
 			return err
 		}
 		if hosts := info.Hosts(); len(hosts) > 0 {
@@ -305,7 +338,7 @@ func (c *creation) meetMonitor(ctx context.Context, env *Env, cmd *cobra.Command
 }
 
 // sameSystem refuses a data directory that holds another database system than the group.
-func (c *creation) sameSystem(ctx context.Context, s *session, formation string) error {
+func (c *creation) sameSystem(ctx context.Context, s *session, formation string, citus citusOptions) error {
 	in := postgres.New(postgres.Config{Tools: c.tools, DataDir: c.site.pgdata, Port: c.port})
 	if !in.Exists() {
 		return nil
@@ -319,7 +352,7 @@ func (c *creation) sameSystem(ctx context.Context, s *session, formation string)
 		return withCode(exitMonitor, err)
 	}
 	for _, n := range nodes {
-		if n.Group == 0 && n.SystemID != 0 && n.SystemID != control.SystemID && n.Goal != fsm.Dropped {
+		if citus.sameGroup(n.Group) && n.SystemID != 0 && n.SystemID != control.SystemID && n.Goal != fsm.Dropped {
 			return fatal(exitBadState, "the data directory %q has the system identifier %s, the nodes of formation %q have %s",
 				c.site.pgdata, control.SystemID, formation, n.SystemID).
 				withHint("a group is copies of one database system: use an empty --pgdata, or another formation")

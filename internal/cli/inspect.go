@@ -242,14 +242,7 @@ func newGetPIDCmd(env *Env) *cobra.Command {
 
 func newActivateCmd(env *Env) *cobra.Command {
 	cmd := newMixedLeaf("activate", "Activate a Citus worker from the Citus coordinator", func(cmd *cobra.Command, _ []string) error {
-		n, err := localKeeper(env, cmd)
-		if err != nil {
-			return err
-		}
-		if n.nodeKind() == fsm.Standalone {
-			return fatal(exitBadArgs, "The node at %q is not a Citus node: there is nothing to activate", n.pgdata)
-		}
-		return fail(exitCoordinator, "Citus nodes are not part of this version")
+		return activateNode(cmd.Context(), env, cmd)
 	})
 	pgdataFlag(cmd)
 	return cmd
