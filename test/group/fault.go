@@ -68,6 +68,11 @@ func (m *Member) KillKeeper(t testing.TB) {
 func (m *Member) KillBoth(t testing.TB) {
 	t.Helper()
 	postmaster := m.Postmaster(t)
+	if m.Program != "" {
+		m.killPrograms()
+		m.signal(t, syscall.SIGKILL, postmaster)
+		return
+	}
 	// In this order, or the process would start the server again.
 	m.signal(t, syscall.SIGKILL, m.proc.Pid, postmaster)
 	m.proc.Wait(t, Patience)

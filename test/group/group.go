@@ -27,6 +27,7 @@ type Config struct {
 	Nodes   int
 	Network *pgtest.Network // with hosts "monitor", "node1", "node2", …; nil means loopback
 	Bin     string          // directory of server programs; pgtest.Bin(t) when empty
+	Program string          // of the monitor; the one that was built from this tree when empty
 	// Settings of the monitor's database (pgautofailover.*), without the prefix.
 	MonitorSettings map[string]string
 	Access          Access
@@ -70,8 +71,10 @@ type Member struct {
 	Port int
 	Host *pgtest.Host // nil: this host
 
-	// Program runs instead of the one that was built from this tree.
+	// Program runs instead of the one that was built from this tree; Root has it
+	// run as root, so that it can prepare something and step down.
 	Program string
+	Root    bool
 
 	group *Group
 	proc  *pgtest.Process
@@ -106,6 +109,7 @@ func New(t testing.TB, cfg Config) *Group {
 	// what is ended here.
 	t.Cleanup(func() { g.endServers(t) })
 	g.Monitor = g.member(t, "monitor")
+	g.Monitor.Program = cfg.Program
 	g.Monitor.start(t, append(g.Monitor.createArgs("monitor"), "--run")...)
 	t.Cleanup(func() { g.disconnect() })
 	pgtest.Eventually(t, Patience, func() error {
@@ -132,6 +136,9 @@ func (g *Group) member(t testing.TB, name string) *Member {
 	m.Port = pgtest.FreePort(g.owner)
 	return m
 }
+
+// Group is the group that the member belongs to.
+func (m *Member) Group() *Group { return m.group }
 
 // IP is the address of the member's host.
 func (m *Member) IP() string {
@@ -220,8 +227,11 @@ func (m *Member) start(t testing.TB, args ...string) {
 	}
 	m.proc = pgtest.Start(t, pgtest.Command{
 		Name: m.Name, Path: program, Args: args, Env: m.group.environment(), Dir: m.group.root, Host: m.Host,
-		Owner: m.group.owner,
+		Owner: m.group.owner, Root: m.Root,
 	})
+	if m.Program != "" {
+		m.group.owner.Cleanup(m.killPrograms) // it may have started more
+	}
 }
 
 // Alive returns nil while the member's process of the program runs, and the end

@@ -80,7 +80,10 @@ func (g *Group) Run(t testing.TB, args ...string) pgtest.Result {
 // the superuser of the system.
 func (g *Group) RunCommand(t testing.TB, c pgtest.Command) pgtest.Result {
 	t.Helper()
-	c.Path, c.Dir, c.Host = g.program, g.root, g.Monitor.Host
+	if c.Path == "" {
+		c.Path = g.program
+	}
+	c.Dir, c.Host = g.root, g.Monitor.Host
 	c.Env = append(g.environment(), c.Env...)
 	return pgtest.Run(t, commandPatience, c)
 }
