@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgdrover/pgdrover/internal/apply"
+	"github.com/pgdrover/pgdrover/internal/orchestrator"
 )
 
 func newSpockRunCmd(env *Env) *cobra.Command {
@@ -66,6 +67,8 @@ func runSpock(ctx context.Context, env *Env, cmd *cobra.Command) error {
 			defer cancel()
 			errs[i] = e.Run(ctx)
 		})
+		attendant := orchestrator.NewAttendant(orchestrator.AttendantConfig{ConnInfo: configs[i].ConnInfo, Log: configs[i].Logger, Owner: runOwner(env)})
+		group.Go(func() { _ = attendant.Run(ctx) })
 	}
 	group.Wait()
 	if err := errors.Join(errs...); err != nil {
