@@ -118,25 +118,26 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 		set = append(set, name+" = k."+name)
 	}
 	where, at := h.place(&p)
-	asks := []*ask{{
-		text:  "UPDATE " + r.g.name + " AS k SET " + strings.Join(set, ", ") + " WHERE " + where,
-		types: p.types, values: append(values, at...), one: true,
-	}}
-	if step.Kind != conflict.AmendRow || h.stamp == "" {
-		return asks, nil
+	write := &ask{text: "UPDATE " + r.g.name + " AS k SET " + strings.Join(set, ", ") + " WHERE " + where, values: append(values, at...), one: true}
+	if step.Kind == conflict.AmendRow && h.stamp != "" {
+		c.counts.counter(c.subID, r.g.OID)
+		c.keepStamp(r, h, write, &p)
 	}
-	c.counts.counter(c.subID, r.g.OID)
-	// The row keeps the stamp it had: it counts as it did before.
-	return append(asks, &ask{
-		text: `INSERT INTO spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn)
-			VALUES ($1, $2, pg_current_xact_id()::xid, $3, $4, ` + fmt.Sprintf(behind, "$4") + `) ON CONFLICT (relid, key)
-			DO UPDATE SET written_by = excluded.written_by, commit_time = excluded.commit_time, author = excluded.author,
-			author_lsn = excluded.author_lsn`,
-		types: []uint32{oidOID, byteaOID, timestamptzOID, oidOID},
-		values: []pgoutput.Value{
-			uint32Value(r.g.OID), h.key, int64Value(int64(h.row.Stamp.CommitTime)), uint32Value(uint32(h.row.Stamp.Origin)),
-		},
-	}), nil
+	write.types = p.types
+	return []*ask{write}, nil
+}
+
+// keepStamp makes what writes a row store the stamp that it had: it counts as it
+// did before. The row tells by whom it was written: that is the savepoint, not
+// the transaction.
+func (c *carefully) keepStamp(r *rowChange, h *held, write *ask, p *parameters) {
+	table, key, at, author := p.add(oidOID), p.add(byteaOID), p.add(timestamptzOID), p.add(oidOID)
+	write.text = fmt.Sprintf(`WITH w AS (%s RETURNING k.xmin AS written_by)
+		INSERT INTO spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn)
+		SELECT %s, %s, w.written_by, %s, %s, %s FROM w ON CONFLICT (relid, key)
+		DO UPDATE SET written_by = excluded.written_by, commit_time = excluded.commit_time, author = excluded.author,
+		author_lsn = excluded.author_lsn`, write.text, table, key, at, author, fmt.Sprintf(behind, author))
+	write.values = append(write.values, uint32Value(r.g.OID), h.key, int64Value(int64(h.row.Stamp.CommitTime)), uint32Value(uint32(h.row.Stamp.Origin)))
 }
 
 // replaceRow writes a row anew, for the sake of a column that the server lets
