@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -193,16 +194,36 @@ func (w *Worker) loadSets(ctx context.Context) (*sets, error) {
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("read replication sets: %w", err)
 	}
-	for _, name := range w.sub.sets {
-		if !have[name] {
-			return nil, &refusal{
-				fmt.Errorf("start replication: replication set %s not found on the provider", name),
-				"Create it there, or take it out of the subscription with spock.sub_remove_repset.",
-			}
-		}
+	missing := slices.DeleteFunc(slices.Clone(w.sub.sets), func(name string) bool { return have[name] })
+	if err := w.requireSets(ctx, missing); err != nil {
+		return nil, err
 	}
 	w.sets = s
 	return s, w.loadMembers(ctx)
+}
+
+// requireSets refuses sets that the provider does not have. One that it has and
+// that is not known here was made further on in the stream.
+func (w *Worker) requireSets(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return err
+	}
+	result := conn.ExecParams(ctx, `SELECT n FROM unnest($1::text[]) n WHERE NOT EXISTS (SELECT FROM spock.replication_set s
+		JOIN spock.local_node l ON l.node_id = s.set_nodeid WHERE s.set_name = n::name) LIMIT 1`, [][]byte{[]byte(arrayText(names))}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return fmt.Errorf("read replication sets of provider: %w", result.Err)
+	}
+	if len(result.Rows) > 0 {
+		return &refusal{
+			fmt.Errorf("start replication: replication set %s not found on the provider", result.Rows[0][0]),
+			"Create it there, or take it out of the subscription with spock.sub_remove_repset.",
+		}
+	}
+	return nil
 }
 
 func (w *Worker) loadMembers(ctx context.Context) error {

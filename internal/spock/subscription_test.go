@@ -163,6 +163,22 @@ func TestDisabledSubscriptionHasOrigin(t *testing.T) {
 	require.Equal(t, "true", n.text(t, `SELECT node_id = pgdrover.origin_node($1) FROM spock.node WHERE node_name = 'p1'`, second), "stamps outlive the origin")
 }
 
+// TestLeftoversOfADroppedSubscription: a worker, whose sessions are replicas, may write about its subscription while that goes.
+func TestLeftoversOfADroppedSubscription(t *testing.T) {
+	t.Parallel()
+	provider, n := pair(t)
+	n.exec(t, `SELECT spock.sub_create('sub', $1)`, provider.dsn)
+	id := n.text(t, `SELECT sub_id FROM spock.subscription`)
+	n.exec(t, `SELECT spock.sub_drop('sub')`)
+	n.exec(t, `SET session_replication_role = replica`)
+	n.exec(t, `INSERT INTO spock.pgdrover_subscription (sub_id, state) VALUES (`+id+`, 'down')`)
+	n.exec(t, `INSERT INTO spock.local_sync_status VALUES ('i', `+id+`, NULL, NULL, 'r', '0/1')`)
+	n.exec(t, `RESET session_replication_role`)
+	n.exec(t, `SELECT spock.sub_create('sub', $1)`, provider.dsn)
+	require.Equal(t, []string{"i"}, n.lines(t, `SELECT sync_status::text FROM spock.local_sync_status`))
+	require.Equal(t, "NULL", n.text(t, `SELECT state FROM spock.pgdrover_subscription`))
+}
+
 // TestOriginNumbersAreNotReused: rows that an origin has stamped outlive it, and must not pass for another node's.
 func TestOriginNumbersAreNotReused(t *testing.T) {
 	t.Parallel()

@@ -207,6 +207,18 @@ BEGIN
 END
 $$;
 
+-- What a worker wrote about an earlier subscription of this name while that was dropped: its sessions are replicas, for
+-- which foreign keys do not hold.
+CREATE FUNCTION pgdrover.forget_subscription(id oid)
+RETURNS void LANGUAGE sql AS $$
+    DELETE FROM spock.local_sync_status y WHERE y.sync_subid = id;
+    DELETE FROM spock.pgdrover_copy c WHERE c.sub_id = id;
+    DELETE FROM spock.pgdrover_remote_table t WHERE t.sub_id = id;
+    DELETE FROM spock.pgdrover_remote_set r WHERE r.sub_id = id;
+    DELETE FROM spock.pgdrover_progress p WHERE p.sub_id = id;
+    DELETE FROM spock.pgdrover_subscription p WHERE p.sub_id = id;
+$$;
+
 CREATE FUNCTION pgdrover.store_subscription(
     l spock.local_node, provider spock.node_interface, subscription_name name, slot name, replication_sets text[],
     synchronize_structure boolean, synchronize_data boolean, forward_origins text[], apply_delay interval,
@@ -221,6 +233,7 @@ BEGIN
     VALUES (id, subscription_name, provider.if_nodeid, l.node_id, provider.if_id, l.node_local_interface, enabled, slot,
             nullif(replication_sets, '{}'), nullif(forward_origins, '{}'), apply_delay, force_text_transfer,
             nullif(skip_schema, '{}'), pg_catalog.now());
+    PERFORM pgdrover.forget_subscription(id);
     INSERT INTO spock.pgdrover_subscription (sub_id) VALUES (id);
     INSERT INTO spock.progress
            (node_id, remote_node_id, remote_commit_ts, remote_lsn, remote_insert_lsn, last_updated_ts, updated_by_decode,
