@@ -34,6 +34,7 @@ func rules() []rule {
 		{RuleID{311, "fetched"}, fetched, "The candidate has fetched the WAL that it lacked."},
 		{RuleID{363, "fetch-failed"}, fetchFailed, "The candidate cannot fetch the WAL that it lacks: its source is gone, or it takes too long."},
 		{RuleID{503, "candidate-lost"}, candidateLost, "The candidate is gone before it opened, and the others suffice without it."},
+		{RuleID{514, "coordinator-away"}, coordinatorAway, "A worker is to be promoted and the coordinator has not taken up its address for a while: history says so, nothing else changes."},
 		{RuleID{325, "primary-failed-pair"}, primaryFailed2, "The primary of two nodes is unhealthy and its standby is the whole quorum."},
 		{RuleID{391, "primary-failed"}, primaryFailed, "The primary is unhealthy and enough of its voters are there: an election opens."},
 		{RuleID{505, "orphan-vote"}, orphanVote, "Nodes wait in report_lsn and there is no primary: they elect one."},
@@ -107,7 +108,7 @@ func (t *turn) finish() Decision {
 
 func (r Record) equal(o Record) bool {
 	same := r.Epoch == o.Epoch && r.Owner == o.Owner && r.Primary == o.Primary && r.Fenced == o.Fenced &&
-		r.FinalTLI == o.FinalTLI && r.FinalLSN == o.FinalLSN && r.Timeline == o.Timeline &&
+		r.FinalTLI == o.FinalTLI && r.FinalLSN == o.FinalLSN && r.Timeline == o.Timeline && r.Told == o.Told &&
 		slices.Equal(r.Removed, o.Removed) && slices.Equal(r.Strays, o.Strays) && slices.EqualFunc(r.Lists, o.Lists, func(a, b List) bool {
 		return a.Number == b.Number && a.Primary == b.Primary && a.K == b.K && slices.Equal(a.Voters, b.Voters)
 	})
@@ -195,6 +196,7 @@ func NextDeadline(g Group, now time.Time) (soonest time.Time, ok bool) {
 		note(n.ReportedAt.Add(settleWindow + instant))
 		note(n.GoalAt.Add(s.DemoteTimeout + instant))
 		note(n.GoalAt.Add(answerWindow + instant))
+		note(later(n.GoalAt, g.MonitorStart).Add(settleWindow + instant))
 		note(later(n.Seen, g.MonitorStart).Add(s.DemoteTimeout + instant))
 		note(n.GoalAt.Add(s.FastForwardTimeout + instant))
 	}

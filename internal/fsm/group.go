@@ -215,6 +215,8 @@ type Ghost struct {
 type Record struct {
 	// Epoch counts promotions: each selection of a candidate takes the next number.
 	Epoch int64 `json:"epoch,omitempty"`
+	// Told is the epoch in which history was told that a worker waits for the coordinator.
+	Told int64 `json:"told,omitempty"`
 	// Owner is the node being promoted in this epoch, 0 for none.
 	Owner int64 `json:"owner,omitempty"`
 	// Lists are the lists in force, oldest first.

@@ -375,6 +375,10 @@ func (w *world) intent(d *datadriven.TestData) {
 }
 
 func (w *world) set(d *datadriven.TestData) {
+	d.MaybeScanArgs(w.t, "worker", &w.g.ID)
+	if w.g.ID > 0 {
+		w.g.Formation.Kind = "citus"
+	}
 	d.MaybeScanArgs(w.t, "nss", &w.g.Formation.NumberSyncStandbys)
 	if !d.HasArg("node") {
 		return

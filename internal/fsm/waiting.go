@@ -57,6 +57,9 @@ func (t *turn) waitingForOwner() string {
 	if p := t.old(); t.rec.Election.Planned && p != nil && (p.Goal.Writable() || t.now.Sub(p.GoalAt) <= settleWindow) {
 		return "" // it takes a moment: nothing is wrong yet
 	}
+	if w := t.announcing(); w != nil {
+		return waitingForCoordinator(w)
+	}
 	if s != nil && s.Goal.Writable() && t.unhealthy(s) {
 		return fmt.Sprintf("%s was ordered to open and is not healthy, and too few of the others are there to replace it: "+
 			"bring it or %s back, or %s", s, t.missing(t.potential(s)), overrideHint)
