@@ -308,7 +308,10 @@ func newManualStandbyCmd(env *Env) *cobra.Command {
 		},
 		byHand{
 			"promote", "Promote the local standby", false,
-			func(ctx context.Context, env *Env, n node, _ []string) error { return n.instance(env.log).Promote(ctx) },
+			func(ctx context.Context, env *Env, n node, _ []string) error {
+				_, err := n.instance(env.log).Promote(ctx)
+				return err
+			},
 		},
 	)...)
 }

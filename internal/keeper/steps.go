@@ -247,10 +247,7 @@ func (n *node) promote(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := n.instance().Promote(ctx); err != nil {
-		return err
-	}
-	history, err := n.runningHistory(ctx)
+	history, err := n.instance().Promote(ctx)
 	if err != nil {
 		return err
 	}

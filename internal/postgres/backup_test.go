@@ -189,7 +189,7 @@ func TestRewindOfAServerThatStoppedInAnOrderlyWayIsConfigurationOnly(t *testing.
 	require.NoError(t, err)
 	require.True(t, clean)
 	require.Greater(t, standby.observe(t).LSN, at, "the standby has the shutdown record")
-	require.NoError(t, standby.Promote(within(t)))
+	standby.promote(t)
 	standby.exec(t, `INSERT INTO t VALUES (2)`)
 	rejoin(t, primary, standby)
 	require.NotContains(t, primary.log.String(), "program=pg_rewind")
@@ -230,7 +230,7 @@ func TestRewindOfAKilledPrimary(t *testing.T) {
 	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 1000)`)
 	primary.stop(t, p, postgres.StopImmediate)
 	// No checkpoint after the promotion: the rewind asks for one itself.
-	require.NoError(t, standby.Promote(within(t)))
+	standby.promote(t)
 	standby.exec(t, `INSERT INTO t VALUES (-1)`)
 	rejoin(t, primary, standby)
 	require.Equal(t, 1, primary.count(t), "what the other line does not have is gone")
@@ -264,8 +264,8 @@ func TestSameTimelineNumberOnTwoLinesIsNotRewound(t *testing.T) {
 		return nil
 	})
 	primary.end(t)
-	require.NoError(t, second.Promote(within(t)))
-	require.NoError(t, third.Promote(within(t)))
+	second.promote(t)
+	third.promote(t)
 	require.Equal(t, second.observe(t).TLI, third.observe(t).TLI)
 	second.stop(t, p2, postgres.StopFast)
 	_, err = second.Rewind(within(t), postgres.RewindConfig{
@@ -289,7 +289,7 @@ func TestTwoTimelinesThatBeganAtOnePlaceAreToldApart(t *testing.T) {
 	for _, n := range []*node{second, third} {
 		_, err := n.EndReceiver(within(t))
 		require.NoError(t, err)
-		require.NoError(t, n.Promote(within(t)))
+		n.promote(t)
 	}
 	ours, err := second.HistoryOf(2)
 	require.NoError(t, err)
@@ -346,7 +346,7 @@ func TestInterruptedRewindIsNeverStarted(t *testing.T) {
 	primary, p := newPrimary(t, 1)
 	standby, _ := newStandby(t, primary, 2)
 	primary.stop(t, p, postgres.StopFast)
-	require.NoError(t, standby.Promote(within(t)))
+	standby.promote(t)
 	require.NoError(t, os.WriteFile(primary.DataDir()+".rewind", nil, 0o600))
 	_, err := primary.Start(within(t), postgres.StartConfig{})
 	require.ErrorIs(t, err, postgres.ErrCannotRewind)

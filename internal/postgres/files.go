@@ -33,7 +33,11 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 	if err = f.Chmod(mode); err != nil {
 		return err
 	}
-	if err = f.Sync(); err != nil {
+	// Nothing of an empty file can be lost.
+	if len(data) > 0 {
+		err = f.Sync()
+	}
+	if err != nil {
 		return err
 	}
 	if err = f.Close(); err != nil {

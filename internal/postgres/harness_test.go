@@ -50,6 +50,17 @@ type node struct {
 }
 
 // logBuffer keeps a log that the instance may still write to.
+// promote also compares what it returns with what the server has.
+func (n *node) promote(t *testing.T) {
+	t.Helper()
+	history, err := n.Promote(within(t))
+	require.NoError(t, err)
+	stored, err := n.HistoryOf(history.TLI())
+	require.NoError(t, err)
+	require.Equal(t, stored, history)
+	require.False(t, n.IsStandby())
+}
+
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

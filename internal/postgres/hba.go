@@ -91,9 +91,11 @@ func (i *Instance) EnsureHBA(ctx context.Context, rules ...pg.HBARule) (changed 
 	}
 	for _, r := range rules {
 		if strings.Contains(r.Options, "map=pgautofailover") {
-			line := pg.IdentLine("pgautofailover", "autoctl_node", pg.ReplicationRole)
-			if err := i.ensureIdent(line); err != nil {
-				return changed, err
+			// A node's certificate bears the name of the role that nodes have on the monitor.
+			for _, role := range []string{"autoctl_node", pg.ReplicationRole} {
+				if err := i.ensureIdent(pg.IdentLine("pgautofailover", "autoctl_node", role)); err != nil {
+					return changed, err
+				}
 			}
 		}
 	}

@@ -29,11 +29,10 @@ func (i *Instance) SameLine(ctx context.Context, source pg.ConnInfo, local, othe
 			begins = e.Switch
 		}
 	}
-	control, err := i.ControlData(ctx)
+	size, err := i.segmentSize(ctx)
 	if err != nil {
 		return false, err
 	}
-	size := control.WalSegmentSize
 	at := firstRecord(begins, size)
 	name := fmt.Sprintf("%08X%s", uint32(tli), segmentSuffix(at, size))
 	offset := segmentOffset(at, size)

@@ -46,7 +46,7 @@ func TestHalfStreamedSegmentOfANewTimelineIsSetAside(t *testing.T) {
 		require.NoError(t, err)
 	}
 	follower.stop(t, p3, postgres.StopFast)
-	require.NoError(t, upstream.Promote(within(t)))
+	upstream.promote(t)
 	upstream.slot(t, 3)
 
 	// What the receiver had fetched of the new timeline when the server was stopped.
@@ -161,7 +161,7 @@ func TestWALBehindTheControlFileIsFound(t *testing.T) {
 	})
 	third.stop(t, p3, postgres.StopImmediate)
 	primary.stop(t, p, postgres.StopImmediate)
-	require.NoError(t, second.Promote(within(t)))
+	second.promote(t)
 	second.exec(t, `INSERT INTO t VALUES (-1)`)
 	second.slot(t, 3)
 

@@ -9,6 +9,27 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
+// segmentSize is the size of a WAL segment, which a file shows, and otherwise the
+// control file.
+func (i *Instance) segmentSize(ctx context.Context) (int64, error) {
+	const least = 1 << 20
+	if dir, err := os.Open(i.path("pg_wal")); err == nil {
+		names, _ := dir.Readdirnames(16)
+		_ = dir.Close()
+		for _, name := range names {
+			info, err := os.Stat(i.path("pg_wal", name))
+			if len(name) == segmentName && err == nil && info.Size() >= least && info.Size()&(info.Size()-1) == 0 {
+				return info.Size(), nil
+			}
+		}
+	}
+	control, err := i.ControlData(ctx)
+	return control.WalSegmentSize, err
+}
+
+// segmentName is the length of the name of a segment.
+const segmentName = 24
+
 // newestLine returns the line that a standby follows when it starts: the server
 // counts upward from the timeline of its control file as long as it finds
 // history files.

@@ -84,6 +84,7 @@ type SettingsConfig struct {
 	AuthMethod      string
 	SSL             SSL
 	Tuning          Tuning
+	Retention       Retention
 	// Citus says that the node belongs to a Citus formation; the names below are for it.
 	Citus        bool
 	Hostname     string
@@ -118,7 +119,7 @@ func NodeSettings(cfg SettingsConfig) pg.Settings {
 	s = append(s, logSettings()...)
 	s = append(s, authSettings(cfg.AuthMethod)...)
 	s = append(s, cfg.SSL.settings()...)
-	s = append(s, pg.Setting{Name: "wal_keep_size", Value: "8 GB"})
+	s = append(s, cfg.Retention.settings()...)
 	if cfg.Citus {
 		s = append(s, citusSettings(cfg)...)
 	}

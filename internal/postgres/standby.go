@@ -135,18 +135,24 @@ func (i *Instance) ensureInclude(file string) error {
 
 // RemoveStandby removes the files of a standby. The server is not touched.
 func (i *Instance) RemoveStandby() error {
-	if err := removeFile(i.path(signalFile)); err != nil {
-		return fmt.Errorf("remove standby configuration: %w", err)
+	err := removeFile(i.path(signalFile))
+	if err == nil {
+		err = i.emptyStandbyFile()
 	}
-	if _, err := os.Stat(i.path(standbyFile)); err == nil {
-		if _, err := updateFile(i.path(standbyFile), 0o600, func(string) string { return "" }); err != nil {
-			return fmt.Errorf("remove standby configuration: %w", err)
-		}
-	}
-	if err := i.forgetSeal(); err != nil {
+	if err != nil {
 		return fmt.Errorf("remove standby configuration: %w", err)
 	}
 	return nil
+}
+
+// emptyStandbyFile takes the upstream of a server away that is no standby.
+func (i *Instance) emptyStandbyFile() error {
+	if _, err := os.Stat(i.path(standbyFile)); err == nil {
+		if _, err := updateFile(i.path(standbyFile), 0o600, func(string) string { return "" }); err != nil {
+			return err
+		}
+	}
+	return i.forgetSeal()
 }
 
 // resetOverrides removes settings from postgresql.auto.conf, where they would win over our files.
@@ -378,43 +384,66 @@ func (i *Instance) EndReceiver(ctx context.Context) (Observation, error) {
 	}
 }
 
-// promotePoll is how often a promotion is looked at.
-const promotePoll = 10 * time.Millisecond
-
 // Promote has a running server out of recovery, with the history of its new
-// timeline in pg_wal and no standby files left. It makes no checkpoint: others can be
-// rewound to this server only after one.
-func (i *Instance) Promote(ctx context.Context) error {
+// timeline, which it returns, in pg_wal and no standby files left. It makes no
+// checkpoint: others can be rewound to this server only after one.
+func (i *Instance) Promote(ctx context.Context) (pg.History, error) {
+	// By its files, so that recovery ends while the session begins.
+	st, err := i.Status()
+	asked := err == nil && st.State == "ready" && i.IsStandby()
+	if asked {
+		err = i.triggerPromotion()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("promote: %w", err)
+	}
 	var tli pg.Timeline
-	err := i.With(ctx, func(s *Session) error {
-		inRecovery, err := s.inRecovery(ctx)
-		if err != nil {
-			return err
+	err = i.With(ctx, func(s *Session) (err error) {
+		if err = s.awaitPromotion(ctx, asked); err == nil {
+			tli, err = s.writtenTimeline(ctx)
 		}
-		if inRecovery {
-			if err := i.triggerPromotion(); err != nil {
-				return err
-			}
-		}
-		for inRecovery {
-			if err := pause(ctx, promotePoll); err != nil {
-				return err
-			}
-			if inRecovery, err = s.inRecovery(ctx); err != nil {
-				return err
-			}
-		}
-		o, err := s.Observe(ctx)
-		tli = o.TLI
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("promote: %w", err)
+		return nil, fmt.Errorf("promote: %w", err)
 	}
-	if _, err := i.HistoryOf(tli); err != nil {
-		return fmt.Errorf("promote: %w", err)
+	history, err := i.HistoryOf(tli)
+	if err != nil {
+		return nil, fmt.Errorf("promote: %w", err)
 	}
-	return i.RemoveStandby()
+	// Usually the server has removed its signal, for good, and only its upstream is left.
+	if i.IsStandby() {
+		return history, i.RemoveStandby()
+	}
+	return history, i.emptyStandbyFile()
+}
+
+// awaitPromotion waits for the end of recovery, and asks for it unless somebody has.
+func (s *Session) awaitPromotion(ctx context.Context, asked bool) error {
+	for {
+		recovers, err := s.inRecovery(ctx)
+		if err != nil || !recovers {
+			return err
+		}
+		if !asked {
+			if err := s.instance.triggerPromotion(); err != nil {
+				return err
+			}
+			asked = true
+		}
+		if err := pause(ctx, pollPeriod); err != nil {
+			return err
+		}
+	}
+}
+
+// writtenTimeline asks a primary for the timeline that it writes.
+func (s *Session) writtenTimeline(ctx context.Context) (pg.Timeline, error) {
+	var text string
+	if err := s.conn.QueryRow(ctx, `SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)`).Scan(&text); err != nil {
+		return 0, fmt.Errorf("ask for the timeline: %w", err)
+	}
+	return parseHexTimeline(text)
 }
 
 func (s *Session) inRecovery(ctx context.Context) (bool, error) {
@@ -426,7 +455,8 @@ func (s *Session) inRecovery(ctx context.Context) (bool, error) {
 }
 
 func (i *Instance) triggerPromotion() error {
-	if err := writeFile(i.path("promote"), nil, 0o600); err != nil {
+	// It has to be there for a moment only, whatever a power cut leaves of it.
+	if err := touch(i.path("promote")); err != nil {
 		return err
 	}
 	return i.signalServer(unix.SIGUSR1)
