@@ -29,7 +29,7 @@ func newZodanCmd(env *Env) *cobra.Command {
 }
 
 func zodanCmds(env *Env) []*cobra.Command {
-	return []*cobra.Command{newAddNodeCmd(env), newRemoveNodeCmd(env), newHealthCheckCmd(env)}
+	return []*cobra.Command{newAddNodeCmd(env), newRemoveNodeCmd(env), newHealthCheckCmd(env), newZodanListCmd(env), newZodanStatusCmd(env)}
 }
 
 // newZodanRoot is the tree for the names zodan and zodremove.

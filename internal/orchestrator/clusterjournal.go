@@ -198,3 +198,29 @@ func (j *ClusterJournal) open(ctx context.Context, n workflow.Node, s *journalSe
 
 // targetOf is how a list of names stands in the journal.
 func targetOf(names []string) string { return strings.Join(names, ", ") }
+
+// KnownRun is a run as a node knows it.
+type KnownRun struct {
+	Kind, Target string
+	Record       Record
+}
+
+// Runs asks a node for the runs that it knows of, the newest first.
+func (s *Surveyor) Runs(ctx context.Context, m workflow.Member) ([]KnownRun, error) {
+	var all []KnownRun
+	err := s.on(ctx, m, func(server Server) error {
+		answer, err := server.Ask(ctx, `SELECT kind, target, record FROM spock.pgdrover_run ORDER BY started_at DESC LIMIT 200`)
+		if err != nil {
+			return err
+		}
+		for _, row := range answer.Rows {
+			r := KnownRun{Kind: *row[0], Target: *row[1]}
+			if err := json.Unmarshal([]byte(*row[2]), &r.Record); err != nil {
+				return &journalError{path: "spock.pgdrover_run", err: err}
+			}
+			all = append(all, r)
+		}
+		return nil
+	})
+	return all, err
+}

@@ -93,6 +93,10 @@ func (s *Surveyor) Health(ctx context.Context, cfg HealthConfig, tell func(Check
 	if cfg.New.Name != "" {
 		h.sameVersion(versions)
 	}
+	h.facts(ctx, t)
+	if !cfg.Post {
+		h.mesh(t)
+	}
 	if cfg.Post && cfg.New.Name != "" {
 		h.joined(t)
 	}
@@ -242,8 +246,9 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 	}
 }
 
-// joined checks that every node subscribes to every other.
-func (h *health) joined(t *Topology) {
+// mesh checks that every node subscribes to every other: a node that gets
+// changes by way of a third one would miss some.
+func (h *health) mesh(t *Topology) {
 	var missing []string
 	for _, provider := range t.Members {
 		for _, subscriber := range t.Members {
@@ -257,6 +262,11 @@ func (h *health) joined(t *Topology) {
 		}
 	}
 	h.verdict(len(missing) == 0, "", "every node subscribes to every other", "subscriptions are missing: "+strings.Join(missing, ", "))
+}
+
+// joined checks that the new node is one of them.
+func (h *health) joined(t *Topology) {
+	h.mesh(t)
 	_, known := t.Member(h.cfg.New.Name)
 	h.verdict(known, h.cfg.New.Name, "the cluster knows "+h.cfg.New.Name, "the cluster does not know "+h.cfg.New.Name)
 }
