@@ -1,0 +1,230 @@
+package keeper
+
+import (
+	"context"
+	"log/slog"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+)
+
+// citusWorld is a coordinator's real server, and a monitor that knows it.
+type citusWorld struct {
+	t      *testing.T
+	server *pgtest.Server
+	conn   *pgx.Conn
+	away   bool
+	nodes  []pgautofailover.NodeRow
+}
+
+// The monitorSession of the world answers nothing else.
+type citusMonitor struct {
+	monitorSession
+	w *citusWorld
+}
+
+func (m citusMonitor) Coordinator(context.Context) (host string, port int, err error) {
+	if m.w.away {
+		return "", 0, pgautofailover.ErrNotFound
+	}
+	return "127.0.0.1", m.w.server.Port, nil
+}
+
+func (m citusMonitor) FormationNodes(context.Context) ([]pgautofailover.NodeRow, error) {
+	return m.w.nodes, nil
+}
+
+func newCitusWorld(t *testing.T) *citusWorld {
+	t.Helper()
+	bin, genuine := pgtest.Citus(t)
+	t.Logf("the extension is the real one: %t", genuine)
+	settings := map[string]string{"shared_preload_libraries": "citus", "max_prepared_transactions": "100"}
+	if genuine {
+		settings["citus.node_conninfo"] = "'sslmode=prefer'"
+		settings["citus.enable_metadata_sync"] = "off" // there are no workers' servers here
+		settings["max_wal_senders"] = "20"
+	}
+	w := &citusWorld{t: t, server: pgtest.NewServer(t, pgtest.ServerConfig{Name: "coordinator", Bin: bin, Settings: settings})}
+	w.server.Exec(t, "postgres", "CREATE EXTENSION citus")
+	conn, err := pgx.Connect(t.Context(), w.server.DSN("postgres"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	w.conn = conn
+	return w
+}
+
+// node is a node of the formation.
+func (w *citusWorld) node(kind string, group, port int) *node {
+	f := DefaultFile()
+	f.NodeKind, f.Hostname, f.Port, f.DBName, f.Username = kind, "127.0.0.1", port, "postgres", pgtest.Superuser
+	f.Timeouts.CitusUpdateNodeLockCooldown = 5000
+	n := &node{
+		file: f, who: identity{formation: "default", group: group, nodeID: int64(port)}, clock: boottime,
+		log: slog.New(slog.DiscardHandler), addrs: map[string]string{},
+	}
+	n.ask = func(ctx context.Context, do func(ctx context.Context, s monitorSession) error) error {
+		return do(ctx, citusMonitor{w: w})
+	}
+	return n
+}
+
+func (w *citusWorld) step(n *node, s fsm.Step, from, to fsm.State) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	require.NoError(w.t, n.coordinate(ctx, s, task{From: from, To: to}))
+}
+
+func (w *citusWorld) prepare(n *node) {
+	w.t.Helper()
+	w.step(n, fsm.StepCoordinatorPrepare, fsm.Secondary, fsm.PreparePromotion)
+}
+
+func (w *citusWorld) commit(n *node) {
+	w.t.Helper()
+	w.step(n, fsm.StepCoordinatorCommit, fsm.StopReplication, fsm.WaitPrimary)
+}
+
+// port is where the metadata lead a group.
+func (w *citusWorld) port(group int) int {
+	w.t.Helper()
+	var port int
+	require.NoError(w.t, w.conn.QueryRow(w.t.Context(), "SELECT nodeport FROM pg_dist_node WHERE groupid = $1", group).Scan(&port))
+	return port
+}
+
+func (w *citusWorld) gids() []string {
+	w.t.Helper()
+	rows, err := w.conn.Query(w.t.Context(), "SELECT gid FROM pg_prepared_xacts ORDER BY gid")
+	require.NoError(w.t, err)
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(w.t, err)
+	return list
+}
+
+// entry makes a group known without asking its server, which does not exist.
+func (w *citusWorld) entry(group, port int) {
+	w.t.Helper()
+	_, err := w.conn.Exec(w.t.Context(), "INSERT INTO pg_dist_node (groupid, nodename, nodeport) VALUES ($1, '127.0.0.1', $2)", group, port)
+	require.NoError(w.t, err)
+}
+
+// TestWorkerIsMovedInTwoSteps plays the steps of promotions against a real
+// server, each also again, in another process, or by another candidate.
+func TestWorkerIsMovedInTwoSteps(t *testing.T) {
+	t.Parallel()
+	w := newCitusWorld(t)
+	w.entry(1, 5001)
+	w.entry(2, 5101)
+
+	second := w.node("worker", 1, 5002)
+	w.prepare(second)
+	require.Equal(t, []string{"master_update_node 1"}, w.gids())
+	require.Equal(t, 5001, w.port(1))
+	w.prepare(second) // begun again: nothing changes
+	require.Equal(t, []string{"master_update_node 1"}, w.gids())
+	w.commit(second)
+	require.Empty(t, w.gids())
+	require.Equal(t, 5002, w.port(1))
+	w.commit(second)
+	require.Equal(t, 5002, w.port(1))
+
+	// Another process of the candidate ends what the first one began.
+	w.prepare(w.node("worker", 1, 5003))
+	w.commit(w.node("worker", 1, 5003))
+	require.Equal(t, 5003, w.port(1))
+
+	// The candidate is lost, another one is chosen.
+	w.prepare(w.node("worker", 1, 5001))
+	third := w.node("worker", 1, 5002)
+	w.prepare(third)
+	require.Equal(t, []string{"master_update_node 1"}, w.gids())
+	w.commit(third)
+	require.Equal(t, 5002, w.port(1))
+
+	// A candidate that never prepared, and one that finds another's transaction at the end.
+	w.commit(w.node("worker", 1, 5001))
+	require.Equal(t, 5001, w.port(1))
+	w.prepare(w.node("worker", 1, 5003))
+	w.commit(w.node("worker", 1, 5002))
+	require.Equal(t, 5002, w.port(1))
+	require.Empty(t, w.gids())
+
+	// The old primary goes on: what was prepared for the other is forgotten.
+	w.prepare(w.node("worker", 1, 5003))
+	w.step(w.node("worker", 1, 5002), fsm.StepCoordinatorRepair, fsm.Draining, fsm.Single)
+	require.Empty(t, w.gids())
+	require.Equal(t, 5002, w.port(1))
+	require.Equal(t, 5101, w.port(2))
+}
+
+// TestCoordinatorsNodeEndsWhatNobodyWaitsFor: a candidate prepared its promotion and was lost.
+func TestCoordinatorsNodeEndsWhatNobodyWaitsFor(t *testing.T) {
+	t.Parallel()
+	w := newCitusWorld(t)
+	w.entry(1, 5001)
+	w.prepare(w.node("worker", 1, 5002))
+	primary := w.node("worker", 1, 5001)
+	w.nodes = []pgautofailover.NodeRow{
+		{ID: 5001, Group: 1, Goal: fsm.Primary, Reported: fsm.Primary},
+		{ID: 5002, Group: 1, Goal: fsm.PreparePromotion, Reported: fsm.PreparePromotion},
+	}
+	require.NoError(t, primary.careAsWorker(t.Context()))
+	require.Len(t, w.gids(), 1, "its candidate is on the way")
+	w.nodes[1].Goal, w.nodes[1].Reported = fsm.Secondary, fsm.Secondary
+	pgtest.Eventually(t, patience, func() error {
+		if err := primary.careAsWorker(t.Context()); err != nil {
+			return err
+		}
+		if len(w.gids()) > 0 {
+			return errNoCoordinator
+		}
+		return nil
+	})
+	require.Equal(t, 5001, w.port(1))
+
+	// The address of a worker at rest has changed.
+	moved := w.node("worker", 1, 5009)
+	require.NoError(t, moved.careAsWorker(t.Context()))
+	require.Equal(t, 5009, w.port(1))
+}
+
+// TestPromotionWaitsForTheCoordinator and goes on by itself.
+func TestPromotionWaitsForTheCoordinator(t *testing.T) {
+	t.Parallel()
+	w := newCitusWorld(t)
+	w.entry(1, 5001)
+	w.server.Stop(t, syscall.SIGINT)
+	n := w.node("worker", 1, 5002)
+	done := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	go func() {
+		done <- n.coordinate(ctx, fsm.StepCoordinatorPrepare, task{From: fsm.Secondary, To: fsm.PreparePromotion})
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(time.Second):
+	}
+	w.server.Start(t)
+	require.NoError(t, <-done)
+	conn, err := pgx.Connect(t.Context(), w.server.DSN("postgres"))
+	require.NoError(t, err)
+	w.conn = conn
+	require.Equal(t, []string{"master_update_node 1"}, w.gids())
+	require.NoError(t, conn.Close(t.Context()))
+
+	// An edge that leads nowhere any more ends the wait.
+	w.server.Stop(t, syscall.SIGINT)
+	given, giveUp := context.WithCancelCause(t.Context())
+	giveUp(errSuperseded)
+	require.ErrorIs(t, n.coordinate(given, fsm.StepCoordinatorCommit, task{}), errSuperseded)
+}
