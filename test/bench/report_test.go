@@ -14,7 +14,7 @@ type row struct {
 	what string
 	unit unit
 	aim  float64 // what ours may need at most; 0 means that there is no aim
-	why  string  // where the aim comes from, when it was measured itself
+	why  string  // where the aim comes from, or the time goes
 	got  map[string][]float64
 }
 
@@ -56,7 +56,7 @@ func (r *report) add(what string, u unit, aim float64, who string, values ...flo
 	line.got[who] = append(line.got[who], values...)
 }
 
-// explain says where the aim of a line comes from.
+// explain says where the aim of a line comes from, or where its time goes.
 func (r *report) explain(what string, u unit, aim float64, why string) { r.row(what, u, aim).why = why }
 
 // write prints the table, in the Markdown of the documentation.
