@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
@@ -70,7 +71,10 @@ func Create(ctx context.Context, cfg CreateConfig) (err error) {
 		{"stop the server", c.finish},
 	}
 	for _, step := range steps {
-		if err := step.run(ctx); err != nil {
+		began := time.Now()
+		err := step.run(ctx)
+		c.log.DebugContext(ctx, "step", "step", step.name, "took", time.Since(began), "error", err)
+		if err != nil {
 			return &CreateError{Step: step.name, Err: errors.Join(err, c.undo(ctx))}
 		}
 	}

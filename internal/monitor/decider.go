@@ -18,10 +18,10 @@ const (
 	// pulseInterval is how often the times of reports are looked at, for an
 	// unchanged report notifies nobody. A session that ends is noticed by the
 	// end of its server process, at once.
-	pulseInterval = 200 * time.Millisecond
+	pulseInterval = 400 * time.Millisecond
 	// sweepInterval is how often session locks, the rows of all nodes and the
 	// settings are read, as the safety net below the notifications.
-	sweepInterval = time.Second
+	sweepInterval = 2 * time.Second
 	// touchInterval is how often the time of the last health check is stored.
 	touchInterval = 30 * time.Second
 	// pruneInterval is how often old events are deleted.

@@ -10,7 +10,7 @@ import (
 
 // stallTolerance is how late a tick may come before the process doubts its
 // own sense of time: whoever was not heard meanwhile may have been speaking.
-const stallTolerance = time.Second
+const stallTolerance = 800 * time.Millisecond
 
 // sessionlessAfter is how long a node must go on reporting without its session
 // lock before it counts as a client that holds none.

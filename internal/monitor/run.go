@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"syscall"
@@ -55,6 +56,12 @@ func (m *Monitor) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, release(pidFile)) }()
+	if path := m.cfg.Paths.ConfigFile; path != "" {
+		// Another program may have written it so that everybody can read its passwords.
+		if err := os.Chmod(path, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("protect configuration file: %w", err)
+		}
+	}
 	if pidFile != nil {
 		if err := pidFile.SetServices(services()...); err != nil {
 			return err

@@ -69,7 +69,7 @@ func (f File) Save(path string) error {
 		err = os.MkdirAll(filepath.Dir(path), 0o755) //nolint:gosec // as pg_autoctl makes them
 	}
 	if err == nil {
-		err = replaceFile(path, text, 0o644)
+		err = replaceFile(path, text, 0o600) // it may hold passwords
 	}
 	if err != nil {
 		return fmt.Errorf("write configuration file: %w", err)
