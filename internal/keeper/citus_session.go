@@ -248,14 +248,17 @@ func (s *distSession) prepared(ctx context.Context) ([]prepared, error) {
 }
 
 // move is the transaction that moves an entry; what ends it is the caller's:
-// COMMIT, or PREPARE TRANSACTION. wait is how long it may wait for a lock.
+// COMMIT, or PREPARE TRANSACTION. After wait, transactions that hold its locks are ended.
 func (s *distSession) move(ctx context.Context, row distNode, self citusSelf, wait time.Duration, end string) error {
 	sql, forced, err := s.catalog.updateSQL()
 	if err != nil {
 		return err
 	}
+	// Citus ends who is in the way once the cooldown is over, and needs some time for that: to
+	// stop waiting at the same moment would be never to get the lock from a session that hangs.
 	ms := wait.Milliseconds()
-	limits := fmt.Sprintf("BEGIN; SET LOCAL lock_timeout = '%dms'; SET LOCAL statement_timeout = '%dms'", ms, 2*ms)
+	patience := ms + ms/2
+	limits := fmt.Sprintf("BEGIN; SET LOCAL lock_timeout = '%dms'; SET LOCAL statement_timeout = '%dms'", patience, 2*patience)
 	if err := s.run(ctx, limits); err != nil {
 		return err
 	}
