@@ -21,6 +21,8 @@ func main() { os.Exit(run()) }
 // run calls the command line with a context that the first signal ends. Later
 // signals go to the command when it listens to them; else the process leaves.
 func run() int {
+	args := arguments()
+	hideConnInfo(args)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	signals := make(chan os.Signal, 4)
@@ -31,10 +33,10 @@ func run() int {
 
 	executable, err := os.Executable()
 	if err != nil {
-		executable = os.Args[0]
+		executable = args[0]
 	}
 	return cli.Main(ctx, cli.Env{
-		Name: os.Args[0], Args: os.Args[1:], Version: version,
+		Name: args[0], Args: args[1:], Hide: hide, Version: version,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.LookupEnv, Environ: os.Environ(), Executable: executable,
 		PID: os.Getpid(), EUID: os.Geteuid(),

@@ -304,8 +304,15 @@ func reachMonitor(ctx context.Context, env *Env, info pg.ConnInfo, formation str
 			}
 			s.close(ctx)
 		}
+		wait := worthWaiting(err)
+		if noMonitor(err) {
+			// The monitor's own database has no schema yet while it is being created.
+			wait = info.Get("dbname") == monitorDatabase
+			err = fail(exitMonitor, "the database at %s is no monitor", info).
+				withHint("take the URI that the monitor shows with: %s show uri --formation monitor", env.program())
+		}
 		err = withCode(exitMonitor, err)
-		if ctx.Err() != nil || !worthWaiting(err) || time.Now().After(deadline) {
+		if ctx.Err() != nil || !wait || time.Now().After(deadline) {
 			return nil, err
 		}
 		if !warned {
@@ -320,6 +327,18 @@ func reachMonitor(ctx context.Context, env *Env, info pg.ConnInfo, formation str
 // monitorStartPatience is how long a creation waits for a monitor that does not answer yet.
 const monitorStartPatience = 30 * time.Second
 
+// monitorDatabase is the database of every monitor.
+const monitorDatabase = "pg_auto_failover"
+
+// noMonitor tells a database that does not hold a monitor's schema.
+func noMonitor(err error) bool {
+	switch pgautofailover.SQLState(err) {
+	case pgerrcode.InvalidSchemaName, pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction:
+		return true
+	}
+	return false
+}
+
 // worthWaiting tells a monitor that may be starting, or that is just being
 // created, from an URI that is wrong.
 func worthWaiting(err error) bool {
@@ -330,8 +349,7 @@ func worthWaiting(err error) bool {
 	case "":
 		_, refused := errors.AsType[*net.OpError](err)
 		return refused
-	case pgerrcode.InvalidAuthorizationSpecification, pgerrcode.InvalidCatalogName,
-		pgerrcode.InvalidSchemaName, pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction:
+	case pgerrcode.InvalidAuthorizationSpecification, pgerrcode.InvalidCatalogName:
 		return true
 	}
 	return pgautofailover.Retryable(err)

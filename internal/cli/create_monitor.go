@@ -19,6 +19,7 @@ func newCreateMonitorCmd(env *Env) *cobra.Command {
 		return createMonitor(cmd.Context(), env, cmd)
 	})
 	createFlags(cmd)
+	cmd.Flags().StringP("pghost", "H", "", "`host` or socket directory for local connections")
 	cmd.Flags().StringP("autoctl-node-password", "W", "", "`password` of the role that nodes connect as")
 	cmd.Flags().StringArrayP("formation", "f", nil, "`name` of a further formation to create; repeatable")
 	return cmd
@@ -102,6 +103,7 @@ func (c *creation) monitorFile(ctx context.Context, env *Env, cmd *cobra.Command
 	if err := c.checkPort(ctx, file.ListenAddresses); err != nil {
 		return file, err
 	}
+	file.Host = orDefault(text(cmd, "pghost"), file.Host)
 	socket, err := c.chooseSocketDirectory(ctx, env, file.Host)
 	if err != nil {
 		return file, err
@@ -113,7 +115,7 @@ func (c *creation) monitorFile(ctx context.Context, env *Env, cmd *cobra.Command
 	if c.hba != "" {
 		file.HBALevel = c.hba
 	}
-	if password := text(cmd, "autoctl-node-password"); password != "" {
+	if password := orDefault(text(cmd, "autoctl-node-password"), env.getenv("PG_AUTOCTL_NODE_PASSWORD")); password != "" {
 		file.NodePassword = password
 	}
 	if c.ssl.made {

@@ -16,6 +16,8 @@ type Env struct {
 	Name string
 	// Args are the words after it.
 	Args []string
+	// Hide takes a secret out of what others see of this process; may be nil.
+	Hide func(secret string)
 	// Version is the version of the program.
 	Version        string
 	Stdin          io.Reader

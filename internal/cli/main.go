@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -63,6 +64,7 @@ func (c *call) run(ctx context.Context) int {
 	}
 	_, mixed := cmd.Annotations[anyOrder]
 	line, err := getopt(c.env.Name, cmd.Flags(), args, mixed)
+	c.hideSecrets(line)
 	if code, done := c.common(ctx, cmd, line.options); done {
 		return code
 	}
@@ -80,6 +82,15 @@ func (c *call) run(ctx context.Context) int {
 	}
 	cmd.SetContext(ctx)
 	return c.report(ctx, cmd, cmd.RunE(cmd, line.words))
+}
+
+// hideSecrets keeps passwords given as options out of the process's title.
+func (c *call) hideSecrets(line parsed) {
+	for _, o := range line.options {
+		if c.env.Hide != nil && strings.HasSuffix(o.name, "-password") {
+			c.env.Hide(o.value)
+		}
+	}
 }
 
 // flagError words pflag's complaint about a value.

@@ -184,8 +184,10 @@ monitor takes its URI from ` + "`--monitor`, else from `PG_AUTOCTL_MONITOR`" + `
 | ` + "`PGDATA`" + ` | default of ` + "`--pgdata`" + ` |
 | ` + "`PG_AUTOCTL_MONITOR`" + ` | default of ` + "`--monitor`" + ` |
 | ` + "`PG_AUTOCTL_NODE_NAME`, `PG_AUTOCTL_CANDIDATE_PRIORITY`, `PG_AUTOCTL_REPLICATION_QUORUM`" + ` | defaults of the options of these names of ` + "`create postgres`" + ` |
+| ` + "`PG_AUTOCTL_REPLICATION_PASSWORD`, `PG_AUTOCTL_MONITOR_PASSWORD`, `PG_AUTOCTL_NODE_PASSWORD`" + ` | defaults of ` + "`--replication-password`, `--monitor-password` and `--autoctl-node-password`" + `, which stay out of the shell's history so |
 | ` + "`PG_AUTOCTL_AUTH_METHOD`, `PG_AUTOCTL_SSL_SELF_SIGNED`, `PG_AUTOCTL_PG_HBA_LAN`" + ` | defaults of ` + "`--auth`, `--ssl-self-signed` and `--pg-hba-lan`" + ` |
 | ` + "`PG_CONFIG`, `PATH`" + ` | where the PostgreSQL programs are looked for |
+| ` + "`PG_AUTOCTL_DEBUG_BIN_PATH`" + ` | the program that a service goes on as when it is restarted in place |
 | ` + "`PGPORT`, `PGHOST`, `PGUSER`, `PGDATABASE`" + ` | defaults of ` + "`--pgport`, `--pghost`, `--username` and `--dbname`" + ` when something is created |
 | ` + "`PGCONNECT_TIMEOUT`" + ` | for how many seconds a command tries to reach the monitor (default 2; creations 30) |
 | ` + "`XDG_CONFIG_HOME`, `XDG_DATA_HOME`, `XDG_RUNTIME_DIR`" + ` | where configuration, state and pid files live (defaults: ` + "`~/.config`, `~/.local/share`, `/tmp`" + `) |

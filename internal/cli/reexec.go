@@ -173,7 +173,7 @@ func restartProgram(ctx context.Context, env *Env, n node, svc service) error {
 	}
 	for deadline := time.Now().Add(restartPatience); ; {
 		now, err := os.Stat(n.pid)
-		if err == nil && !os.SameFile(before, now) {
+		if err == nil && (!os.SameFile(before, now) || !now.ModTime().Equal(before.ModTime())) {
 			if svc, err := findService(n.site); err == nil && svc.running {
 				env.printf("%d\n", svc.pid())
 				return nil

@@ -33,6 +33,7 @@ func newRootCmd(env *Env) *cobra.Command {
 		newActivateCmd(env),
 		newInspectCmd(env),
 		newManualCmd(env),
+		newNodeCmd(env),
 		newDoCmd(env),
 		newRunCmd(env),
 		newWatchCmd(env),

@@ -52,8 +52,8 @@ func (s same) require(t *testing.T, g *group.Group, w *group.Writer) {
 
 func (s same) requireServers(t *testing.T, g *group.Group, w *group.Writer) {
 	t.Helper()
-	for _, m := range g.Nodes {
-		require.Equal(t, s.postmasters[m.Name], m.Postmaster(t), "%s was restarted", m.Name)
+	for name, pid := range s.postmasters {
+		require.Equal(t, pid, g.Node(name).Postmaster(t), "%s was restarted", name)
 	}
 	w.WaitAck(t, time.Now())
 	require.Equal(t, "f", s.primary.Ask(t, "SELECT pg_is_in_recovery()::text::char"))
@@ -92,7 +92,7 @@ func replaceMonitor(t *testing.T, g *group.Group, primary *group.Member, check f
 // no server is restarted and nobody is promoted.
 func TestMonitorIsReplaced(t *testing.T) {
 	t.Parallel()
-	for name, nodes := range map[string]int{"lone primary": 1, "two nodes": 2, "three nodes": 3} {
+	for name, nodes := range map[string]int{"lone primary": 1, "three nodes": 3} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g, w := inUse(t, nodes)
