@@ -84,7 +84,7 @@ type postponed map[string]struct {
 
 const (
 	firstPostponement   = time.Second
-	longestPostponement = time.Minute
+	longestPostponement = 30 * time.Second
 )
 
 func (p postponed) due(table string, now time.Time) bool { return !now.Before(p[table].until) }
@@ -139,6 +139,15 @@ func (w *Worker) tableState(ctx context.Context, schema, name, status string, at
 // syncTable copies one table at a snapshot whose position is not before the
 // stream's. The stream waits meanwhile; the provider keeps what it holds.
 func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
+	// A worker that has not heard yet of a set that was taken up would copy nothing of its tables.
+	var current bool
+	if err := w.db.QueryRow(ctx, "SELECT coalesce(sub_replication_sets, '{}') = $1::text::text[] FROM spock.subscription WHERE sub_id = $2",
+		arrayText(w.sub.sets), w.sub.id).Scan(&current); err != nil {
+		return fmt.Errorf("read subscription: %w", err)
+	}
+	if !current {
+		return errChanged
+	}
 	if err := w.passBorder(ctx); err != nil {
 		return err
 	}

@@ -34,8 +34,11 @@ CREATE TABLE part_low PARTITION OF part FOR VALUES FROM (0) TO (5);
 CREATE TABLE part_high PARTITION OF part FOR VALUES FROM (5) TO (100);
 CREATE TABLE whole (id int, v text);
 ALTER TABLE whole REPLICA IDENTITY FULL;
+CREATE TABLE tally (id int PRIMARY KEY, n int NOT NULL, who text);
+ALTER TABLE tally REPLICA IDENTITY FULL;
 CREATE TABLE journal (node text, number int);
-SELECT spock.repset_add_table('default', t::regclass) FROM unnest('{item,pair,rich,sole,part}'::text[]) t;
+SELECT pgdrover.delta_column_add('tally', 'n');
+SELECT spock.repset_add_table('default', t::regclass) FROM unnest('{item,pair,rich,sole,part,tally}'::text[]) t;
 SELECT spock.repset_add_table('default_insert_only', 'journal');`
 
 // compared are the queries that have one answer when the nodes have converged.
@@ -46,6 +49,7 @@ var compared = []string{
 	"SELECT * FROM rich ORDER BY id",
 	"SELECT * FROM sole ORDER BY id",
 	"SELECT tableoid::regclass, * FROM part ORDER BY id",
+	"SELECT * FROM tally ORDER BY id",
 }
 
 // writer makes random changes on one node. Each of its transactions leaves its
@@ -142,7 +146,7 @@ func (w *writer) transaction(ctx context.Context, conn *pgx.Conn) (bool, error) 
 
 func (w *writer) statement() string {
 	id, other, n, me := w.rand.IntN(10), w.rand.IntN(10), w.rand.IntN(1000), w.n.name
-	switch w.rand.IntN(18) {
+	switch w.rand.IntN(20) {
 	case 0, 1:
 		return fmt.Sprintf("INSERT INTO item VALUES (%d, '%s', %d, repeat('%s', 3000)) ON CONFLICT DO NOTHING;", id, me, n, me)
 	case 2, 3:
@@ -168,6 +172,8 @@ func (w *writer) statement() string {
 		return fmt.Sprintf("DELETE FROM rich WHERE id = 'r%d';", id)
 	case 13, 14, 15:
 		return fmt.Sprintf("INSERT INTO sole VALUES (%d, %d, '%s') ON CONFLICT DO NOTHING;", id, id/2, me)
+	case 17, 18:
+		return fmt.Sprintf("INSERT INTO tally VALUES (%d, 1, '%s') ON CONFLICT (id) DO UPDATE SET n = tally.n + excluded.n, who = excluded.who;", id/3, me)
 	case 16:
 		return fmt.Sprintf("INSERT INTO part VALUES (%d, '%s') ON CONFLICT (id) DO UPDATE SET who = excluded.who;", id, me)
 	default:
