@@ -592,7 +592,7 @@ func (e *engine) peerSteps(duty fsm.Duty) []fsm.Step {
 	if moved && duty.Postgres == fsm.PowerRunning {
 		steps = append(steps, fsm.StepHBA)
 	}
-	if duty.Slots && (moved || duty.Advance) {
+	if duty.Slots && (moved || duty.Advance && e.cfg.Clock()-e.slotsAt >= advanceEvery) {
 		steps = append(steps, fsm.StepSlots)
 	}
 	return steps
@@ -628,6 +628,11 @@ func sameAddresses(a, b []peer) bool {
 // slotsEvery is how often a node at rest sees to the slots of the others: an
 // operator may have dropped one, or it may have been invalidated.
 const slotsEvery = 10 * time.Second
+
+// advanceEvery is how often a standby's slots follow the positions of the
+// others: in the middle of a failover, with news many times a second, it would
+// only take time from those who work on it.
+const advanceEvery = time.Second
 
 // mendAfter is how long a standby may take to begin streaming by itself.
 const mendAfter = 10 * time.Second
