@@ -143,7 +143,7 @@ func (o citusOptions) checkExtension(ctx context.Context, tools postgres.Tools) 
 		{"--sharedir", "extension/citus.control"},
 		{"--pkglibdir", "citus.so"},
 	} {
-		out, err := exec.CommandContext(ctx, tools.Path("pg_config"), part.option).Output()
+		out, err := exec.CommandContext(ctx, tools.Path("pg_config"), part.option).Output() //nolint:gosec // of the installation that is asked for
 		if err != nil {
 			return nil //nolint:nilerr // no pg_config: the server will say what it lacks
 		}
@@ -189,7 +189,7 @@ func (o citusOptions) checkFormation(ctx context.Context, s *session, file keepe
 
 // awaitCoordinator waits for a coordinator that takes writes: it may be about to be created.
 func (o citusOptions) awaitCoordinator(ctx context.Context, s *session, file keeper.File) error {
-	limit := min(time.Duration(file.Timeouts.CitusCoordinatorWaitTimeout), time.Duration(file.Timeouts.CitusCoordinatorWaitMaxRetries)) * time.Second
+	limit := time.Second * time.Duration(min(file.Timeouts.CitusCoordinatorWaitTimeout, file.Timeouts.CitusCoordinatorWaitMaxRetries))
 	if s.env.getenv("PGCONNECT_TIMEOUT") != "" {
 		limit = s.env.patience()
 	}

@@ -25,7 +25,7 @@ func newDemoCmd(env *Env) *cobra.Command {
 	f.Duration("warmup", 2*time.Second, "how `long` to write before the failure")
 	stageFlags(cmd)
 	// Another demonstration is one line here.
-	return withSubcommands(cmd, newDemoMultimasterCmd(env))
+	return withSubcommands(cmd, newDemoMultimasterCmd(env), newDemoCitusCmd(env))
 }
 
 // stageFlags are the options of every demonstration.
