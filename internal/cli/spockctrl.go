@@ -43,7 +43,7 @@ func spockctrlCmds(env *Env) []*cobra.Command {
 		newSet("slot", "Manage replication slots", append(spockctrlCalls(env, "slot"), spockctrlSlotViews(env)...)...),
 		newSpockctrlSQLCmd(env),
 		newSet("workflow", "Run files of steps",
-			newWorkflowRunCmd(env), newWorkflowCheckCmd(env), newWorkflowPlanCmd(env), newWorkflowRollbackCmd(env)),
+			newWorkflowRunCmd(env), newWorkflowCheckCmd(env), newWorkflowPlanCmd(env), newWorkflowRollbackCmd(env), newWorkflowNewCmd(env)),
 	}
 }
 

@@ -213,7 +213,7 @@ const lockClass = "727400016"
 
 // lockPatience is how long the server may take to notice that the session of a
 // run that has just ended is gone.
-const lockPatience = 5 * time.Second
+const lockPatience = 15 * time.Second
 
 func (e *Executor) lock(ctx context.Context, node string, server Server) error {
 	for began := time.Now(); ; {

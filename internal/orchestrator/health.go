@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/pgdrover/pgdrover/internal/workflow"
 )
@@ -180,16 +181,29 @@ func (h *health) settings(ctx context.Context, m workflow.Member, versions map[s
 		if answer.text(5) != "t" {
 			return nil
 		}
-		// On a database that is no node yet, the engine waits and serves nothing so far.
-		engine, err := server.Ask(ctx, `SELECT pgdrover.engine_connected() OR EXISTS (SELECT FROM pg_catalog.pg_stat_activity
- WHERE datname = pg_catalog.current_database() AND application_name ~ '^spock manager')`)
+		engine, err := h.engine(ctx, server)
 		if err == nil {
-			h.verdict(engine.is(), m.Name, "an engine serves "+m.Name, "no engine serves "+m.Name+": pgdrover spock run --dsn …")
+			h.verdict(engine, m.Name, "an engine serves "+m.Name, "no engine serves "+m.Name+": pgdrover spock run --dsn …")
 		}
 		return err
 	})
 	if err != nil {
 		h.add(Fail, m.Name, "settings of %s: %s", m.Name, reason(err))
+	}
+}
+
+// engine asks whether an engine serves a database. On one that is no node yet
+// it waits, and serves nothing so far; one that has just lost its server comes
+// back in a moment.
+func (h *health) engine(ctx context.Context, server Server) (bool, error) {
+	const moment = 5 * time.Second
+	for began := time.Now(); ; {
+		answer, err := server.Ask(ctx, `SELECT pgdrover.engine_connected() OR EXISTS (SELECT FROM pg_catalog.pg_stat_activity
+ WHERE datname = pg_catalog.current_database() AND application_name ~ '^spock manager')`)
+		if err != nil || answer.is() || time.Since(began) > moment || ctx.Err() != nil {
+			return answer.is(), err
+		}
+		sleep(ctx, moment/10)
 	}
 }
 
