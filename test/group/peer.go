@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -18,18 +19,39 @@ import (
 // installed; otherwise the test is skipped.
 func Peer(t testing.TB) string {
 	t.Helper()
-	path, err := findPeer()
+	path, err := peer()
 	if err != nil {
 		t.Skipf("no pg_auto_failover to try this with: %v", err)
 	}
-	// The harness has the servers put their sockets into a directory of the
-	// test, by a variable that this program only half respects.
-	script := filepath.Join(pgtest.Dir(t), "pg_autoctl")
+	return plain(t, path)
+}
+
+// Plain is the program that was built from this tree, to be used with a Peer:
+// both have their servers put sockets where the servers do by themselves.
+func Plain(t testing.TB) string {
+	t.Helper()
+	return plain(t, Program(t))
+}
+
+// plain wraps a program: the harness has servers put their sockets into a
+// directory of the test, by a variable that a Peer only half respects.
+func plain(t testing.TB, path string) string {
+	t.Helper()
+	script := filepath.Join(pgtest.Dir(t), filepath.Base(path))
 	text := "#!/bin/sh\nunset PG_REGRESS_SOCK_DIR\nexec " + path + " \"$@\"\n"
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return script
+}
+
+// peer looks, and installs, once.
+var peer = sync.OnceValues(findPeer)
+
+func aptGet(args ...string) ([]byte, error) {
+	cmd := exec.Command("apt-get", append([]string{"-o", "DPkg::Lock::Timeout=120"}, args...)...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	return cmd.CombinedOutput()
 }
 
 func findPeer() (string, error) {
@@ -49,10 +71,14 @@ func findPeer() (string, error) {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return "", errors.New("it is not installed, and this machine has no apt-get")
 	}
-	install := exec.Command("apt-get", append([]string{"install", "-qy", "--no-install-recommends"}, packages...)...) //nolint:noctx // as long as it takes
-	install.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	if out, err := install.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("install it: %w: %s", err, out)
+	if out, err := aptGet(append([]string{"install", "-qy", "--no-install-recommends"}, packages...)...); err != nil {
+		// A new machine knows no packages yet.
+		if _, err := aptGet("update", "-q"); err != nil {
+			return "", fmt.Errorf("install it: %w: %s", err, out)
+		}
+		if out, err := aptGet(append([]string{"install", "-qy", "--no-install-recommends"}, packages...)...); err != nil {
+			return "", fmt.Errorf("install it: %w: %s", err, out)
+		}
 	}
 	if !there() {
 		return "", fmt.Errorf("its packages do not bring %s and %s", path, extension)

@@ -138,6 +138,12 @@ func badAddresses() []mistake {
 			name: "a monitor URI that is none", code: 1, says: "monitor",
 			prepare: monitorAt(func(*testing.T, *group.Group) string { return "http://localhost" }),
 		}, {
+			name: "a server that is no monitor", code: 6, says: "no monitor",
+			prepare: monitorAt(func(t *testing.T, g *group.Group) string {
+				t.Helper()
+				return fmt.Sprintf("postgres://%s@localhost:%d/postgres?sslmode=disable", pgtest.Superuser, g.WaitWhole(t).Port)
+			}),
+		}, {
 			name: "a port that is taken", code: 3, says: "already in use",
 			prepare: func(t *testing.T, g *group.Group) ([]string, []string) {
 				t.Helper()
