@@ -1,0 +1,181 @@
+package zodan
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// stopAt starts the tool and stops it, without ending it, where it begins a
+// phase. What is returned lets it go on.
+func stopAt(t testing.TB, phase string, words ...string) (tl *tool, goOn func()) {
+	t.Helper()
+	stopped := make(chan struct{})
+	var once atomic.Bool
+	tl = begin(t, func(tl *tool, e event) {
+		if e.Status == "running" && e.Phase == phase && once.CompareAndSwap(false, true) {
+			_ = tl.cmd.Process.Signal(syscall.SIGSTOP)
+			close(stopped)
+		}
+	}, words...)
+	select {
+	case <-stopped:
+	case <-tl.ended:
+		t.Fatalf("it ended before %s:\n%s", phase, tl.said())
+	}
+	return tl, func() { _ = tl.cmd.Process.Signal(syscall.SIGCONT) }
+}
+
+// refusedSQL runs SQL that must fail with that text.
+func (n *node) refusedSQL(t testing.TB, sql, text string) {
+	t.Helper()
+	_, err := n.try(sql)
+	require.ErrorContains(t, err, text, "%s: %s", n.name, sql)
+}
+
+// What could make nodes differ is refused, or noticed; and nothing stays behind.
+// The names and connection strings are awkward on purpose.
+func TestGuards(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a := first(t, "datacenter-east-1")
+	b, c := newNode(t, "New York-Capital", nil), newNode(t, "n3-with-a-long-name", nil)
+	b.odd = true
+	ready(t, a, b, c)
+	must(t, 0, add(dir, a, b)...)
+	all := []*node{a, b, c}
+	before := footprints(t, all...)
+	undo := func(t *testing.T) {
+		t.Helper()
+		must(t, 0, append(add(dir, a, c), "--rollback")...)
+		requireFootprints(t, before, all...)
+	}
+
+	// Each part begins where the one before has ended.
+	part := func(name string, test func(t *testing.T)) {
+		t.Helper()
+		ready(t, all...)
+		if !t.Run(name, test) {
+			t.FailNow()
+		}
+	}
+	part("definitions are kept", func(t *testing.T) {
+		tl, goOn := stopAt(t, "J8", add(dir, a, c)...)
+		for _, n := range []*node{a, b} {
+			n.exec(t, "UPDATE spock.pgdrover_fence SET heartbeat = now() + interval '1 hour'") // the stopped tool cannot
+			n.refusedSQL(t, "CREATE TABLE public.late (id int)", "cannot execute CREATE TABLE while n3-with-a-long-name joins the cluster")
+			n.refusedSQL(t, "ALTER TABLE shop.item ADD late int", "cannot execute ALTER TABLE")
+			n.refusedSQL(t, "DROP TABLE contested", "cannot execute DROP TABLE")
+			n.exec(t, "CREATE TEMP TABLE scratch (id serial PRIMARY KEY); ALTER TABLE scratch ADD v text; CREATE INDEX ON scratch (v); DROP TABLE scratch")
+			n.exec(t, "BEGIN; CREATE TEMP TABLE gone ON COMMIT DROP AS SELECT 1 AS x; COMMIT")
+		}
+		c.disconnect()
+		c.refusedSQL(t, "CREATE TABLE mine (id int)", "read-only transaction")
+		b.exec(t, "SET pgdrover.fence = off; CREATE TABLE public.late (id int); RESET pgdrover.fence")
+		require.Contains(t, b.text(t, "SELECT tag, statement FROM spock.pgdrover_fence_bypass"), "CREATE TABLE|SET pgdrover.fence = off")
+		goOn()
+		require.Equal(t, 1, tl.wait(), tl.said())
+		require.Contains(t, tl.said(), "definitions on New York-Capital have changed since the copy was taken: new relation public.late")
+		b.exec(t, "SET pgdrover.fence = off; DROP TABLE public.late; RESET pgdrover.fence")
+		undo(t)
+	})
+	part("a slot that was moved", func(t *testing.T) {
+		tl, goOn := stopAt(t, "J12", add(dir, a, c)...)
+		b.exec(t, "INSERT INTO journal VALUES ('b', 0)")
+		b.exec(t, "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_flush_lsn()) FROM pg_replication_slots WHERE NOT active")
+		goOn()
+		require.Equal(t, 1, tl.wait(), tl.said())
+		require.Contains(t, tl.said(), "was advanced past the copy: changes would be missing")
+		undo(t)
+	})
+	part("an open transaction", func(t *testing.T) { openTransaction(t, dir, a, b, c, before) })
+	part("a function that is not there", func(t *testing.T) {
+		a.exec(t, "ALTER FUNCTION spock.sync_event(boolean) RENAME TO no_sync_event")
+		tl := must(t, 1, add(dir, a, c)...)
+		require.Contains(t, tl.said(), "sync_event() does not exist")
+		a.exec(t, "SET pgdrover.fence = off; ALTER FUNCTION spock.no_sync_event(boolean) RENAME TO sync_event; RESET pgdrover.fence")
+		undo(t)
+	})
+	part("a half added node", func(t *testing.T) {
+		for _, phase := range []string{"J8", "J13"} {
+			tl := begin(t, func(tl *tool, e event) {
+				if e.Status == "running" && e.Phase == phase {
+					tl.kill()
+				}
+			}, add(dir, a, c)...)
+			require.Equal(t, -1, tl.wait(), tl.said())
+			must(t, 0, remove(dir, c)...)
+			requireFootprints(t, before, all...)
+			ready(t, all...)
+		}
+	})
+	part("a half added node that is gone", func(t *testing.T) {
+		tl := begin(t, func(tl *tool, e event) {
+			if e.Status == "running" && e.Phase == "J14" {
+				tl.kill()
+			}
+		}, add(dir, a, c)...)
+		require.Equal(t, -1, tl.wait(), tl.said())
+		c.disconnect()
+		c.server.Stop(t, syscall.SIGKILL)
+		must(t, 0, call(dir, "remove_node", "--target-node-name="+c.name, "--target-node-dsn="+c.dsn(), "--survivor-dsn="+a.dsn())...)
+		requireFootprints(t, before, a, b)
+	})
+}
+
+// openTransaction has a transaction open on a peer for as long as it likes: the
+// wait says whom it waits for, nothing else stands still, and a tool that is
+// killed meanwhile is no harm.
+func openTransaction(t *testing.T, dir string, a, b, c *node, before map[string]string) {
+	t.Helper()
+	long, err := pgx.Connect(t.Context(), b.server.DSN(database))
+	require.NoError(t, err)
+	defer func() { _ = long.Close(context.WithoutCancel(t.Context())) }()
+	_, err = long.Exec(t.Context(), "BEGIN")
+	require.NoError(t, err)
+	_, err = long.Exec(t.Context(), "INSERT INTO journal VALUES ('long', 1)")
+	require.NoError(t, err)
+	named := make(chan struct{}, 2)
+	listen := func(_ *tool, e event) {
+		if strings.Contains(e.Message, "waits for process") && e.Phase == "J3" {
+			select {
+			case named <- struct{}{}:
+			default:
+			}
+		}
+	}
+	for i := range 2 {
+		tl := begin(t, listen, add(dir, a, c)...)
+		select {
+		case <-named:
+		case <-tl.ended:
+			t.Fatal(tl.said())
+		}
+		b.exec(t, "INSERT INTO journal VALUES ('meanwhile', "+[]string{"1", "2"}[i]+")")
+		a.eventually(t, "SELECT max(number) FROM journal WHERE node = 'meanwhile'", []string{"1", "2"}[i])
+		if i == 0 {
+			tl.kill()
+			tl.wait()
+			continue
+		}
+		_, err = long.Exec(t.Context(), "COMMIT")
+		require.NoError(t, err)
+		require.Zero(t, tl.wait(), tl.said())
+	}
+	settle(t, a, b, c)
+	for _, sql := range compared {
+		equal(t, sql, a, b, c)
+	}
+	require.Equal(t, "1|2", c.text(t, "SELECT count(*) FILTER (WHERE node = 'long'), count(*) FILTER (WHERE node = 'meanwhile') FROM journal"))
+	c.disconnect() // its session began while the node was closed
+	require.Equal(t, "t", c.text(t, "SELECT nextval('alone_id_seq') > 1000"), "sequences are past those of the source")
+	require.Equal(t, "extra|{id,open}|open", c.text(t, `SELECT s.set_name, t.set_att_list, pg_get_expr(t.set_row_filter, t.set_reloid)
+		FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id) WHERE t.set_reloid = 'part'::regclass`))
+	must(t, 0, remove(dir, c)...)
+	requireFootprints(t, before, a, b, c)
+}

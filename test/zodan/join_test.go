@@ -1,0 +1,183 @@
+package zodan
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// first makes a cluster of one node with rows, which the others join.
+func first(t testing.TB, name string) *node {
+	t.Helper()
+	n := newNode(t, name, nil)
+	n.exec(t, schema)
+	n.exec(t, fmt.Sprintf("SELECT spock.node_create('%s', %s)", name, quote(n.dsn())))
+	n.exec(t, filled)
+	return n
+}
+
+// pair makes a cluster of two.
+func pair(t testing.TB, dir string) (a, b *node) {
+	t.Helper()
+	a = first(t, "n1")
+	b = newNode(t, "n2", nil)
+	ready(t, a, b)
+	must(t, 0, add(dir, a, b)...)
+	return a, b
+}
+
+// Nodes join a cluster that is written to, with everything that can be killed
+// killed on the way, and leave again.
+func TestJoinsUnderLoad(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, b := pair(t, dir)
+	c, d := newNode(t, "n3", nil), newNode(t, "n4", nil)
+	all := []*node{a, b, c, d}
+	before := footprints(t, all...)
+	leave := func(t *testing.T, nodes ...*node) {
+		t.Helper()
+		for _, n := range nodes {
+			must(t, 0, remove(dir, n)...)
+		}
+		requireFootprints(t, before, all...)
+		ready(t, all...)
+	}
+	// Each part begins where the one before has ended.
+	part := func(name string, test func(t *testing.T)) {
+		t.Helper()
+		ready(t, all...)
+		if !t.Run(name, test) {
+			t.FailNow()
+		}
+	}
+	part("the tool is killed at every step", func(t *testing.T) {
+		l := startLoad(t, a, b)
+		kills := killAtEachStep(t, dir, a, c)
+		require.Greater(t, kills, 30)
+		l.converged(t, a, b, c)
+		startLoad(t, c).converged(t, a, b, c)
+		leave(t, c)
+	})
+	part("a join is undone", func(t *testing.T) {
+		l := startLoad(t, a, b)
+		undoAtSteps(t, a, c, before, all)
+		l.converged(t, a, b)
+	})
+	part("servers and engines are killed", func(t *testing.T) {
+		l := startLoad(t, a, b)
+		for i := range rounds(1) {
+			joinWithFaults(t, dir, uint64(i), a, b, c)
+			if i < rounds(1)-1 {
+				leave(t, c)
+			}
+		}
+		l.converged(t, a, b, c)
+		leave(t, c)
+	})
+	part("two join at once", func(t *testing.T) {
+		l := startLoad(t, a, b)
+		must(t, 0, add(dir, a, c, d)...)
+		more := startLoad(t, c, d)
+		more.stop(t)
+		l.writers = append(l.writers, more.writers...)
+		l.converged(t, all...)
+		leave(t, c, d)
+	})
+}
+
+// killAtEachStep kills the tool whenever it begins a step that it has not begun
+// before, and calls it again, from one of two machines in turn.
+func killAtEachStep(t testing.TB, dir string, source, n *node) (kills int) {
+	t.Helper()
+	begun := map[string]bool{}
+	for i := 0; ; i++ {
+		machine := fmt.Sprintf("%s/%d", dir, i%2)
+		killed := false
+		tl := begin(t, func(tl *tool, e event) {
+			if e.Status == "running" && !begun[e.Step] && !killed {
+				begun[e.Step], killed = true, true
+				tl.kill()
+			}
+		}, add(machine, source, n)...)
+		code := tl.wait()
+		if !killed {
+			require.Zero(t, code, tl.said())
+			return kills
+		}
+		kills++
+		require.Less(t, kills, 200, "it never ends: %s", tl.said())
+	}
+}
+
+// undoAtSteps kills the tool at some steps, and undoes the join on another
+// machine: only the nodes know of it there.
+func undoAtSteps(t testing.TB, source, n *node, before map[string]string, all []*node) {
+	t.Helper()
+	steps := []string{"J1", "J3", "J6", "J8", "J11", "J13", "J14", "J15"}
+	if rounds(1) == 1 {
+		steps = []string{"J3", "J8", "J14"}
+	}
+	for _, phase := range steps {
+		tl := begin(t, func(tl *tool, e event) {
+			if e.Status == "running" && e.Phase == phase {
+				tl.kill()
+			}
+		}, add(t.TempDir(), source, n)...)
+		require.Equal(t, -1, tl.wait(), tl.said())
+		must(t, 0, append(add(t.TempDir(), source, n), "--rollback")...)
+		requireFootprints(t, before, all...)
+		ready(t, all...)
+	}
+}
+
+// joinWithFaults kills the tool, an engine or a server again and again while a
+// node joins; each call that fails is repeated as it was.
+func joinWithFaults(t testing.TB, dir string, seed uint64, a, b, c *node) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(seed, 4))
+	faults := 4 + r.IntN(3)
+	for calls, began := 0, time.Now(); ; calls++ {
+		if time.Since(began) > 2*patience {
+			t.Fatal("it never ends")
+		}
+		tl := begin(t, nil, add(dir, a, c)...)
+		for faults > 0 {
+			select {
+			case <-tl.ended:
+			case <-time.After(time.Duration(r.IntN(1500)) * time.Millisecond):
+			}
+			faults--
+			switch victim := []*node{a, b, c}[r.IntN(3)]; r.IntN(4) {
+			case 0:
+				tl.kill()
+			case 1:
+				victim.restartEngine(t)
+			default:
+				victim.crash(t)
+			}
+			if done(tl) {
+				break
+			}
+		}
+		if tl.wait() == 0 {
+			return
+		}
+		t.Logf("call %d ended with %d:\n%s", calls, tl.code, tl.stderr.String())
+	}
+}
+
+func done(tl *tool) bool {
+	select {
+	case <-tl.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
