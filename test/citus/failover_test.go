@@ -1,0 +1,160 @@
+package citus
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/test/group"
+)
+
+// roundsVar asks for the long version: eight nodes, and so many rounds in which
+// every primary is killed in turn.
+const roundsVar = "PGDROVER_CITUS_ROUNDS"
+
+// TestFormation breaks a formation, with the extension or with its stand-in.
+func TestFormation(t *testing.T) {
+	t.Parallel()
+	bin, genuine := pgtest.Citus(t)
+	name := "stand-in for the extension"
+	if genuine {
+		name = "with the extension"
+	}
+	rounds := group.Number(t, roundsVar, 0)
+	t.Run(name, func(t *testing.T) {
+		workers := 1
+		if rounds > 0 {
+			workers = 3
+		}
+		f := start(t, bin, genuine, workers)
+		f.createLedger(t)
+		w := f.write(t)
+		w.waitAck(t, time.Now())
+		for range max(rounds, 1) {
+			for number := f.workers; number >= 0; number-- {
+				step(t, fmt.Sprintf("primary of group %d killed", number), func(t *testing.T) { f.killPrimary(t, w, number) })
+			}
+			step(t, "coordinator and worker killed in one instant", func(t *testing.T) { f.killTwo(t, w) })
+			step(t, "old worker primary still written to", func(t *testing.T) { f.writeToOldPrimary(t, w) })
+			step(t, "coordinator away while a worker fails over", func(t *testing.T) { f.coordinatorAway(t, w) })
+		}
+		step(t, "switchover of a worker and of the coordinator", func(t *testing.T) { f.switchovers(t, w) })
+		w.end()
+	})
+}
+
+func step(t *testing.T, name string, test func(t *testing.T)) {
+	t.Helper()
+	if !t.Run(name, test) {
+		t.FailNow()
+	}
+}
+
+func (f *formation) killPrimary(t *testing.T, w *writer, number int) {
+	old := f.primary(t, number, nil)
+	w.begin()
+	old.KillBoth(t)
+	f.primary(t, number, old)
+	w.waitAck(t, time.Now())
+	t.Logf("%s killed: write gap %s", old.Name, w.longest())
+	old.Start(t)
+	f.requireHealed(t, w)
+}
+
+func (f *formation) killTwo(t *testing.T, w *writer) {
+	coordinator, worker := f.primary(t, 0, nil), f.primary(t, 1, nil)
+	w.begin()
+	coordinator.KillBoth(t)
+	worker.KillBoth(t)
+	f.primary(t, 0, coordinator)
+	f.primary(t, 1, worker)
+	w.waitAck(t, time.Now())
+	t.Logf("%s and %s killed: write gap %s", coordinator.Name, worker.Name, w.longest())
+	coordinator.Start(t)
+	worker.Start(t)
+	f.requireHealed(t, w)
+}
+
+// writeToOldPrimary stops a worker's whole node while a client writes straight to
+// it, and wakes it when another one has taken over.
+func (f *formation) writeToOldPrimary(t *testing.T, w *writer) {
+	old := f.primary(t, 1, nil)
+	straight := f.writeStraight(t, old)
+	straight.next.Store(time.Now().UnixMicro())
+	straight.waitAck(t, time.Now())
+	resume := old.Freeze(t)
+	next := f.primary(t, 1, old)
+	w.waitAck(t, time.Now())
+	resume()
+	f.requireHealed(t, w)
+	straight.end()
+	there := query[int64](t, next, "SELECT id FROM direct")
+	for _, id := range straight.acknowledged() {
+		if !slices.Contains(there, id) {
+			t.Fatalf("row %d, acknowledged by %s, is lost", id, old.Name)
+		}
+	}
+}
+
+// coordinatorAway stops the whole coordinator's group, then kills a worker.
+func (f *formation) coordinatorAway(t *testing.T, w *writer) {
+	old := f.primary(t, 1, nil)
+	var resume []func()
+	for _, name := range pair(0) {
+		resume = append(resume, f.Node(name).Freeze(t))
+	}
+	wake := func() {
+		for _, r := range resume {
+			r()
+		}
+		resume = nil
+	}
+	defer wake()
+	old.KillBoth(t)
+	pgtest.Eventually(t, group.Patience, func() error {
+		for _, line := range f.Events(t) {
+			if strings.Contains(line, "waits for the coordinator") {
+				return nil
+			}
+		}
+		return errors.New("nothing says that the worker waits for the coordinator")
+	})
+	pgtest.Eventually(t, group.Patience, func() error {
+		out := f.Run(t, "show", "state", "--pgdata", f.Monitor.Dir)
+		if !strings.Contains(out.Stderr, "group 1 waits: ") || !strings.Contains(out.Stderr, "waits for the coordinator") {
+			return fmt.Errorf("show state does not say what group 1 waits for: %s", out.Stderr)
+		}
+		return nil
+	})
+	all, err := f.States()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		if groupOf(s.Name) == 1 && s.Name != old.Name && s.Reported != "secondary" {
+			t.Fatalf("%s went on without the coordinator", s)
+		}
+	}
+	back := time.Now()
+	wake()
+	f.primary(t, 1, old)
+	t.Logf("the worker went on %s after the return of the coordinator", time.Since(back).Round(time.Millisecond))
+	old.Start(t)
+	f.requireHealed(t, w)
+}
+
+func (f *formation) switchovers(t *testing.T, w *writer) {
+	for _, number := range []int{1, 0} {
+		old := f.primary(t, number, nil)
+		w.begin()
+		f.Must(t, "perform", "switchover", "--pgdata", f.Monitor.Dir, "--group", fmt.Sprint(number))
+		f.primary(t, number, old)
+		w.waitAck(t, time.Now())
+		t.Logf("switchover from %s: write gap %s", old.Name, w.longest())
+		f.requireHealed(t, w)
+	}
+}

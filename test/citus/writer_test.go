@@ -1,0 +1,242 @@
+package citus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/test/group"
+)
+
+// writer inserts numbered rows and remembers those whose commit was
+// acknowledged without a warning. It never writes a number twice.
+type writer struct {
+	f    *formation
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	next atomic.Int64
+
+	mu    sync.Mutex
+	acked []int64
+	last  time.Time // of the last acknowledgement
+	gap   time.Duration
+	err   error
+}
+
+// rowPatience is how long a row may take before its session is given up.
+const rowPatience = 8 * time.Second
+
+// write starts some sessions that write through the coordinator.
+func (f *formation) write(t *testing.T) *writer {
+	t.Helper()
+	w := f.writer(t)
+	for range 3 {
+		w.wg.Go(func() { w.session(t.Context(), w.throughCoordinator) })
+	}
+	return w
+}
+
+// writeStraight starts a session that writes to one worker's server, whatever its state.
+func (f *formation) writeStraight(t *testing.T, m *group.Member) *writer {
+	t.Helper()
+	w := f.writer(t)
+	w.wg.Go(func() {
+		w.session(t.Context(), func(ctx context.Context, link *link, id int64) error {
+			return link.exec(ctx, fmt.Sprintf("host=127.0.0.1 port=%d", m.Port), fmt.Sprintf("INSERT INTO direct VALUES (%d)", id))
+		})
+	})
+	return w
+}
+
+func (f *formation) writer(t *testing.T) *writer {
+	t.Helper()
+	w := &writer{f: f, last: time.Now()}
+	t.Cleanup(w.end)
+	return w
+}
+
+func (w *writer) end() {
+	w.mu.Lock()
+	stop := w.stop
+	w.stop = func() {}
+	w.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	w.wg.Wait()
+}
+
+// session writes until it is ended.
+func (w *writer) session(ctx context.Context, insert func(context.Context, *link, int64) error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w.mu.Lock()
+	if before := w.stop; before == nil {
+		w.stop = cancel
+	} else {
+		w.stop = func() { before(); cancel() }
+	}
+	w.mu.Unlock()
+	link := &link{conns: make(map[string]*pgconn.PgConn)}
+	defer link.close()
+	for ctx.Err() == nil {
+		id := w.next.Add(1)
+		rowCtx, done := context.WithTimeout(ctx, rowPatience)
+		link.warned.Store(false)
+		err := insert(rowCtx, link, id)
+		done()
+		switch {
+		case err != nil:
+			link.close()
+			w.mu.Lock()
+			w.err = err
+			w.mu.Unlock()
+			pause(ctx, 20*time.Millisecond)
+		case !link.warned.Load():
+			w.mu.Lock()
+			now := time.Now()
+			w.gap = max(w.gap, now.Sub(w.last))
+			w.acked, w.last = append(w.acked, id), now
+			w.mu.Unlock()
+			pause(ctx, 5*time.Millisecond)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// throughCoordinator writes one row as a client of the formation does.
+func (w *writer) throughCoordinator(ctx context.Context, link *link, id int64) error {
+	insert := fmt.Sprintf("INSERT INTO ledger VALUES (%d)", id)
+	var hosts, ports []string
+	for _, name := range pair(0) {
+		hosts, ports = append(hosts, "127.0.0.1"), append(ports, strconv.Itoa(w.f.Node(name).Port))
+	}
+	coordinator := "host=" + strings.Join(hosts, ",") + " port=" + strings.Join(ports, ",") + " target_session_attrs=read-write"
+	if w.f.genuine {
+		return link.exec(ctx, coordinator, insert)
+	}
+	number := int(id)%w.f.workers + 1
+	where, err := link.read(ctx, coordinator, fmt.Sprintf(
+		"BEGIN; SELECT nodeport FROM pg_dist_node WHERE groupid = %d AND noderole = 'primary' FOR SHARE", number))
+	if err != nil {
+		return err
+	}
+	if err := link.exec(ctx, "host=127.0.0.1 port="+where, insert); err != nil {
+		return err
+	}
+	return link.exec(ctx, coordinator, "COMMIT")
+}
+
+// link is the connections of one session. It sends no cancel requests: a wait
+// for a standby that is cancelled would look like a commit.
+type link struct {
+	conns  map[string]*pgconn.PgConn
+	warned atomic.Bool
+}
+
+func (l *link) conn(ctx context.Context, where string) (*pgconn.PgConn, error) {
+	if c := l.conns[where]; c != nil {
+		return c, nil
+	}
+	cfg, err := pgconn.ParseConfig(where + " user=" + pgtest.Superuser + " dbname=" + database + " sslmode=disable connect_timeout=2")
+	if err != nil {
+		return nil, err
+	}
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if n.SeverityUnlocalized == "WARNING" {
+			l.warned.Store(true)
+		}
+	}
+	c, err := pgconn.ConnectConfig(ctx, cfg)
+	if err == nil {
+		l.conns[where] = c
+	}
+	return c, err
+}
+
+func (l *link) results(ctx context.Context, where, sql string) ([]*pgconn.Result, error) {
+	c, err := l.conn(ctx, where)
+	if err != nil {
+		return nil, err
+	}
+	// Not a context's deadline, which would send a cancel request.
+	stop := context.AfterFunc(ctx, func() { _ = c.Conn().Close() })
+	defer stop()
+	return c.Exec(context.WithoutCancel(ctx), sql).ReadAll()
+}
+
+func (l *link) exec(ctx context.Context, where, sql string) error {
+	_, err := l.results(ctx, where, sql)
+	return err
+}
+
+func (l *link) read(ctx context.Context, where, sql string) (string, error) {
+	results, err := l.results(ctx, where, sql)
+	if err != nil {
+		return "", err
+	}
+	last := results[len(results)-1]
+	if len(last.Rows) != 1 {
+		return "", errors.New("no such group in the metadata")
+	}
+	return string(last.Rows[0][0]), nil
+}
+
+func (l *link) close() {
+	for where, c := range l.conns {
+		_ = c.Conn().Close()
+		delete(l.conns, where)
+	}
+}
+
+func (w *writer) acknowledged() []int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.acked)
+}
+
+// begin starts a new measurement of the longest time without an acknowledgement.
+func (w *writer) begin() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gap, w.last = 0, time.Now()
+}
+
+func (w *writer) longest() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.gap.Round(time.Millisecond)
+}
+
+// waitAck waits until enough rows are acknowledged after a moment that every
+// group has taken one with near certainty.
+func (w *writer) waitAck(t *testing.T, after time.Time) {
+	t.Helper()
+	before := len(w.acknowledged())
+	pgtest.Eventually(t, group.Patience, func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if n := len(w.acked) - before; n < 20*w.f.workers {
+			return fmt.Errorf("%d rows were acknowledged since %s, the last error was: %w", n, after.Format(time.TimeOnly), w.err)
+		}
+		return nil
+	})
+}
