@@ -30,11 +30,7 @@ func newAcceptTimelineCmd(env *Env) *cobra.Command {
 }
 
 func acceptTimeline(ctx context.Context, s *session, cmd *cobra.Command, _ []string) error {
-	formation := s.formation(cmd)
-	if err := s.formationExists(ctx, formation); err != nil {
-		return err
-	}
-	group, err := s.group(ctx, cmd, formation)
+	formation, group, err := s.formationGroup(ctx, cmd)
 	if err != nil {
 		return err
 	}

@@ -85,19 +85,7 @@ func newConfigGetCmd(env *Env) *cobra.Command {
 			env.printf("%s\n", value)
 			return nil
 		}
-		if jsonWanted(cmd) {
-			o, err := configJSON(n)
-			if err != nil {
-				return err
-			}
-			return writeJSON(env.Stdout, o)
-		}
-		_, content, err := readConfig(n.config)
-		if err != nil {
-			return err
-		}
-		env.printf("%s\n", content)
-		return nil
+		return printConfig(env, cmd, n, "\n")
 	})
 	pgdataFlag(cmd)
 	return cmd
@@ -320,7 +308,7 @@ func showFile(env *Env, cmd *cobra.Command) error {
 	}
 	switch chosen[0] {
 	case "config":
-		return showConfigContents(env, cmd, n)
+		return printConfig(env, cmd, n, "")
 	case "state":
 		return showStateContents(env, cmd, n)
 	case "init":
@@ -344,7 +332,8 @@ func listFiles(env *Env, cmd *cobra.Command, n node) error {
 	return t.write(env.Stdout)
 }
 
-func showConfigContents(env *Env, cmd *cobra.Command, n node) error {
+// printConfig prints the configuration file, and end after its text.
+func printConfig(env *Env, cmd *cobra.Command, n node, end string) error {
 	if jsonWanted(cmd) {
 		o, err := configJSON(n)
 		if err != nil {
@@ -356,7 +345,7 @@ func showConfigContents(env *Env, cmd *cobra.Command, n node) error {
 	if err != nil {
 		return err
 	}
-	env.printf("%s", content)
+	env.printf("%s%s", content, end)
 	return nil
 }
 

@@ -127,7 +127,7 @@ func enableMaintenance(ctx context.Context, s *session, cmd *cobra.Command, st k
 	id := int64(st.NodeID)
 	err = maintenanceCall(ctx, s, func() (bool, error) { return s.db.StartMaintenance(ctx, id) })
 	if err != nil {
-		return advise(fatal(exitMonitor, "%w", err), "show state tells what the node and its group do now")
+		return advise(fatal(exitMonitor, "%w", err), "show blockers tells what stands in the way; show state, what the node and its group do now")
 	}
 	patience := 60 * time.Second
 	if allow {

@@ -35,11 +35,7 @@ func newFailoverCmd(env *Env, name, short string) *cobra.Command {
 }
 
 func performFailover(ctx context.Context, s *session, cmd *cobra.Command, _ []string) error {
-	formation := s.formation(cmd)
-	if err := s.formationExists(ctx, formation); err != nil {
-		return err
-	}
-	group, err := s.group(ctx, cmd, formation)
+	formation, group, err := s.formationGroup(ctx, cmd)
 	if err != nil {
 		return err
 	}
@@ -50,7 +46,7 @@ func performFailover(ctx context.Context, s *session, cmd *cobra.Command, _ []st
 	loss := on(cmd, "allow-data-loss")
 	err = retryDeadlocks(ctx, func() error { return s.db.PerformFailover(ctx, formation, group, loss) })
 	if err != nil {
-		return advise(fatal(exitMonitor, "%w", err), "show state tells which nodes the group has and what they do")
+		return advise(fatal(exitMonitor, "%w", err), "show blockers tells what stands in the way, and which command helps")
 	}
 	return waitNewPrimary(ctx, f, cmd)
 }
@@ -119,7 +115,7 @@ func performPromotion(ctx context.Context, s *session, cmd *cobra.Command, _ []s
 		return err
 	})
 	if err != nil {
-		return advise(fatal(exitMonitor, "%w", err), "show state tells which nodes the group has and what they do")
+		return advise(fatal(exitMonitor, "%w", err), "show blockers tells what stands in the way, and which command helps")
 	}
 	if !promoting {
 		return nil

@@ -275,11 +275,16 @@ func newSetMetadataCmd(env *Env) *cobra.Command {
 	cmd := newLeaf("metadata", "Set name, hostname and port of this node", func(cmd *cobra.Command, _ []string) error {
 		return setMetadata(cmd.Context(), env, cmd)
 	})
+	metadataFlags(cmd)
+	return cmd
+}
+
+// metadataFlags are the data directory and what a node can be renamed to.
+func metadataFlags(cmd *cobra.Command) {
 	pgdataFlag(cmd)
 	nameFlag(cmd, "n")
 	cmd.Flags().StringP("hostname", "H", "", "new `hostname` of the node")
 	cmd.Flags().StringP("pgport", "p", "", "new `port` of the node")
-	return cmd
 }
 
 func setMetadata(ctx context.Context, env *Env, cmd *cobra.Command) error {

@@ -27,10 +27,7 @@ func newRunCmd(env *Env) *cobra.Command {
 	cmd := newLeaf("run", "Run the service of a node (monitor or keeper)", func(cmd *cobra.Command, _ []string) error {
 		return runNode(cmd.Context(), env, cmd)
 	})
-	pgdataFlag(cmd)
-	nameFlag(cmd, "n")
-	cmd.Flags().StringP("hostname", "H", "", "new `hostname` of the node")
-	cmd.Flags().StringP("pgport", "p", "", "new `port` of the node")
+	metadataFlags(cmd)
 	return cmd
 }
 

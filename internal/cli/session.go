@@ -226,6 +226,16 @@ func (s *session) group(ctx context.Context, cmd *cobra.Command, formation strin
 	return nodes[0].Group, nil
 }
 
+// formationGroup is the formation, which the monitor knows, and the group that the command is about.
+func (s *session) formationGroup(ctx context.Context, cmd *cobra.Command) (formation string, group int, err error) {
+	formation = s.formation(cmd)
+	if err := s.formationExists(ctx, formation); err != nil {
+		return "", 0, err
+	}
+	group, err = s.group(ctx, cmd, formation)
+	return formation, group, err
+}
+
 // noNodes tells a formation without nodes from one that does not exist.
 func (s *session) noNodes(ctx context.Context, formation string) error {
 	if err := s.formationExists(ctx, formation); err != nil {

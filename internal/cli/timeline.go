@@ -33,11 +33,7 @@ func timelineStatus(s pgautofailover.TimelineStatus) string {
 }
 
 func showTimeline(ctx context.Context, s *session, cmd *cobra.Command, _ []string) error {
-	formation := s.formation(cmd)
-	if err := s.formationExists(ctx, formation); err != nil {
-		return err
-	}
-	group, err := s.group(ctx, cmd, formation)
+	formation, group, err := s.formationGroup(ctx, cmd)
 	if err != nil {
 		return err
 	}
