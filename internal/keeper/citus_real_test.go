@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"syscall"
 	"testing"
@@ -17,11 +18,12 @@ import (
 
 // citusWorld is a coordinator's real server, and a monitor that knows it.
 type citusWorld struct {
-	t      *testing.T
-	server *pgtest.Server
-	conn   *pgx.Conn
-	away   bool
-	nodes  []pgautofailover.NodeRow
+	t       *testing.T
+	server  *pgtest.Server
+	conn    *pgx.Conn
+	genuine bool
+	away    bool
+	nodes   []pgautofailover.NodeRow
 }
 
 // The monitorSession of the world answers nothing else.
@@ -51,7 +53,7 @@ func newCitusWorld(t *testing.T) *citusWorld {
 		settings["citus.enable_metadata_sync"] = "off" // there are no workers' servers here
 		settings["max_wal_senders"] = "20"
 	}
-	w := &citusWorld{t: t, server: pgtest.NewServer(t, pgtest.ServerConfig{Name: "coordinator", Bin: bin, Settings: settings})}
+	w := &citusWorld{t: t, genuine: genuine, server: pgtest.NewServer(t, pgtest.ServerConfig{Name: "coordinator", Bin: bin, Settings: settings})}
 	w.server.Exec(t, "postgres", "CREATE EXTENSION citus")
 	conn, err := pgx.Connect(t.Context(), w.server.DSN("postgres"))
 	require.NoError(t, err)
@@ -227,4 +229,42 @@ func TestPromotionWaitsForTheCoordinator(t *testing.T) {
 	given, giveUp := context.WithCancelCause(t.Context())
 	giveUp(errSuperseded)
 	require.ErrorIs(t, n.coordinate(given, fsm.StepCoordinatorCommit, task{}), errSuperseded)
+}
+
+// TestHungSessionDoesNotHoldUpAPromotion: a client's transaction that will never
+// end holds locks on the shards; it is ended after the cooldown.
+func TestHungSessionDoesNotHoldUpAPromotion(t *testing.T) {
+	t.Parallel()
+	w := newCitusWorld(t)
+	if !w.genuine {
+		t.Skip("only the extension itself locks shards and ends who holds them")
+	}
+	n := w.node("worker", 0, w.server.Port+1) // the only server there is holds the shards
+	n.file.Timeouts.CitusUpdateNodeLockCooldown = 2000
+	for _, sql := range []string{
+		fmt.Sprintf("SELECT citus_set_coordinator_host('127.0.0.1', %d)", w.server.Port),
+		fmt.Sprintf("SELECT citus_set_node_property('127.0.0.1', %d, 'shouldhaveshards', true)", w.server.Port),
+		"CREATE TABLE rows (id bigint PRIMARY KEY)",
+		"SELECT create_distributed_table('rows', 'id', shard_count => 2)",
+	} {
+		_, err := w.conn.Exec(t.Context(), sql)
+		require.NoError(t, err, sql)
+	}
+	hung, err := pgx.Connect(t.Context(), w.server.DSN("postgres"))
+	require.NoError(t, err)
+	defer func() { _ = hung.Close(context.WithoutCancel(t.Context())) }()
+	_, err = hung.Exec(t.Context(), "BEGIN")
+	require.NoError(t, err)
+	_, err = hung.Exec(t.Context(), "INSERT INTO rows VALUES (1)")
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, n.withCoordinator(ctx, n.prepareMove), "at the first attempt")
+	require.Equal(t, []string{"master_update_node 0"}, w.gids())
+	_, err = hung.Exec(t.Context(), "COMMIT")
+	require.Error(t, err)
+	require.NoError(t, n.withCoordinator(ctx, func(ctx context.Context, s *distSession) error {
+		return s.finish(ctx, "ROLLBACK", updateGID(0))
+	}))
 }
