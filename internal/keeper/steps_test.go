@@ -345,7 +345,7 @@ func TestLookSeesWhoIsLetIn(t *testing.T) {
 	for range 200 {
 		conn, err := pgx.Connect(t.Context(), dsn)
 		if full = err != nil; full {
-			require.ErrorContains(t, err, "reserved for non-replication superuser")
+			require.ErrorContains(t, err, "remaining connection slots are reserved")
 			break
 		}
 		t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
