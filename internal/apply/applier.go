@@ -36,10 +36,14 @@ type applier struct {
 	counts  *counts
 	amended *amended
 	options options
+	shapes  shapes
 
 	epoch    int // of targets: what was known of tables before is void
 	inflight []*transaction
+	weight   int // bytes that those in flight hold
 	todo     []*transaction
+	gather   run
+	arenas   [][]byte // to be used again
 	durable  *durability
 	reached  pg.LSN // end of the last transaction that committed here
 	time     pg.Timestamp
@@ -120,14 +124,35 @@ func (a *applier) settle() error {
 func (a *applier) finished(tx *transaction) {
 	if len(a.inflight) > 0 && a.inflight[0] == tx {
 		a.inflight = a.inflight[1:]
+		a.weight -= tx.weight
 	}
 	tx.finished = true
+	a.recycle(tx)
 	a.letGo(tx)
 	a.reached = max(a.reached, tx.end)
 	if tx.commitTime != 0 {
 		a.time = tx.commitTime
 	}
 	a.durable.committed(tx.end)
+}
+
+// recycle takes back the memory of a transaction that nobody will look at again.
+func (a *applier) recycle(tx *transaction) {
+	if tx.arena != nil && cap(tx.arena) <= arenaKept && len(a.arenas) < inflightLimit {
+		a.arenas = append(a.arenas, tx.arena[:0])
+	}
+	tx.arena, tx.changes = nil, nil
+}
+
+// arena is memory for a transaction; nil when there is none to be used again.
+func (a *applier) arena() []byte {
+	last := len(a.arenas) - 1
+	if last < 0 {
+		return nil
+	}
+	arena := a.arenas[last]
+	a.arenas = a.arenas[:last]
+	return arena
 }
 
 func (a *applier) letGo(tx *transaction) {
@@ -164,7 +189,7 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 		}
 	}
 	again := a.inflight
-	a.inflight = nil
+	a.inflight, a.weight = nil, 0
 	if !current.finished && !slices.Contains(again, current) {
 		again = append(again, current)
 	}
@@ -197,7 +222,7 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 		if tx.partial {
 			return &rereadError{final: first.final, mode: first.mode, cause: first.cause, failedAt: first.failedAt}
 		}
-		tx.begun, tx.saved, tx.trials = false, false, nil
+		tx.begun, tx.saved, tx.stamped, tx.trials = false, false, false, nil
 	}
 	a.todo = append(again, a.todo...)
 	return nil
@@ -272,12 +297,14 @@ func (a *applier) begin(ctx context.Context, tx *transaction) error {
 	tx.begun = true
 	tx.actions = 1
 	a.inflight = append(a.inflight, tx)
+	tx.weight = tx.size
+	a.weight += tx.weight
 	if tx.mode != fast {
 		if err := a.drain(ctx); err != nil {
 			return err
 		}
 	}
-	a.session.execute("BEGIN", nil, nil, op{tx: tx})
+	a.session.open(tx)
 	if tx.mode == exception {
 		return a.session.run(ctx, "SAVEPOINT pgdrover_start")
 	}
@@ -357,7 +384,8 @@ func (a *applier) target(ctx context.Context, t *remoteTable) (*target, error) {
 }
 
 func (a *applier) sendChanges(ctx context.Context, tx *transaction) error {
-	r := run{a: a, tx: tx}
+	r := &a.gather
+	r.begin(a, tx)
 	stretch := maxStretch
 	for i := 0; i < len(tx.changes); {
 		if tx.mode == fast {
@@ -395,8 +423,18 @@ func (a *applier) sendChanges(ctx context.Context, tx *transaction) error {
 		}
 		stretch = 2 * minStretch
 	}
-	r.send()
+	if tx.mode == fast && tx.complete && a.simple(tx) {
+		r.finish()
+	} else {
+		r.send()
+	}
 	return a.write(ctx)
+}
+
+// simple tells whether nothing but its stamp stands between a transaction's last
+// change and its commit.
+func (a *applier) simple(tx *transaction) bool {
+	return !tx.deferred && !tx.durable && !tx.position && !tx.skipped && !a.exact
 }
 
 // A large transaction of which one row is in conflict need not go step by step
@@ -480,8 +518,10 @@ func (a *applier) finish(ctx context.Context, tx *transaction) error {
 		s.execute(progressText, []uint32{26, pgLSNOID, timestamptzOID},
 			[]pgoutput.Value{uint32Value(a.subID), end, when}, op{tx: tx})
 	}
-	s.execute(setupText, []uint32{pgLSNOID, timestamptzOID}, []pgoutput.Value{end, when}, op{tx: tx})
-	s.execute("COMMIT", nil, nil, op{tx: tx, commit: true})
+	if !tx.stamped {
+		s.execute(setupText, []uint32{pgLSNOID, timestamptzOID}, []pgoutput.Value{end, when}, op{tx: tx})
+	}
+	s.commit(tx)
 	if tx.mode != fast {
 		return a.drain(ctx)
 	}

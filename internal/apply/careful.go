@@ -171,6 +171,7 @@ func (c *carefully) attempt(ctx context.Context, r *rowChange) error {
 		}
 		return err
 	}
+	c.stepped(r, local.Row, ch.Stamp)
 	var asks []*ask
 	var verify *ask
 	for _, step := range out.Steps {
@@ -194,6 +195,16 @@ func (c *carefully) attempt(ctx context.Context, r *rowChange) error {
 	}
 	c.note(ctx, r, out.Conflicts)
 	return nil
+}
+
+// stepped notes that a table has rows which the fast form need not have refused:
+// of the same author, from before its clock was set back.
+func (c *carefully) stepped(r *rowChange, row *conflict.Row, stamp conflict.Stamp) {
+	if r.action == conflict.Insert || row == nil || r.g.stepped || row.Stamp.Origin != stamp.Origin || row.Stamp.CommitTime < stamp.CommitTime {
+		return
+	}
+	r.g.stepped = true
+	clear(r.g.plans)
 }
 
 // look reads and locks what this database has under the change's keys.

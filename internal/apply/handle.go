@@ -56,7 +56,7 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 }
 
 func (w *Worker) beginTransaction(m *pgoutput.Begin) {
-	tx := &transaction{final: m.FinalLSN, commitTime: m.CommitTime, xid: m.XID}
+	tx := &transaction{final: m.FinalLSN, commitTime: m.CommitTime, xid: m.XID, arena: w.applier.arena()}
 	w.current, w.dropping, w.repairing = tx, false, false
 	if f := w.forced[m.FinalLSN]; f != nil {
 		tx.mode, tx.cause, tx.failedAt = f.mode, f.cause, f.failedAt

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -68,6 +69,25 @@ func dial(ctx context.Context, dsn, name string, settings map[string]string) (*p
 	return pgconn.ConnectConfig(ctx, config)
 }
 
+// peerTime bounds a question: one that is not answered must not hold up the
+// stream, and the keys that it has claimed, for ever.
+const peerTime = 30 * time.Second
+
+// ask puts a question with values in text form.
+func (p *peers) ask(ctx context.Context, conn *pgconn.PgConn, text string, values ...[]byte) *pgconn.Result {
+	return p.askWith(ctx, conn, text, values, nil, nil)
+}
+
+func (*peers) askWith(ctx context.Context, conn *pgconn.PgConn, text string, values [][]byte, types []uint32, formats []int16) *pgconn.Result {
+	ctx, cancel := context.WithTimeoutCause(ctx, peerTime, fmt.Errorf("no answer within %s", peerTime))
+	defer cancel()
+	result := conn.ExecParams(ctx, text, values, types, formats, nil).Read()
+	if result.Err != nil && ctx.Err() != nil {
+		result.Err = context.Cause(ctx)
+	}
+	return result
+}
+
 // row reads a row from a node by the key that a change's row holds: its values
 // as text, in the order of the target's sent columns. Nil means that there is no
 // such row.
@@ -99,7 +119,7 @@ func (p *peers) row(ctx context.Context, node conflict.NodeID, g *target, key pg
 		tests = append(tests, fmt.Sprintf("%s = $%d", pg.QuoteIdent(g.Columns[k].Name), len(types)))
 	}
 	text := fmt.Sprintf("SELECT %s FROM ONLY %s WHERE %s", strings.Join(columns, ", "), g.name, strings.Join(tests, " AND "))
-	result := conn.ExecParams(ctx, text, values, types, formats, nil).Read()
+	result := p.askWith(ctx, conn, text, values, types, formats)
 	if result.Err != nil {
 		return nil, fmt.Errorf("%w %d for row of %s: %w", errPeer, node, g.plain, result.Err)
 	}
@@ -137,7 +157,7 @@ func (p *peers) filter(ctx context.Context, node conflict.NodeID, t *remoteTable
 	}
 	text := fmt.Sprintf("SELECT ((%s)) IS TRUE FROM (SELECT %s) AS %s", strings.Join(t.rule.filters, ") AND ("),
 		strings.Join(fields, ", "), pg.QuoteIdent(t.relation.Name))
-	result := conn.ExecParams(ctx, text, values, types, formats, nil).Read()
+	result := p.askWith(ctx, conn, text, values, types, formats)
 	if result.Err != nil {
 		return false, fmt.Errorf("%w for row filter of %s: %w", errPeer, name, result.Err)
 	}
@@ -164,7 +184,7 @@ func (p *peers) filterCurrent(ctx context.Context, conn *pgconn.PgConn, t *remot
 	}
 	text := fmt.Sprintf("SELECT ((%s)) IS TRUE FROM ONLY %s WHERE %s", strings.Join(t.rule.filters, ") AND ("), name,
 		strings.Join(tests, " AND "))
-	result := conn.ExecParams(ctx, text, values, types, formats, nil).Read()
+	result := p.askWith(ctx, conn, text, values, types, formats)
 	if result.Err != nil {
 		return false, fmt.Errorf("%w for row filter of %s: %w", errPeer, name, result.Err)
 	}

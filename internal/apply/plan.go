@@ -34,6 +34,16 @@ func (v verdict) over(time string, strict bool) string {
 		` %[1]s = s."timestamp" AND s.roident IN (%[3]s), true) FROM pg_xact_commit_timestamp_origin(k.xmin) s))`, time, v.same, v.beaten)
 }
 
+// quick is over for the statements of the fast form. What it refuses besides,
+// a row of the same author that is not older, comes from a clock that was set
+// back: then whole is true, and the author is looked at.
+func (v verdict) quick(time string, strict, whole bool) string {
+	if strict || v.strict || whole {
+		return v.over(time, strict)
+	}
+	return fmt.Sprintf("coalesce(pg_xact_commit_timestamp(k.xmin) < %s, true)", time)
+}
+
 // plan is a prepared statement of the fast form, for one row or for a run of
 // rows.
 type plan struct {
@@ -44,7 +54,14 @@ type plan struct {
 	lookOne, lookMany  string // for inserts: the look for tombstones
 	lookOf, lookManyOf []uint32
 	keys               []sent // whose values that look binds
+	id                 int    // among the plans of a session; 0 when its statement stays alone
+	part               part   // the statement for one row, as a part of a larger one
+	look               func(p *parameters, time string) string
 }
+
+// part writes a statement as common table expressions. It returns them, with
+// names that end in a number, and the name of the one that has to hold a row.
+type part func(p *parameters, number int, time, lsn string) (tables, counted string)
 
 const (
 	timestamptzOID = 1184
@@ -90,6 +107,14 @@ func (g *target) insertPlan() *plan {
 			strings.Join(arrays, ", "), strings.ReplaceAll(strings.Join(casts, ", "), "v.", ""))
 		p.manyOf = multi.types
 	}
+	p.part = func(m *parameters, number int, _, _ string) (tables, counted string) {
+		values := make([]string, len(g.sent))
+		for i, c := range g.sent {
+			values[i] = m.add(c.typ)
+		}
+		counted = fmt.Sprintf("w%d", number)
+		return fmt.Sprintf("%s AS (%sVALUES (%s) RETURNING 1)", counted, into, strings.Join(values, ", ")), counted
+	}
 	g.lookPlan(p)
 	return p
 }
@@ -102,31 +127,39 @@ func (g *target) lookPlan(p *plan) {
 		return
 	}
 	// Most tables have none at the moment: then there is nothing to look up.
-	const look = `SELECT 1 / (NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d) OR
+	const look = `(NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d) OR
 		NOT EXISTS (SELECT FROM %[2]s JOIN spock.pgdrover_tombstone d ON d.relid = %[1]d AND d.key = %[3]s WHERE %[4]s) AND
-		NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d AND d.key IS NULL AND %[4]s))::int`
+		NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d AND d.key IS NULL AND %[4]s))`
+	const verify = "SELECT 1 / (%s)::int"
 	const newer = `coalesce(d.commit_time, (SELECT s."timestamp" FROM pg_xact_commit_timestamp_origin(d.xmin) s), '-infinity') >= %s`
 	var single, multi parameters
-	var values, arrays, names []string
+	var arrays, names []string
 	batch := true
 	for _, k := range g.key {
 		c := g.sent[g.place[k]]
 		p.keys = append(p.keys, c)
-		name := pg.QuoteIdent(g.Columns[k].Name)
-		names = append(names, name)
-		values = append(values, single.add(c.typ)+"::"+g.Columns[k].TypeName+" AS "+name)
+		names = append(names, pg.QuoteIdent(g.Columns[k].Name))
 		if a := g.array(c); a != 0 {
 			arrays = append(arrays, multi.add(a))
 		} else {
 			batch = false
 		}
 	}
-	p.lookOne = fmt.Sprintf(look, g.OID, "(SELECT "+strings.Join(values, ", ")+") k", *g.KeyBytes,
-		fmt.Sprintf(newer, single.add(timestamptzOID)))
+	p.look = func(m *parameters, time string) string {
+		values := make([]string, len(g.key))
+		for i, k := range g.key {
+			values[i] = m.add(p.keys[i].typ) + "::" + g.Columns[k].TypeName + " AS " + names[i]
+		}
+		if time == "" {
+			time = m.add(timestamptzOID)
+		}
+		return fmt.Sprintf(look, g.OID, "(SELECT "+strings.Join(values, ", ")+") k", *g.KeyBytes, fmt.Sprintf(newer, time))
+	}
+	p.lookOne = fmt.Sprintf(verify, p.look(&single, ""))
 	p.lookOf = single.types
 	if batch {
-		p.lookMany = fmt.Sprintf(look, g.OID, fmt.Sprintf("unnest(%s) k (%s)", strings.Join(arrays, ", "), strings.Join(names, ", ")),
-			*g.KeyBytes, fmt.Sprintf(newer, multi.add(timestamptzOID)))
+		p.lookMany = fmt.Sprintf(verify, fmt.Sprintf(look, g.OID, fmt.Sprintf("unnest(%s) k (%s)", strings.Join(arrays, ", "),
+			strings.Join(names, ", ")), *g.KeyBytes, fmt.Sprintf(newer, multi.add(timestamptzOID))))
 		p.lookManyOf = multi.types
 	}
 }
@@ -160,31 +193,43 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 		p.columns = append(p.columns, g.sent[g.place[k]])
 	}
 	var single, multi parameters
-	var set, setMany, arrays, aliases []string
+	var setMany, arrays, aliases []string
 	batch := true
 	for i, c := range p.columns[:written] {
-		name := pg.QuoteIdent(g.Columns[c.local].Name)
-		set = append(set, name+" = "+single.add(c.typ))
-		setMany = append(setMany, fmt.Sprintf("%s = v.c%d", name, i))
+		setMany = append(setMany, fmt.Sprintf("%s = v.c%d", pg.QuoteIdent(g.Columns[c.local].Name), i))
 	}
-	where := g.keyTest(&single)
+	one := func(m *parameters, time string) string {
+		set := make([]string, written)
+		for i, c := range p.columns[:written] {
+			set[i] = pg.QuoteIdent(g.Columns[c.local].Name) + " = " + m.add(c.typ)
+		}
+		where := g.keyTest(m)
+		if p.time && time == "" {
+			time = m.add(timestamptzOID)
+		}
+		return fmt.Sprintf("UPDATE ONLY %s AS k SET %s WHERE %s AND %s RETURNING 1", g.name, strings.Join(set, ", "), where,
+			v.quick(time, incomplete, g.stepped))
+	}
 	for i, c := range p.columns {
 		aliases = append(aliases, fmt.Sprintf("c%d", i))
 		a := g.array(c)
 		batch = batch && a != 0
 		arrays = append(arrays, multi.add(a))
 	}
-	var timeOne, timeMany string
-	if p.time {
-		timeOne, timeMany = single.add(timestamptzOID), multi.add(timestamptzOID)
+	p.part = func(m *parameters, number int, time, _ string) (tables, counted string) {
+		counted = fmt.Sprintf("w%d", number)
+		return counted + " AS (" + one(m, time) + ")", counted
 	}
-	p.one = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s WHERE %s AND %s RETURNING 1) SELECT 1 / count(*) FROM w",
-		g.name, strings.Join(set, ", "), where, v.over(timeOne, incomplete))
+	p.one = "WITH w AS (" + one(&single, "") + ") SELECT 1 / (EXISTS (SELECT FROM w))::int"
 	p.oneOf = single.types
 	if batch {
+		timeMany := ""
+		if p.time {
+			timeMany = multi.add(timestamptzOID)
+		}
 		p.many = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s FROM unnest(%s) v (%s) WHERE %s AND %s RETURNING 1)"+
 			" SELECT 1 / (count(*) = %s)::int FROM w", g.name, strings.Join(setMany, ", "), strings.Join(arrays, ", "),
-			strings.Join(aliases, ", "), g.keyJoin(written), v.over(timeMany, incomplete), multi.add(int8OID))
+			strings.Join(aliases, ", "), g.keyJoin(written), v.quick(timeMany, incomplete, g.stepped), multi.add(int8OID))
 		p.manyOf = multi.types
 	}
 	return p
@@ -217,7 +262,6 @@ func (g *target) keyJoin(first int) string {
 func (g *target) deletePlan(v verdict) *plan {
 	p := &plan{time: !v.strict, lsn: true}
 	var single, multi parameters
-	where := g.keyTest(&single)
 	batch := true
 	var arrays, aliases []string
 	for i, k := range g.key {
@@ -228,21 +272,30 @@ func (g *target) deletePlan(v verdict) *plan {
 		arrays = append(arrays, multi.add(a))
 		aliases = append(aliases, fmt.Sprintf("c%d", i))
 	}
-	const form = "WITH w AS (DELETE FROM ONLY %s AS k %s WHERE %s AND %s RETURNING %s AS key)," +
-		" b AS (INSERT INTO spock.pgdrover_tombstone (relid, key, author, author_lsn) SELECT %d, w.key, %d, %s FROM w RETURNING 1)" +
-		" SELECT 1 / %s FROM b"
-	var timeOne, timeMany string
-	if p.time {
-		timeOne, timeMany = single.add(timestamptzOID), multi.add(timestamptzOID)
+	const form = "w%[1]d AS (DELETE FROM ONLY %[2]s AS k %[3]s WHERE %[4]s AND %[5]s RETURNING %[6]s AS key)," +
+		" b%[1]d AS (INSERT INTO spock.pgdrover_tombstone (relid, key, author, author_lsn) SELECT %[7]d, w%[1]d.key, %[8]d, %[9]s FROM w%[1]d RETURNING 1)"
+	p.part = func(m *parameters, number int, time, lsn string) (tables, counted string) {
+		where := g.keyTest(m)
+		if p.time && time == "" {
+			time = m.add(timestamptzOID)
+		}
+		if lsn == "" {
+			lsn = m.add(pgLSNOID)
+		}
+		return fmt.Sprintf(form, number, g.name, "", where, v.quick(time, false, g.stepped), *g.KeyBytes, g.OID, v.node, lsn), fmt.Sprintf("b%d", number)
 	}
-	p.one = fmt.Sprintf(form, g.name, "", where, v.over(timeOne, false), *g.KeyBytes, g.OID, v.node,
-		single.add(pgLSNOID), "count(*)")
+	tables, counted := p.part(&single, 0, "", "")
+	p.one = fmt.Sprintf("WITH %s SELECT 1 / (EXISTS (SELECT FROM %s))::int", tables, counted)
 	p.oneOf = single.types
 	if batch {
+		timeMany := ""
+		if p.time {
+			timeMany = multi.add(timestamptzOID)
+		}
 		lsn := multi.add(pgLSNOID)
-		p.many = fmt.Sprintf(form, g.name, fmt.Sprintf("USING unnest(%s) v (%s)", strings.Join(arrays, ", "), strings.Join(aliases, ", ")),
-			g.keyJoin(0), v.over(timeMany, false), *g.KeyBytes, g.OID, v.node, lsn,
-			fmt.Sprintf("(count(*) = %s)::int", multi.add(int8OID)))
+		p.many = fmt.Sprintf("WITH "+form+" SELECT 1 / (count(*) = %[10]s)::int FROM b0", 0, g.name,
+			fmt.Sprintf("USING unnest(%s) v (%s)", strings.Join(arrays, ", "), strings.Join(aliases, ", ")),
+			g.keyJoin(0), v.quick(timeMany, false, g.stepped), *g.KeyBytes, g.OID, v.node, lsn, multi.add(int8OID))
 		p.manyOf = multi.types
 	}
 	return p

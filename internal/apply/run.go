@@ -20,6 +20,16 @@ type run struct {
 	n      int
 	bytes  int
 	seen   map[string]bool // keys of updates
+
+	waiting []waiting // for others that one statement can write as well
+	looks   []waiting // inserted, and not looked for yet
+	bound   []pgoutput.Value
+}
+
+// begin prepares for a transaction, or for the next part of one.
+func (r *run) begin(a *applier, tx *transaction) {
+	r.a, r.tx, r.plan, r.target, r.n = a, tx, nil, nil, 0
+	r.waiting, r.looks = r.waiting[:0], r.looks[:0]
 }
 
 const (
@@ -48,7 +58,7 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 		row, key = m.New, m.New
 		if p = g.plans[planInsert]; p == nil {
 			p = g.insertPlan()
-			g.plans[planInsert] = p
+			r.a.keepPlan(g, planInsert, p)
 		}
 	case *pgoutput.Update:
 		row, key = m.New, m.New
@@ -57,7 +67,7 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 		row, key = m.Old, m.Old
 		if p = g.plans[planDelete]; p == nil && g.hasKey && g.KeyBytes != nil {
 			p = g.deletePlan(r.a.verdict)
-			g.plans[planDelete] = p
+			r.a.keepPlan(g, planDelete, p)
 		}
 	}
 	if p == nil || p.one == "" || len(row) != len(g.remote.Columns) {
@@ -67,7 +77,7 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 	r.tx.actions++
 	r.a.counts.row(r.a.subID, g.OID, c.kind, 1)
 	if r.target != g || r.plan != p || r.n >= runRows || r.bytes >= runBytes || r.twice(g, key, c.kind) {
-		r.send()
+		r.next()
 		r.start(g, p)
 		r.twice(g, key, c.kind)
 	}
@@ -118,7 +128,7 @@ func (r *run) updatePlan(g *target, m *pgoutput.Update) *plan {
 	p := g.plans[mask]
 	if p == nil {
 		p = g.updatePlan(r.a.verdict, m.New, mask != 0)
-		g.plans[mask] = p
+		r.a.keepPlan(g, mask, p)
 	}
 	return p
 }
@@ -173,11 +183,34 @@ func emptied(lists [][]pgoutput.Value, n int) [][]pgoutput.Value {
 	return lists
 }
 
-// send writes what was gathered.
+// keepPlan remembers a plan of a table.
+func (a *applier) keepPlan(g *target, key uint64, p *plan) {
+	if g.Plain && p.part != nil {
+		a.shapes.number(p)
+	}
+	g.plans[key] = p
+}
+
+// send writes all that was gathered.
 func (r *run) send() {
-	if r.n == 0 {
+	r.next()
+	r.sendWaiting(false)
+	r.sendLooks(false)
+}
+
+// finish is send for the end of a transaction, which gets its stamp with it.
+func (r *run) finish() {
+	r.next()
+	r.sendWaiting(true)
+}
+
+// next ends the run of alike rows: it is written, or kept to be written with
+// others.
+func (r *run) next() {
+	if r.n == 0 || r.combine() {
 		return
 	}
+	r.sendWaiting(false)
 	p := r.plan
 	if p.many != "" && r.n > 1 && allBinary(r.values) {
 		values := r.arrays(p.columns, r.values)
@@ -226,12 +259,7 @@ func (r *run) sendSingly() {
 		for i := range p.columns {
 			values = append(values, r.values[i][n])
 		}
-		if p.time {
-			values = append(values, int64Value(int64(r.tx.commitTime)))
-		}
-		if p.lsn {
-			values = append(values, lsnValue(r.tx.final+1))
-		}
+		values = r.withStamp(p, values)
 		r.a.session.execute(p.one, p.oneOf, values, op{tx: r.tx})
 	}
 }

@@ -56,6 +56,9 @@ type session struct {
 	prepared map[string]string
 	unsure   []string // texts sent since the last good border: prepared or not
 	names    int
+	// ending is a transaction that has all but its COMMIT: the next one may begin
+	// with the same statement.
+	ending *transaction
 
 	wake   chan struct{} // holds 1: something was answered
 	reader sync.WaitGroup
@@ -259,6 +262,20 @@ func (s *session) statement(text string, types []uint32, tx *transaction, r *rep
 	return name
 }
 
+// drop takes back a prepared statement that will hardly come again.
+func (s *session) drop(text string) {
+	name, ok := s.prepared[text]
+	if !ok {
+		return
+	}
+	delete(s.prepared, text)
+	at := s.begin('C')
+	s.buf = append(s.buf, 'S')
+	s.buf = append(s.buf, name...)
+	s.buf = append(s.buf, 0)
+	s.end(at)
+}
+
 func (s *session) begin(kind byte) int {
 	s.buf = append(s.buf, kind, 0, 0, 0, 0)
 	return len(s.buf) - 4
@@ -268,8 +285,31 @@ func (s *session) end(at int) {
 	binary.BigEndian.PutUint32(s.buf[at:], uint32(len(s.buf)-at)) //nolint:gosec // messages are below 1 GB
 }
 
+// open begins a transaction.
+func (s *session) open(tx *transaction) {
+	if ended := s.ending; ended != nil {
+		s.ending = nil
+		s.execute("COMMIT AND CHAIN", nil, nil, op{tx: ended, commit: true})
+		return
+	}
+	s.execute("BEGIN", nil, nil, op{tx: tx})
+}
+
+// commit ends a transaction. The statement itself goes out with what is sent
+// next.
+func (s *session) commit(tx *transaction) { s.ending = tx }
+
+// conclude sends the COMMIT that was held back.
+func (s *session) conclude() {
+	if ended := s.ending; ended != nil {
+		s.ending = nil
+		s.execute("COMMIT", nil, nil, op{tx: ended, commit: true})
+	}
+}
+
 // execute sends one statement with its values.
 func (s *session) execute(text string, types []uint32, values []pgoutput.Value, o op) {
+	s.conclude()
 	name := s.statement(text, types, o.tx, o.reply)
 	at := s.begin('B')
 	s.buf = append(s.buf, 0) // the unnamed portal
@@ -307,6 +347,7 @@ func (s *session) full() bool { return len(s.buf) >= writeLimit }
 
 // flush writes what was sent and asks the server for the answers.
 func (s *session) flush() error {
+	s.conclude()
 	if len(s.buf) == 0 {
 		return nil
 	}
@@ -328,6 +369,7 @@ func (s *session) write() error {
 
 // border sends a Sync and waits until everything before it is answered.
 func (s *session) border(ctx context.Context) error {
+	s.conclude()
 	s.buf = append(s.buf, 'S', 0, 0, 0, 4)
 	err := s.await(ctx, &reply{done: make(chan struct{})})
 	s.mu.Lock()
@@ -413,6 +455,7 @@ func (s *session) query(ctx context.Context, text string, types []uint32, values
 
 // run runs statements by the simple protocol, for what needs no values.
 func (s *session) run(ctx context.Context, text string) error {
+	s.conclude()
 	at := s.begin('Q')
 	s.buf = append(s.buf, text...)
 	s.buf = append(s.buf, 0)

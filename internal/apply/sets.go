@@ -297,10 +297,10 @@ func (w *Worker) askMembers(ctx context.Context, table uint32) error {
 	if err != nil {
 		return err
 	}
-	result := conn.ExecParams(ctx, `SELECT t.set_id, t.set_att_list, f.row_filter FROM spock.replication_set_table t
+	result := w.applier.peers.ask(ctx, conn, `SELECT t.set_id, t.set_att_list, f.row_filter FROM spock.replication_set_table t
 		JOIN spock.replication_set s USING (set_id) JOIN spock.local_node l ON l.node_id = s.set_nodeid
 		LEFT JOIN spock.pgdrover_row_filter f ON f.set_id = t.set_id AND f.set_reloid = t.set_reloid::oid
-		WHERE t.set_reloid::oid = $1::text::oid`, [][]byte{fmt.Append(nil, table)}, nil, nil, nil).Read()
+		WHERE t.set_reloid::oid = $1::text::oid`, fmt.Append(nil, table))
 	if result.Err != nil {
 		return fmt.Errorf("%w for replication sets of table %d: %w", errPeer, table, result.Err)
 	}
@@ -322,6 +322,11 @@ func (w *Worker) askMembers(ctx context.Context, table uint32) error {
 			filter = &m.filter
 		}
 		w.setMember(table, set, &m)
+		if w.current != nil && w.current.begun {
+			// What is written of the transaction so far may hold the very row, and
+			// would wait for us. The next stream asks again.
+			continue
+		}
 		if _, err := w.db.Exec(ctx, `INSERT INTO spock.pgdrover_remote_table (sub_id, set_id, set_reloid, att_list, row_filter)
 			VALUES ($1, $2, $3, $4::text::text[], $5) ON CONFLICT (sub_id, set_id, set_reloid)
 			DO UPDATE SET att_list = excluded.att_list, row_filter = excluded.row_filter`, w.sub.id, set, table, list, filter); err != nil {

@@ -121,10 +121,13 @@ func (w *Worker) handleAll(ctx context.Context, b batch) error {
 		}
 		w.received = max(w.received, m.end)
 		w.serverAt = m.time
+		if w.current != nil {
+			continue
+		}
 		if err := w.limitInflight(ctx); err != nil {
 			return err
 		}
-		if w.current == nil && time.Since(w.looked) > lookEvery {
+		if time.Since(w.looked) > lookEvery {
 			if err := w.look(ctx); err != nil {
 				return err
 			}
@@ -140,11 +143,7 @@ func (w *Worker) limitInflight(ctx context.Context) error {
 		if err := w.settle(ctx); err != nil {
 			return err
 		}
-		size := 0
-		for _, tx := range a.inflight {
-			size += tx.size
-		}
-		if len(a.inflight) < inflightLimit && size < inflightBytes || len(a.inflight) <= 1 {
+		if len(a.inflight) < inflightLimit && a.weight < inflightBytes || len(a.inflight) <= 1 {
 			return nil
 		}
 		if err := a.session.flush(); err != nil {

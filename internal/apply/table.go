@@ -19,6 +19,7 @@ type table struct {
 	Deferrable bool     `json:"deferrable"` // has checks that may wait for the commit
 	Amended    bool     `json:"amended"`    // has rows whose stamp stands beside them
 	Counters   bool     `json:"counters"`   // has columns that add up
+	Plain      bool     `json:"plain"`      // what is written here moves nothing else
 	KeyBytes   *string  `json:"key_bytes"`  // an expression over alias k for the key's canonical form
 	Columns    []column `json:"columns"`
 	Indexes    []index  `json:"indexes"` // the unique ones, the key's first
@@ -65,6 +66,13 @@ SELECT pg_catalog.json_build_object(
   'deferrable', EXISTS (SELECT FROM pg_catalog.pg_constraint x WHERE x.conrelid = c.oid AND x.condeferrable)
     OR EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgdeferrable AND g.tgenabled IN ('A', 'R')),
   'amended', EXISTS (SELECT FROM spock.pgdrover_stamp o WHERE o.relid = c.oid),
+  'plain', NOT c.relhasrules AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('A', 'R'))
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass AND
+      (d.classid = 'pg_catalog.pg_constraint'::regclass AND d.objid IN (SELECT x.oid FROM pg_catalog.pg_constraint x WHERE x.conrelid = c.oid)
+       OR d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f WHERE f.adrelid = c.oid)
+       OR d.classid = 'pg_catalog.pg_class'::regclass AND d.objid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid)))
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND t.typtype = 'd'),
   'counters', EXISTS (SELECT FROM spock.pgdrover_delta_column d WHERE d.relid = c.oid),
   'key_bytes', pgdrover.key_expression(c.oid, 'k'),
   'dropped', (SELECT pg_catalog.json_agg(d.column_name) FROM spock.pgdrover_dropped_column d WHERE d.relid = c.oid),
@@ -171,6 +179,7 @@ type target struct {
 	hasKey   bool // the key's columns are all sent
 	binary   bool // values come in binary form
 	careful  bool // the fast form is not for this table
+	stepped  bool // it has rows of the same author from the future of its clock
 	filtered bool // not all inserts arrive here with all their columns
 }
 

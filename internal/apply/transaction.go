@@ -2,9 +2,6 @@ package apply
 
 import (
 	"context"
-	"encoding/binary"
-	"hash/fnv"
-	"strconv"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgoutput"
@@ -17,6 +14,7 @@ type transaction struct {
 	xid        uint32
 	changes    []change
 	size       int  // bytes of changes
+	weight     int  // what it is counted with while it is in flight
 	mode       mode // how it is to be written
 	// partial: a part of it was written and let go before all of it had arrived.
 	// It can only be repeated by asking the provider for it again.
@@ -28,6 +26,7 @@ type transaction struct {
 	position bool
 	durable  bool // its commit waits for the disk
 	deferred bool // it touched tables with checks that may wait for its end
+	stamped  bool // its stamp was sent along with its last change
 	actions  int  // counted as in the exception log, from BEGIN = 1
 
 	amends   []uint32 // tables with rows that it amends
@@ -64,12 +63,17 @@ type change struct {
 // row tells whether the change is one of a row of a user's table.
 func (c *change) row() bool { return c.set == nil && c.queue == nil && c.table != nil }
 
-const arenaChunk = 16 << 10
+// Most transactions are small; those that are not take ever larger pieces.
+const (
+	arenaFirst = 1 << 10
+	arenaKept  = 4 << 10 // what is worth to be used again
+	arenaLimit = 64 << 10
+)
 
 // keep copies a message into the transaction.
 func (tx *transaction) keep(data []byte) []byte {
 	if len(tx.arena)+len(data) > cap(tx.arena) {
-		tx.arena = make([]byte, 0, max(arenaChunk, len(data)))
+		tx.arena = make([]byte, 0, max(arenaFirst, min(2*cap(tx.arena), arenaLimit), len(data)))
 	}
 	at := len(tx.arena)
 	tx.arena = append(tx.arena, data...)
@@ -89,9 +93,7 @@ func (w *wish) row(g *target, row pgoutput.Tuple) {
 		return
 	}
 	for n, x := range g.Indexes {
-		hash := fnv.New64a()
-		_, _ = hash.Write(strconv.AppendUint(nil, uint64(oid), 10))
-		_, _ = hash.Write([]byte{'/', byte(n)})
+		hash := hashBasis.uint32(oid).uint32(uint32(n))
 		known, exact := true, true
 		for _, c := range x.columns {
 			place := g.place[c]
@@ -106,8 +108,7 @@ func (w *wish) row(g *target, row pgoutput.Tuple) {
 			}
 			exact = exact && g.Columns[c].Exact && (v.Kind == pgoutput.Binary || g.Columns[c].isText()) &&
 				g.sent[place].typ == g.Columns[c].Type
-			_, _ = hash.Write(binary.BigEndian.AppendUint32(nil, uint32(len(v.Data)))) //nolint:gosec // below 1 GB
-			_, _ = hash.Write(v.Data)
+			hash = hash.uint32(uint32(len(v.Data))).bytes(v.Data) //nolint:gosec // below 1 GB
 		}
 		switch {
 		case !known:
@@ -115,9 +116,32 @@ func (w *wish) row(g *target, row pgoutput.Tuple) {
 		case !exact:
 			w.tables = append(w.tables, oid)
 		default:
-			w.keys = append(w.keys, keyClaim{table: oid, hash: hash.Sum64()})
+			w.keys = append(w.keys, keyClaim{table: oid, hash: uint64(hash)})
 		}
 	}
+}
+
+// keyHash is FNV-1a without an allocation.
+type keyHash uint64
+
+const (
+	hashBasis keyHash = 14695981039346656037
+	hashPrime keyHash = 1099511628211
+)
+
+func (h keyHash) bytes(data []byte) keyHash {
+	for _, b := range data {
+		h = (h ^ keyHash(b)) * hashPrime
+	}
+	return h
+}
+
+func (h keyHash) uint32(n uint32) keyHash {
+	for range 4 {
+		h = (h ^ keyHash(n&0xFF)) * hashPrime
+		n >>= 8
+	}
+	return h
 }
 
 func (c column) isText() bool { return c.Type == 25 || c.Type == 1043 || c.Type == 19 }

@@ -187,6 +187,9 @@ func sessionSettings(durable bool) map[string]string {
 		"client_encoding": "UTF8", "datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",
 		"default_transaction_isolation": "read committed", "default_transaction_read_only": "off",
 		"default_transaction_deferrable": "off",
+		// Rows are found by their keys. A plan that was made while a table was small
+		// must not read all of it when it has grown.
+		"enable_seqscan": "off",
 	}
 	if durable {
 		m["synchronous_commit"] = "local"
@@ -324,7 +327,7 @@ func (w *Worker) loadAuthors(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	result := conn.ExecParams(ctx, "SELECT roname, node_id FROM spock.pgdrover_origin", nil, nil, nil, nil).Read()
+	result := w.applier.peers.ask(ctx, conn, "SELECT roname, node_id FROM spock.pgdrover_origin")
 	if result.Err != nil {
 		return fmt.Errorf("read origins of provider: %w", result.Err)
 	}
@@ -385,9 +388,9 @@ func (w *Worker) guardSlot(ctx context.Context, resync string) error {
 	if err != nil {
 		return err
 	}
-	result := conn.ExecParams(ctx, `SELECT coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(wal_status, '')
+	result := w.applier.peers.ask(ctx, conn, `SELECT coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(wal_status, '')
 		FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()`,
-		[][]byte{[]byte(w.sub.slot)}, nil, nil, nil).Read()
+		[]byte(w.sub.slot))
 	switch {
 	case result.Err != nil:
 		return fmt.Errorf("read slot: %w", result.Err)
