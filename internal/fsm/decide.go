@@ -56,7 +56,7 @@ func rules() []rule {
 		{RuleID{301, "diverged-secondary"}, divergedSecondary, "A secondary whose timeline is not the primary's history is rewound."},
 		{RuleID{307, "voter-returns"}, voterReturns, "A node that took part in an election follows the new primary."},
 		{RuleID{315, "may-clone"}, mayClone, "A new standby may copy the primary."},
-		{RuleID{321, "caught-up"}, caughtUp, "A standby streams on the primary's timeline, close enough behind."},
+		{RuleID{321, "caught-up"}, caughtUp, "A standby streams on the primary's timeline: it is close behind, or has streamed without a break for a moment."},
 		{RuleID{513, "catchup-stalled"}, catchupStalled, "A standby rests in catchingup and does not stream: it is told once more."},
 		{RuleID{327, "maintenance-ready"}, maintenanceReady, "A standby may go to maintenance: the primary no longer waits for it."},
 		{RuleID{347, "primary-to-maintenance"}, primaryToMaintenance, "An old primary ends its way to maintenance once another one is open."},
@@ -109,7 +109,8 @@ func (t *turn) finish() Decision {
 func (r Record) equal(o Record) bool {
 	same := r.Epoch == o.Epoch && r.Owner == o.Owner && r.Primary == o.Primary && r.Fenced == o.Fenced &&
 		r.FinalTLI == o.FinalTLI && r.FinalLSN == o.FinalLSN && r.Timeline == o.Timeline && r.Told == o.Told &&
-		slices.Equal(r.Removed, o.Removed) && slices.Equal(r.Strays, o.Strays) && slices.EqualFunc(r.Lists, o.Lists, func(a, b List) bool {
+		r.Timelines == o.Timelines && slices.Equal(r.Grants, o.Grants) && slices.Equal(r.Removed, o.Removed) &&
+		slices.Equal(r.Strays, o.Strays) && slices.EqualFunc(r.Lists, o.Lists, func(a, b List) bool {
 		return a.Number == b.Number && a.Primary == b.Primary && a.K == b.K && slices.Equal(a.Voters, b.Voters)
 	})
 	if !same || (r.Election == nil) != (o.Election == nil) {
@@ -186,6 +187,8 @@ func NextDeadline(g Group, now time.Time) (soonest time.Time, ok bool) {
 	for i := range g.Nodes {
 		n := &g.Nodes[i]
 		note(t.lastSeen(n).Add(t.patience(n) + instant))
+		note(later(n.StreamingAt, g.MonitorStart).Add(steadyStream + instant))
+		note(later(n.StreamingAt, g.MonitorStart).Add(s.StallTimeout/2 + instant))
 		note(later(n.StreamingAt, g.MonitorStart).Add(s.StallTimeout + instant))
 		note(later(n.ReportedAt, g.MonitorStart).Add(s.SessionlessTimeout + instant))
 		note(later(n.GoalAt, g.MonitorStart).Add(s.StallTimeout + instant))

@@ -35,7 +35,8 @@ const (
 	// role and the replication role with their HBA rules.
 	StepBootstrap
 	// StepPromote has the server out of recovery with a checkpoint on the new
-	// timeline and no standby configuration left. Ends the receiver for good.
+	// timeline and no standby configuration left. Ends the receiver for good. The
+	// new timeline has the number that came with the goal (see [Grant]), if any did.
 	StepPromote
 	// StepSetList writes the group's stored list to synchronous_standby_names
 	// and reloads. When the list is empty it also releases the sessions that

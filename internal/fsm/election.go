@@ -44,10 +44,12 @@ func (t *turn) open(e Election) {
 	t.rec.Election = &e
 }
 
-// own makes n the one node that is being promoted, in a new epoch.
+// own makes n the one node that is being promoted, in a new epoch and on a
+// timeline that nobody else begins.
 func (t *turn) own(n *Node) {
 	t.rec.Epoch++
 	t.rec.Owner = n.ID
+	t.grant(n)
 }
 
 // asked: n can be asked for its last word. A node on its way back to being a

@@ -233,6 +233,10 @@ type Record struct {
 	FinalLSN pg.LSN      `json:"final_lsn,omitempty"`
 	// Timeline is the timeline that the last open primary reported: the reference lineage.
 	Timeline pg.Timeline `json:"timeline,omitempty"`
+	// Timelines is the highest timeline number that a node has reported or was given.
+	Timelines pg.Timeline `json:"timelines,omitempty"`
+	// Grants are the numbers of those who may be promoting, one for each node.
+	Grants []Grant `json:"grants,omitempty"`
 	// Strays are nodes that were replaced after they had been ordered to promote
 	// and before they said that they opened: they may have begun a timeline of
 	// their own under a number that another node's timeline has too. Until they are

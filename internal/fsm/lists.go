@@ -65,6 +65,7 @@ func (t *turn) quorumNodes(p *Node, want func(*Node) bool) []int64 {
 // in, and whether the promotion under way is over.
 func (t *turn) absorb() {
 	t.forget()
+	t.countTimelines()
 	if t.rec.Primary == 0 {
 		if w := t.writable(); w != nil {
 			t.rec.Primary = w.ID

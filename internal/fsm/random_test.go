@@ -229,6 +229,12 @@ func (l *life) checkGroup(d Decision) {
 	require.LessOrEqual(l.rt, writable, 1, "rule %q: two nodes with writable goals", d.Rule.Name)
 	require.LessOrEqual(l.rt, promoting, 1, "rule %q: two promotions", d.Rule.Name)
 	// Only the candidate of a planned promotion gets ready while the primary still works.
+	rec := l.w.g.Record
+	for i, g := range rec.Grants {
+		require.LessOrEqual(l.rt, g.TLI, rec.Timelines)
+		require.False(l.rt, slices.ContainsFunc(rec.Grants[:i], func(o Grant) bool { return o.Node == g.Node || o.TLI == g.TLI }),
+			"rule %q: a timeline granted twice", d.Rule.Name)
+	}
 	e := l.w.g.Record.Election
 	ready := e != nil && e.Planned && e.Then != Unknown
 	require.Falsef(l.rt, writable > 0 && promoting > 0 && !ready, "rule %q: a promotion beside a writable goal", d.Rule.Name)

@@ -69,11 +69,16 @@ func standbyLost(t *turn) bool {
 }
 
 // stalled: n says that its receiver has not streamed for longer than allowed,
-// while p was there to be streamed from.
+// while p was there to be streamed from. While p waits for its voters on its way
+// to primary, and clients with it, half of that is long enough.
 func (t *turn) stalled(n, p *Node) bool {
+	limit := t.g.Settings.StallTimeout
+	if p.Goal == Primary && !p.Settled() {
+		limit /= 2
+	}
 	since := later(later(n.StreamingAt, p.StreamingAt), t.g.MonitorStart)
 	return (n.Settled() || standingDown(n)) && n.Streaming == StreamingNo && t.healthy(p) && p.Streaming != StreamingNo &&
-		t.now.Sub(since) > t.g.Settings.StallTimeout
+		t.now.Sub(since) > limit
 }
 
 // standingDown: n was to take over in a planned way, was given up and has not

@@ -1,6 +1,9 @@
 package fsm
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // removed deletes the row of a node that reported dropped. The row of a
 // primary that hands over stays until its successor opens: it holds its last word.
@@ -95,12 +98,33 @@ func caughtUp(t *turn) bool {
 		return false
 	}
 	for _, n := range t.others(p) {
-		if n.Stable(CatchingUp) && t.healthy(n) && n.TLI == p.TLI && n.Streaming != StreamingNo &&
-			within(n, p, t.g.Settings.SyncThreshold) {
+		if n.Stable(CatchingUp) && t.healthy(n) && n.TLI == p.TLI && t.streams(n, p) {
 			return t.goal(n, Secondary, "%s to secondary after it caught up.", n)
 		}
 	}
 	return false
+}
+
+// How a standby shows that it really streams: it is this near the primary's
+// position, or it has streamed without a break for so long. One whose WAL
+// the primary has no more connects again and again, and is refused each time.
+// The second way is that of a primary that writes fast.
+const (
+	nearPrimary  = 1 << 20
+	steadyStream = 1500 * time.Millisecond
+)
+
+// streams: n streams from p, close enough behind to be waited for.
+func (t *turn) streams(n, p *Node) bool {
+	switch n.Streaming {
+	case StreamingNo:
+		return false
+	case StreamingYes:
+		steady := t.now.Sub(later(n.StreamingAt, t.g.MonitorStart)) > steadyStream
+		return within(n, p, nearPrimary) || steady && within(n, p, t.g.Settings.SyncThreshold)
+	case StreamingUnknown:
+	}
+	return within(n, p, t.g.Settings.SyncThreshold)
 }
 
 // catchupStalled tells a standby once more to follow that rests in catchingup

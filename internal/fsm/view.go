@@ -21,6 +21,7 @@ func newTurn(g Group, now time.Time) *turn {
 	rec.Lists = slices.Clone(rec.Lists)
 	rec.Removed = slices.Clone(rec.Removed)
 	rec.Strays = slices.Clone(rec.Strays)
+	rec.Grants = slices.Clone(rec.Grants)
 	if rec.Election != nil {
 		e := *rec.Election
 		e.Votes = slices.Clone(e.Votes)

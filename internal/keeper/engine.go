@@ -478,7 +478,7 @@ func (e *engine) decide() *job {
 
 // reenter returns the job that establishes the state again.
 func (e *engine) reenter(role fsm.State) *job {
-	return &job{kind: jobReenter, edge: fsm.Edge{From: role, To: role}, steps: fsm.Reenter(role), number: e.goal.Number, source: e.source}
+	return e.towardsGoal(job{kind: jobReenter, edge: fsm.Edge{From: role, To: role}, steps: fsm.Reenter(role)})
 }
 
 // cutOff returns the job of a node that has lost both the monitor and its
@@ -508,7 +508,13 @@ func (e *engine) edge(role, goal fsm.State) *job {
 		}
 		return nil
 	}
-	return &job{kind: jobEdge, edge: edge, steps: edge.Steps, number: e.goal.Number, source: e.source}
+	return e.towardsGoal(job{kind: jobEdge, edge: edge, steps: edge.Steps})
+}
+
+// towardsGoal gives a job what belongs to the goal that it serves.
+func (e *engine) towardsGoal(j job) *job {
+	j.number, j.source, j.next, j.current = e.goal.Number, e.source, e.goal.Timeline, e.view.TLI
+	return &j
 }
 
 // misplaced reports whether the server runs although this state forbids it, or

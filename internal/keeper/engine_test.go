@@ -462,3 +462,17 @@ func TestSameStateUnderAnotherMonitorIsEstablishedAgain(t *testing.T) {
 		require.Equal(t, int64(7), w.monitor.last().Reached)
 	})
 }
+
+// TestPromotionIsToldItsTimeline: the number comes with the goal.
+func TestPromotionIsToldItsTimeline(t *testing.T) {
+	inWorld(t, fsm.PreparePromotion, nil, func(t *testing.T, w *world) {
+		w.pass(time.Second)
+		w.monitor.mu.Lock()
+		w.monitor.goal.Timeline = 7
+		w.monitor.mu.Unlock()
+		w.monitor.assign(fsm.WaitPrimary)
+		w.pass(time.Second)
+		w.reached(fsm.WaitPrimary)
+		w.server.edit(func() { require.Equal(t, pg.Timeline(7), w.server.begin) })
+	})
+}

@@ -53,7 +53,7 @@ func (m *fakeMonitor) dial(context.Context) (monitorSession, error) {
 // assign stores a goal and notifies, as a decision does.
 func (m *fakeMonitor) assign(s fsm.State) {
 	m.mu.Lock()
-	m.goal = assignment{Goal: s, Number: m.goal.Number + 1}
+	m.goal.Goal, m.goal.Number = s, m.goal.Number+1
 	m.mu.Unlock()
 	select {
 	case m.notes <- notification{Node: 1}:
@@ -179,6 +179,7 @@ type fakeServer struct {
 	names    pg.StandbyNames
 	standbys map[int64]bool // who replies each second
 	steps    []fsm.Step
+	begin    pg.Timeline // what it was told to begin
 	mended   int
 	streams  fsm.Streaming
 	blocked  map[fsm.Step]bool
@@ -204,9 +205,12 @@ func (s *fakeServer) setRunning(running bool) {
 	s.running = running
 }
 
-func (s *fakeServer) perform(ctx context.Context, step fsm.Step, _ task) error {
+func (s *fakeServer) perform(ctx context.Context, step fsm.Step, t task) error {
 	s.mu.Lock()
 	s.steps = append(s.steps, step)
+	if step == fsm.StepPromote {
+		s.begin = t.Timeline
+	}
 	blocked, broken := s.blocked[step], s.broken[step]
 	s.mu.Unlock()
 	if blocked {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
 // machine performs steps on the local server. It can be cancelled anywhere and
@@ -28,6 +29,8 @@ type task struct {
 	From, To fsm.State
 	// Number is the goal's that the edge leads to.
 	Number int64
+	// Timeline is the one to begin when the edge promotes, 0 for any; Current is the server's.
+	Timeline, Current pg.Timeline
 	// Mode is how StepStop stops.
 	Mode StopMode
 }
@@ -55,7 +58,9 @@ type job struct {
 	after  func() // in the engine, on success
 	number int64
 	source int // the monitor that numbered the goal
-	mode   StopMode
+	// next is the timeline to begin when the steps promote, current the server's when the job was made.
+	next, current pg.Timeline
+	mode          StopMode
 
 	begun     time.Duration
 	cancel    context.CancelCauseFunc
@@ -87,7 +92,7 @@ func (e *engine) start(ctx context.Context, j *job) {
 
 // perform walks the steps.
 func (e *engine) perform(ctx context.Context, j *job) jobResult {
-	t := task{From: j.edge.From, To: j.edge.To, Number: j.number, Mode: j.mode}
+	t := task{From: j.edge.From, To: j.edge.To, Number: j.number, Timeline: j.next, Current: j.current, Mode: j.mode}
 	for _, s := range j.steps {
 		if err := context.Cause(ctx); err != nil {
 			return jobResult{job: j, step: s, err: err}

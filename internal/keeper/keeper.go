@@ -255,7 +255,8 @@ func (k *Keeper) Step(ctx context.Context) error {
 		return err
 	}
 	return k.single(ctx, state, func(s monitorSession, local *node) error {
-		a, err := s.Report(ctx, oneReport(local.look(ctx), state.Current))
+		v := local.look(ctx)
+		a, err := s.Report(ctx, oneReport(v, state.Current))
 		if err != nil {
 			return &MonitorError{Op: "report to the monitor", Err: err}
 		}
@@ -268,7 +269,7 @@ func (k *Keeper) Step(ctx context.Context) error {
 			return fmt.Errorf("reach state %s: there is no edge from %s", a.Goal, state.Current)
 		}
 		for _, step := range edge.Steps {
-			if err := local.perform(ctx, step, task{From: edge.From, To: edge.To, Number: a.Number}); err != nil {
+			if err := local.perform(ctx, step, task{From: edge.From, To: edge.To, Number: a.Number, Timeline: a.Timeline, Current: v.TLI}); err != nil {
 				return err
 			}
 		}

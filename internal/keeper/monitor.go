@@ -85,7 +85,7 @@ func (s *pgSession) Report(ctx context.Context, r report) (assignment, error) {
 	if err != nil {
 		return assignment{}, err
 	}
-	return assignment{Goal: a.Goal, Number: a.GoalNumber}, nil
+	return assignment{Goal: a.Goal, Number: a.GoalNumber, Timeline: a.Timeline}, nil
 }
 
 // unknownNode reports that the monitor does not know the node any more.

@@ -40,10 +40,15 @@ type node struct {
 	names   pg.StandbyNames      // as last set
 	control pg.ControlData       // as last read
 	checked checked              // by StepCheckTimeline
-	addrs   map[string]string    // HBA addresses that were looked up
-	citus   citusMemory
+	// checkedUp is the server that it was compared with.
+	checkedUp postgres.UpstreamConfig
+	// gateOpen is the process number of the postmaster that surely lets clients in, 0 for none.
+	gateOpen int
+	addrs    map[string]string // HBA addresses that were looked up
+	citus    citusMemory
 	// unrecovered counts starts of a standby in a row that ended while it recovered.
 	unrecovered int
+	leftOut     bool // timelines were left out for a promotion since this process started
 
 	// Only the observer's goroutine uses these.
 	session     *postgres.Session

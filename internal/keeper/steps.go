@@ -21,6 +21,7 @@ const (
 	slotPoll           = 100 * time.Millisecond
 	streamPatience     = 10 * time.Second
 	checkedFor         = 5 * time.Second
+	justNow            = 500 * time.Millisecond
 	peersWhileWaiting  = 2 * time.Second
 )
 
@@ -43,7 +44,7 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 	case fsm.StepBootstrap:
 		return n.bootstrap(ctx)
 	case fsm.StepPromote:
-		return n.promote(ctx)
+		return n.promote(ctx, t)
 	case fsm.StepSetList:
 		return n.setList(ctx, t)
 	case fsm.StepEnforceList:
@@ -89,9 +90,9 @@ func (n *node) step(ctx context.Context, s fsm.Step, t task) error {
 	case fsm.StepFetchWAL:
 		return n.fetchWAL(ctx)
 	case fsm.StepCloseGate:
-		return n.instance().CloseGate(ctx)
+		return n.closeGate(ctx)
 	case fsm.StepOpenGate:
-		return n.instance().OpenGate(ctx)
+		return n.openGate(ctx)
 	case fsm.StepRelease:
 		return nil // one process: nobody else enforces an order that would have to be withdrawn
 	case fsm.StepStandbyFiles:
@@ -229,7 +230,7 @@ func (n *node) publishHistory(ctx context.Context) {
 // its new timeline before it hears of the new state: a line that nobody told
 // looks like a fork. The checkpoint goes on by itself: clients need not wait
 // for it, and whoever rewinds from this server asks for one.
-func (n *node) promote(ctx context.Context) error {
+func (n *node) promote(ctx context.Context, t task) error {
 	pm, err := n.server()
 	if err != nil {
 		return err
@@ -241,6 +242,9 @@ func (n *node) promote(ctx context.Context) error {
 		if pm, err = n.server(); err != nil || pm == nil {
 			return errors.Join(err, postgres.ErrNotRunning)
 		}
+	}
+	if err := n.leaveOut(ctx, t); err != nil {
+		return err
 	}
 	if names := n.diskNames(); !names.Empty() && !n.isArmed() {
 		if err := n.inForce(ctx, pm, names); err != nil {
@@ -254,19 +258,46 @@ func (n *node) promote(ctx context.Context) error {
 	return n.ask(ctx, func(ctx context.Context, s monitorSession) error { return s.PublishHistory(ctx, history) })
 }
 
+// leaveOut has the promotion begin the timeline that the monitor gave this node.
+// PostgreSQL counts from what it has seen itself, and would take a number that
+// another node's line has: one that promoted at the same place and was
+// given up, say. Nothing tells such lines apart afterwards.
+func (n *node) leaveOut(ctx context.Context, t task) error {
+	if t.Timeline == 0 {
+		return nil
+	}
+	if t.Current == 0 {
+		var err error
+		if t.Current, err = n.runningTimeline(ctx); err != nil {
+			return err
+		}
+	}
+	wrote, err := n.instance().SkipTimelines(ctx, t.Current, t.Timeline)
+	if wrote > 0 {
+		n.mu.Lock()
+		n.leftOut = true
+		n.mu.Unlock()
+		n.log.InfoContext(ctx, "leaving out timelines that others may have used", "tli", t.Timeline, "left_out", wrote)
+	}
+	return err
+}
+
 // runningHistory is the line of the running server's timeline.
 func (n *node) runningHistory(ctx context.Context) (pg.History, error) {
-	inst := n.instance()
-	var tli pg.Timeline
-	err := inst.With(ctx, func(s *postgres.Session) error {
+	tli, err := n.runningTimeline(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return n.instance().HistoryOf(tli)
+}
+
+func (n *node) runningTimeline(ctx context.Context) (tli pg.Timeline, err error) {
+	err = n.instance().With(ctx, func(s *postgres.Session) error {
 		o, err := s.Observe(ctx)
 		tli = o.TLI
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return inst.HistoryOf(tli)
+	return tli, err
 }
 
 // setList writes the group's list, as it belongs to the goal that the edge
@@ -564,6 +595,36 @@ func (n *node) stopNow(ctx context.Context) error {
 		return err
 	}
 	return pm.Wait(ctx)
+}
+
+// openGate lets clients in. Nothing is to be done where this process has seen to
+// it since the server started, and has not closed it since.
+func (n *node) openGate(ctx context.Context) error {
+	inst := n.instance()
+	pm, err := n.server()
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	known := pm != nil && n.gateOpen == pm.PID()
+	n.mu.Unlock()
+	if closed, err := inst.GateClosed(); err == nil && !closed && known {
+		return nil
+	}
+	if err := inst.OpenGate(ctx); err != nil || pm == nil {
+		return err
+	}
+	n.mu.Lock()
+	n.gateOpen = pm.PID()
+	n.mu.Unlock()
+	return nil
+}
+
+func (n *node) closeGate(ctx context.Context) error {
+	n.mu.Lock()
+	n.gateOpen = 0
+	n.mu.Unlock()
+	return n.instance().CloseGate(ctx)
 }
 
 // seal makes the stopped server harmless for the case that somebody else starts it.

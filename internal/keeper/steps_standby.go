@@ -397,6 +397,9 @@ func (n *node) fits(ctx context.Context, up postgres.UpstreamConfig) (bool, erro
 // follow points the standby at the current primary. Its line was compared
 // before: to stream from a foreign one would mix two histories.
 func (n *node) follow(ctx context.Context) error {
+	if up, ok := n.justCompared(); ok {
+		return n.point(ctx, up)
+	}
 	up, err := n.primary(ctx)
 	if err != nil {
 		return err
@@ -405,6 +408,14 @@ func (n *node) follow(ctx context.Context) error {
 		return err
 	}
 	return n.point(ctx, up)
+}
+
+// justCompared is the server that the step before has found this standby to be
+// on the line of.
+func (n *node) justCompared() (postgres.UpstreamConfig, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.checkedUp, n.checked.host != "" && n.clock()-n.checked.at < justNow
 }
 
 // point gives a running standby an upstream. What streams, and from where, is
@@ -446,6 +457,9 @@ func (n *node) checkTimeline(ctx context.Context) error {
 	if last.at = now.at; last == now && since < checkedFor {
 		return nil
 	}
+	n.mu.Lock()
+	n.checked = checked{} // until it is known again
+	n.mu.Unlock()
 	lineage, ended, err := n.relation(ctx, up, o)
 	if err != nil {
 		return errors.Join(err, n.leaveFormer(ctx, up))
@@ -457,8 +471,9 @@ func (n *node) checkTimeline(ctx context.Context) error {
 	if ended {
 		return n.point(ctx, up)
 	}
+	now.at = n.clock()
 	n.mu.Lock()
-	n.checked = now
+	n.checked, n.checkedUp = now, up
 	n.mu.Unlock()
 	return nil
 }
@@ -500,7 +515,7 @@ func (n *node) endReceiver(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := n.guard(ctx); err != nil {
+	if err := errors.Join(n.dropLeftOut(), n.guard(ctx)); err != nil {
 		return err
 	}
 	last, err := n.instance().EndReceiver(ctx)
@@ -509,6 +524,19 @@ func (n *node) endReceiver(ctx context.Context) error {
 	}
 	n.log.InfoContext(ctx, "the WAL receiver has ended", "tli", last.TLI, "lsn", last.LSN.String())
 	return nil
+}
+
+// dropLeftOut takes back what a promotion that did not come left in the way of
+// the timelines that this standby is to follow. A server that is started has it done anyway.
+func (n *node) dropLeftOut() error {
+	n.mu.Lock()
+	left := n.leftOut
+	n.leftOut = false
+	n.mu.Unlock()
+	if !left {
+		return nil
+	}
+	return n.instance().DropSkipped()
 }
 
 // writeAlone makes a stopped server a guarded standby without upstream.

@@ -80,6 +80,8 @@ func watched(s fsm.State) bool {
 type assignment struct {
 	Goal   fsm.State
 	Number int64
+	// Timeline is the one to begin on a promotion on the way to the goal, 0 for any.
+	Timeline pg.Timeline
 }
 
 // lookEvery is how often the local server is looked at in a state, when no

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
@@ -188,7 +189,7 @@ func TestDecisionIsStored(t *testing.T) {
 	require.NoError(t, m.node.Listen(t.Context(), pgautofailover.ChannelState, pgautofailover.ChannelLog))
 	one := 1
 	record := fsm.Record{
-		Epoch: 3, Owner: 2, Primary: 1,
+		Epoch: 3, Owner: 2, Primary: 1, Timelines: 6, Grants: []fsm.Grant{{Node: 1, TLI: 5}, {Node: 2, TLI: 6}},
 		Lists: []fsm.List{{Number: 7, Primary: 1, K: 1, Voters: []int64{2, 3}}},
 		Removed: []fsm.Ghost{{
 			ID: 9, Name: "gone", Host: "g", Port: 1, Goal: fsm.Primary, Reported: fsm.Draining, TLI: 4, LSN: 0x20,
@@ -251,6 +252,11 @@ func TestDecisionIsStored(t *testing.T) {
 	waiting, err := m.node.Waiting(t.Context(), "default")
 	require.NoError(t, err)
 	require.Equal(t, []pgautofailover.GroupWaiting{{Waiting: "for better times"}}, waiting)
+	for id, tli := range map[int64]pg.Timeline{1: 0, 2: 6} {
+		a, err := m.node.Report(t.Context(), pgautofailover.Report{Formation: "default", NodeID: id, State: fsm.Init})
+		require.NoError(t, err)
+		require.Equal(t, tli, a.Timeline, "who promotes is told what to begin, node %d", id)
+	}
 
 	// The same goal again is a new goal: the number tells.
 	require.NoError(t, m.store(t, fsm.Decision{

@@ -32,13 +32,16 @@ type Assignment struct {
 	Group      int
 	Goal       fsm.State
 	GoalNumber int64
-	Priority   int
-	Quorum     bool
+	// Timeline is the number of the timeline that the node begins when it
+	// promotes on its way to the goal, 0 for any.
+	Timeline pg.Timeline
+	Priority int
+	Quorum   bool
 }
 
 const qKeeperReport = `
 SELECT assigned_node_id, assigned_group_id, assigned_group_state::text, assigned_goal_number,
-       assigned_candidate_priority, assigned_replication_quorum
+       assigned_candidate_priority, assigned_replication_quorum, assigned_timeline
   FROM pgautofailover.keeper_report(
          formation_id => $1, node_id => $2, group_id => $3,
          current_group_role => $4::text::pgautofailover.replication_state, current_pg_is_running => $5,
@@ -56,7 +59,7 @@ func (db *DB) Report(ctx context.Context, r Report) (Assignment, error) {
 	}
 	err := db.conn.QueryRow(ctx, qKeeperReport, r.Formation, r.NodeID, r.Group, r.State.String(), r.PgIsRunning,
 		uint32(r.TLI), r.LSN.String(), r.SyncState, r.CleanStop, streaming, r.Reached).
-		Scan(&a.NodeID, &a.Group, (*stateText)(&a.Goal), &a.GoalNumber, &a.Priority, &a.Quorum)
+		Scan(&a.NodeID, &a.Group, (*stateText)(&a.Goal), &a.GoalNumber, &a.Priority, &a.Quorum, (*uint32)(&a.Timeline))
 	if err != nil {
 		return Assignment{}, wrap("report to the monitor", err)
 	}

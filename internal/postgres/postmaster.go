@@ -141,7 +141,7 @@ func (i *Instance) launch(ctx context.Context, cfg StartConfig) (*Postmaster, er
 	if err := i.EndOrphans(ctx); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	if err := i.removeStaleFiles(); err != nil {
+	if err := errors.Join(i.removeStaleFiles(), i.DropSkipped()); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	log, err := os.OpenFile(i.path("startup.log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)

@@ -32,14 +32,20 @@ const segmentName = 24
 
 // newestLine returns the line that a standby follows when it starts: the server
 // counts upward from the timeline of its control file as long as it finds
-// history files.
+// history files. Those of timelines that nobody began are gone before it starts,
+// unless there is one in use above them.
 func (i *Instance) newestLine(control pg.ControlData) (pg.History, error) {
 	tli := max(control.TLI, control.MinRecoveryTLI)
+	newest := tli
 	for {
-		if _, err := os.Stat(i.path("pg_wal", (tli + 1).HistoryFile())); err != nil {
-			return i.HistoryOf(tli)
-		}
 		tli++
+		path := i.path("pg_wal", tli.HistoryFile())
+		if _, err := os.Stat(path); err != nil {
+			return i.HistoryOf(newest)
+		}
+		if !unused(path) {
+			newest = tli
+		}
 	}
 }
 

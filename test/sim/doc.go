@@ -6,8 +6,10 @@
 // # What is modelled
 //
 // A server's WAL is a position on a branch, and every branch has an identity of
-// its own: two that carry the same timeline number are told apart by the model
-// and by nobody in it. A server knows its settings on disk, in new connections
+// its own: should two carry the same timeline number, they are told apart by the
+// model and by nobody in it. A promotion takes the number that PostgreSQL would
+// take, after the history files that the server has; a standby does not start on files of
+// timelines that nobody began. A server knows its settings on disk, in new connections
 // and in force separately; a list that replaces another is taken notice of at a
 // time of its own, and until then the weaker of both acknowledges. Confirmations
 // are what a connected walsender was told under the name of a voter. A killed
@@ -50,7 +52,8 @@
 //	I18  dropped is final             judge: after each decision
 //	I19  every goal has an edge       judge: after each decision, for what the node reported; L1 for what it is
 //	I20  behind the gate              judge: when stop_replication is reported
-//	I21  no foreign WAL               each connection and each batch of WAL
+//	I21  no foreign WAL               each connection and each batch of WAL; each promotion: no timeline
+//	                                  number is ever used for two lines
 //	I22  decisions are functions      decisions are transactions here; the schema's and the monitor's tests
 //	I23  events                       judge: each new goal has an event; replay is the schema's test
 //	I24  k of V                       judge: each list when it is ordered

@@ -44,6 +44,7 @@ type keeper struct {
 	known    bool // has heard a goal since it started or fenced itself
 	goal     fsm.State
 	number   int64
+	grant    pg.Timeline // the timeline to begin
 	reached  int64
 	fresh    bool // just started: what current promises is to be established again
 	away     bool // an edge away from current was begun and given up
@@ -209,6 +210,7 @@ type answer struct {
 	unknown bool
 	goal    fsm.State
 	number  int64
+	grant   pg.Timeline
 	peers   []peer
 	mask    uint64
 }
@@ -309,7 +311,7 @@ func (k *keeper) answered(a answer, r report, sent time.Duration) {
 	if k.goal != a.goal || k.number != a.number || !k.known {
 		k.noEdgeSince = 0
 	}
-	k.known, k.goal, k.number = true, a.goal, a.number
+	k.known, k.goal, k.number, k.grant = true, a.goal, a.number, a.grant
 	k.peers, k.mask = a.peers, a.mask
 	k.act()
 	k.enforce()
@@ -409,6 +411,7 @@ func (k *keeper) restart() {
 			k.firstFailed = k.w.now
 		}
 	case s.state == down:
+		s.dropSkipped()
 		s.start()
 	}
 }

@@ -195,7 +195,7 @@ func (m *monitor) report(h *host, r report, session int) answer {
 }
 
 func (m *monitor) answer(n *row) answer {
-	a := answer{goal: n.Goal, number: n.GoalNumber, peers: make([]peer, 0, len(m.rows))}
+	a := answer{goal: n.Goal, number: n.GoalNumber, grant: m.record.Granted(n.ID), peers: make([]peer, 0, len(m.rows))}
 	for _, r := range m.rows {
 		if r.ID != n.ID && r.Goal != fsm.Dropped {
 			a.peers = append(a.peers, peer{r.ID, r.host, r.Goal, r.LSN})

@@ -53,6 +53,8 @@ const (
 	ShutdownIgnored Mutation = "shutdown-ignored"
 	// NotSealed: an old primary that stopped comes up as it was when somebody starts it.
 	NotSealed Mutation = "not-sealed"
+	// NumbersAgain: a promotion begins the timeline that PostgreSQL would by itself.
+	NumbersAgain Mutation = "numbers-again"
 	// CopyVotes: a base backup runs under a voter's application name.
 	CopyVotes Mutation = "copy-votes"
 )

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,7 +14,7 @@ func mutations() []Mutation {
 	return []Mutation{
 		ListsForgotten, ListForAnybody, VotersRecounted, NoteFirst, OneVoterEnough, OneVoteEnough, ReceiverStays, NoFencing,
 		ChildrenIgnored, DegradedReplaced, NoDemoteWait, LoneOrder, OpenEmpty, NoGuard, ListNotEnforced, NoFence, LonelyFence, RowIsContact,
-		ContactWhenAnswered, UnderstatedLSN, ShutdownIgnored, NotSealed, CopyVotes,
+		ContactWhenAnswered, UnderstatedLSN, ShutdownIgnored, NotSealed, NumbersAgain, CopyVotes,
 	}
 }
 
@@ -61,4 +62,18 @@ func TestSwitches(t *testing.T) {
 			t.Logf("schedule %d: %s", tried, v)
 		})
 	}
+}
+
+// TestCascadeNeedsItsSafeguard: the scenario of two lines with one number breaks
+// when promotions count for themselves.
+func TestCascadeNeedsItsSafeguard(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("testdata/found_number_used_twice_cascade.txt")
+	require.NoError(t, err)
+	s, err := ParseSchedule(string(text))
+	require.NoError(t, err)
+	require.Nil(t, Run(s, RealRules(Sound), false).Violation)
+	v := Run(s, RealRules(NumbersAgain), false).Violation
+	require.NotNil(t, v)
+	require.Equal(t, "I21", v.Check)
 }

@@ -45,6 +45,9 @@ type server struct {
 	clean    bool     // pg_control says: shut down
 	cleanAt  pg.LSN   // location of the shutdown checkpoint
 	needs    position // not consistent before this has been replayed
+	// newest is the highest timeline with a history file, from that of end on
+	// without a gap; those above known are of timelines that nobody began.
+	newest, known pg.Timeline
 
 	// In the processes.
 	state      power
@@ -97,8 +100,8 @@ func (s *server) alive() bool {
 
 // start begins a start of the server; it takes a while.
 func (s *server) start() {
-	if s.state != down || !s.exists || s.broken {
-		return
+	if s.state != down || !s.exists || s.broken || s.signal && s.newest > max(s.known, s.end.b.tli) {
+		return // the last one refuses: the line to follow would not be a child of its own
 	}
 	s.gen++
 	s.state = starting
@@ -327,7 +330,8 @@ func (s *server) promote() {
 	s.after(s.h.rng.delay(30*time.Millisecond), func() {
 		from := s.end
 		s.recovery, s.promoting, s.signal = false, false, false
-		s.end = position{s.w.newBranch(from), from.at}
+		s.end = position{s.w.newBranch(from, max(s.newest, from.b.tli)+1), from.at}
+		s.newest, s.known = s.end.b.tli, s.end.b.tli
 		s.needs = position{}
 		s.append(recordSize)
 		if s.w.tracing {
@@ -398,4 +402,19 @@ func (s *server) guard() {
 	if s.w.rules.Broken != NoGuard && s.w.rules.Broken != ListNotEnforced {
 		s.listDisk = fsm.List{Number: -1, K: 1, Voters: []int64{-1}}
 	}
+}
+
+// dropSkipped takes away the history files of timelines that nobody began and
+// nothing has followed.
+func (s *server) dropSkipped() {
+	if s.end.b != nil {
+		s.known = max(s.known, s.end.b.tli)
+		s.newest = s.known
+	}
+}
+
+// learn: the history files up to tli are here.
+func (s *server) learn(tli pg.Timeline) {
+	s.known = max(s.known, tli)
+	s.newest = max(s.newest, s.known)
 }

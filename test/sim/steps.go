@@ -11,9 +11,10 @@ import (
 func (k *keeper) stepInitDB() outcome {
 	s := k.h.s
 	if !s.exists {
-		b := k.w.newBranch(position{})
+		b := k.w.newBranch(position{}, 1)
 		b.opened = true
 		k.w.head = b
+		s.newest, s.known = 1, 1
 		s.exists, s.end, s.clean = true, position{b, b.end}, true
 	}
 	return outcome{done, k.h.rng.delay(100 * time.Millisecond)}
@@ -32,6 +33,7 @@ func (k *keeper) ensureRunning() outcome {
 			k.restart()
 			return outcome{kind: failed}
 		}
+		s.dropSkipped()
 		s.start()
 	}
 	return outcome{again, 30 * time.Millisecond}
@@ -54,6 +56,10 @@ func (k *keeper) stepPromote(wk *walk) outcome {
 		}
 		if !s.recovery {
 			return outcome{next, time.Millisecond}
+		}
+		if leftOut := wk.grant - 1; wk.grant > 0 && leftOut > s.newest && k.w.rules.Broken != NumbersAgain {
+			s.newest = leftOut
+			return outcome{again, k.h.rng.delay(2 * time.Millisecond)} // anything may happen before it promotes
 		}
 		s.promote()
 		return k.soon(wk, time.Minute)
@@ -272,6 +278,7 @@ func (k *keeper) install(up *server, from upstream, alone bool) {
 	s := k.h.s
 	s.exists, s.broken, s.clean, s.sick = true, false, false, false
 	s.end, s.needs = up.end, up.end
+	s.newest, s.known = up.end.b.tli, up.end.b.tli
 	s.listDisk, s.gateDisk, s.slots = up.listDisk, up.gateDisk, 0
 	s.guard()
 	s.standby(from)
@@ -317,6 +324,7 @@ func (k *keeper) stepRewind(wk *walk) outcome {
 	case 2, 3:
 		return k.rewind(wk)
 	default:
+		s.dropSkipped()
 		s.start()
 		s.slots = 0
 		return outcome{done, k.h.rng.delay(20 * time.Millisecond)}
@@ -440,6 +448,7 @@ func (k *keeper) stepEndReceiver(wk *walk) outcome {
 			return outcome{done, time.Millisecond}
 		}
 		s.standby(nowhere)
+		s.dropSkipped()
 		s.reload()
 		return outcome{next, k.h.rng.delay(3 * time.Millisecond)}
 	default:

@@ -8,16 +8,6 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
-// openCascade is the one finding that is still open. A standby whose keeper cannot
-// act goes on streaming from the upstream that it last had. When that one comes back
-// as a standby itself, on another timeline of the same number, PostgreSQL takes no
-// notice. Only timeline numbers that are never used twice would end it. It breaks
-// I21, and fails every schedule but openSeed, which is known to show it.
-const (
-	openCascade = "I21, open: cascade"
-	openSeed    = 5861
-)
-
 // stream is one replication connection: a walsender on up and a receiver on
 // down, which may each outlive the other for a while.
 type stream struct {
@@ -74,15 +64,12 @@ func (s *server) tryConnect() bool {
 	}
 	if !up.end.holds(s.end) {
 		if up.end.b.tli == s.end.b.tli && up.end.at >= s.end.at && s.h.k.current != fsm.Maintenance {
-			check := "I21"
-			if up.recovery {
-				check = openCascade
-			}
-			s.w.fail(check, "%s (branch %d at %s) streams from %s (branch %d), which has the same timeline number %d",
+			s.w.fail("I21", "%s (branch %d at %s) streams from %s (branch %d), which has the same timeline number %d",
 				s.h, s.end.b.id, s.end.at, up.h, up.end.b.id, up.end.b.tli)
 		}
 		return false
 	}
+	s.learn(up.end.b.tli) // the receiver fetches every history file up to the upstream's
 	st := &stream{up: up, down: s, name: s.upLive.node, sending: true, receiving: true, replyAt: s.w.now}
 	st.sent, st.flushed = s.end.at, s.end.at
 	up.senders = append(up.senders, st)
@@ -135,6 +122,7 @@ func (st *stream) arrived(upTo position) {
 			return
 		}
 		d.end = place(upTo.b, upTo.at)
+		d.learn(upTo.b.tli)
 		d.received = d.end.at
 		d.replayTail()
 		d.pumpAll()

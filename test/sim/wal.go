@@ -104,10 +104,15 @@ func (b *branch) history() pg.History {
 }
 
 // newBranch begins a line of WAL at the end of from, nil for a new cluster.
-func (w *World) newBranch(from position) *branch {
-	b := &branch{id: len(w.branches) + 1, tli: 1, end: firstLSN}
+func (w *World) newBranch(from position, tli pg.Timeline) *branch {
+	b := &branch{id: len(w.branches) + 1, tli: tli, end: firstLSN}
 	if from.b != nil {
-		b.tli, b.parent, b.start, b.end = from.b.tli+1, from.b, from.at, from.at
+		b.parent, b.start, b.end = from.b, from.at, from.at
+		for _, other := range w.branches {
+			if other.tli == tli && (position{other, other.end}).root() == from.root() {
+				w.fail("I21", "branches %d and %d are both timeline %d", other.id, b.id, tli)
+			}
+		}
 	}
 	w.branches = append(w.branches, b)
 	return b

@@ -13,6 +13,7 @@ import (
 type walk struct {
 	from, to fsm.State
 	number   int64 // the goal's
+	grant    pg.Timeline
 	steps    []fsm.Step
 	local    bool // the keeper's own decision
 	i, part  int
@@ -73,7 +74,7 @@ func (k *keeper) act() {
 	if k.current == k.goal {
 		k.noEdgeSince = 0
 		if k.fresh || k.away || k.reached != k.number {
-			k.begin(&walk{from: k.current, to: k.current, number: k.number, steps: k.w.reenter(k.current)})
+			k.begin(&walk{from: k.current, to: k.current, number: k.number, grant: k.grant, steps: k.w.reenter(k.current)})
 		}
 		return
 	}
@@ -88,7 +89,7 @@ func (k *keeper) act() {
 		return
 	}
 	k.noEdgeSince = 0
-	k.begin(&walk{from: k.current, to: k.goal, number: k.number, steps: edge})
+	k.begin(&walk{from: k.current, to: k.goal, number: k.number, grant: k.grant, steps: edge})
 }
 
 // advance performs the next part of a walk.

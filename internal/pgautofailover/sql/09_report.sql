@@ -126,7 +126,7 @@ CREATE FUNCTION pgautofailover.keeper_report(
     IN clean_stop boolean, IN streaming boolean, IN reached_goal_number bigint,
     OUT assigned_node_id bigint, OUT assigned_group_id integer,
     OUT assigned_group_state pgautofailover.replication_state, OUT assigned_candidate_priority integer,
-    OUT assigned_replication_quorum boolean, OUT assigned_goal_number bigint)
+    OUT assigned_replication_quorum boolean, OUT assigned_goal_number bigint, OUT assigned_timeline integer)
 RETURNS record LANGUAGE plpgsql SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     n pgautofailover.node;
@@ -140,6 +140,13 @@ BEGIN
     assigned_candidate_priority := n.candidatepriority;
     assigned_replication_quorum := n.replicationquorum;
     assigned_goal_number := n.goalnumber;
+    -- The number of the timeline that a node on its way to be open begins, 0 for any.
+    assigned_timeline := 0;
+    IF n.goalstate IN ('prepare_promotion', 'stop_replication', 'wait_primary', 'single') THEN
+        SELECT coalesce(max((g.value->>'tli')::integer), 0) INTO assigned_timeline
+          FROM pgautofailover.group_state s, jsonb_array_elements(coalesce(s.record->'grants', '[]')) AS g
+         WHERE s.formationid = n.formationid AND s.groupid = n.groupid AND (g.value->>'node')::bigint = n.nodeid;
+    END IF;
 END
 $$;
 

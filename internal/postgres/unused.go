@@ -1,0 +1,117 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
+
+// unusedText is the history file of a timeline that no server has ever begun.
+// PostgreSQL takes a number for used when there is such a file, and reads a line
+// that begins with # as a comment. The file names no parent on purpose: a running
+// standby that comes upon it finds that it is no child of its own timeline
+// and stays where it is.
+const unusedText = "# No server ever began this timeline. pgdrover left its number out, for one that another\n" +
+	"# node of the group may have used.\n"
+
+// SkipTimelines makes the next promotion of a standby on timeline current begin
+// timeline next, where PostgreSQL would take a lower number by itself: the ones
+// between get history files. They stay for good on a server that is promoted, as
+// receivers want every history file between their timeline and their upstream's.
+// It says how many it wrote.
+func (i *Instance) SkipTimelines(ctx context.Context, current, next pg.Timeline) (wrote int, err error) {
+	for tli := current + 1; tli < next; tli++ {
+		path := i.path("pg_wal", tli.HistoryFile())
+		if _, err := os.Stat(path); err == nil {
+			continue
+		}
+		err := i.With(ctx, func(s *Session) error { return i.skipTimeline(ctx, s, tli, path) })
+		if err != nil {
+			return wrote, fmt.Errorf("leave out timeline %d: %w", tli, err)
+		}
+		wrote++
+	}
+	return wrote, nil
+}
+
+// skipTimeline writes one file. An archive needs it as well, or whoever restores
+// from there would stop counting at the gap; but never over a file that
+// somebody who did use the number has put there.
+func (i *Instance) skipTimeline(ctx context.Context, s *Session, tli pg.Timeline, path string) error {
+	var mode, restore string
+	if err := s.conn.QueryRow(ctx, `SELECT current_setting('archive_mode'), current_setting('restore_command')`).Scan(&mode, &restore); err != nil {
+		return fmt.Errorf("ask for the archive: %w", err)
+	}
+	if restore != "" && i.restore(ctx, restore, tli.HistoryFile(), path) {
+		return nil
+	}
+	if err := writeFile(path, []byte(unusedText), 0o600); err != nil {
+		return err
+	}
+	if mode == "off" {
+		return nil
+	}
+	return touch(i.path("pg_wal", "archive_status", tli.HistoryFile()+".ready"))
+}
+
+// restorePatience is how long a restore_command may take for a file of some bytes.
+const restorePatience = 5 * time.Second
+
+// restore fetches one file from the archive; false when it is not there.
+func (i *Instance) restore(ctx context.Context, command, name, path string) bool {
+	target := i.path("pg_wal", ".restored."+name)
+	defer func() { _ = os.Remove(target) }()
+	ctx, cancel := context.WithTimeout(ctx, restorePatience)
+	defer cancel()
+	line := strings.NewReplacer("%f", name, "%p", target, "%r", name, "%%", "%").Replace(command)
+	cmd := exec.CommandContext(ctx, "sh", "-c", line) //nolint:gosec // the operator's own command, as the server runs it
+	cmd.Dir = i.cfg.DataDir
+	if cmd.Run() != nil {
+		return false
+	}
+	text, err := os.ReadFile(target) //nolint:gosec // as above
+	return err == nil && writeFile(path, text, 0o600) == nil
+}
+
+// DropSkipped removes the files that SkipTimelines left for a promotion that
+// did not come: those with no timeline in use above them. A standby that is
+// started would take the last of them for the line to follow, and refuse. A
+// running one only says each time it looks that they are no children of its timeline.
+func (i *Instance) DropSkipped() error {
+	files, err := filepath.Glob(i.path("pg_wal", "*.history"))
+	if err != nil {
+		return err
+	}
+	slices.Sort(files)
+	for n, path := range slices.Backward(files) {
+		follows := n+1 < len(files) && files[n+1] != ""
+		if follows && consecutive(path, files[n+1]) || !unused(path) {
+			continue
+		}
+		if err := removeFile(path); err != nil {
+			return err
+		}
+		files[n] = ""
+	}
+	return nil
+}
+
+// consecutive: b is the history file of the timeline after a's.
+func consecutive(a, b string) bool {
+	tli, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(a), ".history"), 16, 32)
+	return err == nil && (pg.Timeline(tli)+1).HistoryFile() == filepath.Base(b)
+}
+
+// unused reports whether this is a file of SkipTimelines.
+func unused(path string) bool {
+	text, err := os.ReadFile(path) //nolint:gosec // files of our instance
+	return err == nil && string(text) == unusedText
+}
