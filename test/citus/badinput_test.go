@@ -3,6 +3,7 @@ package citus
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,9 +64,9 @@ func TestBadInput(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := g.Outsider(t, "refused")
 			before := g.Footprint(t, m.Dir)
-			args := append(m.CreateArgs()[2:], c.args[2:]...)
 			// The later of two options counts.
-			res := g.RunCommand(t, pgtest.Command{Args: append(c.args[:2:2], args...), Env: []string{"PGCONNECT_TIMEOUT=15"}})
+			args := slices.Concat(c.args[:2], m.CreateArgs()[2:], c.args[2:])
+			res := g.RunCommand(t, pgtest.Command{Args: args, Env: []string{"PGCONNECT_TIMEOUT=15"}})
 			require.Equal(t, c.code, res.Code, res.Stderr)
 			for _, text := range c.says {
 				require.Contains(t, res.Stderr, text)
