@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/term"
@@ -41,8 +42,15 @@ func run() int {
 		Getenv: os.LookupEnv, Environ: os.Environ(), Executable: executable,
 		PID: os.Getpid(), EUID: os.Geteuid(),
 		Terminal: term.IsTerminal(int(os.Stderr.Fd())), OutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
-		Reload: reload, Signals: again,
+		Reload: reload, Signals: again, OneThread: oneThread,
 	})
+}
+
+// oneThread has Go run on one thread at a time, unless the operator says otherwise.
+func oneThread() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
 }
 
 // dispatch turns signals into a reload, the end of ctx, or the end of the process.

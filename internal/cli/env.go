@@ -29,6 +29,9 @@ type Env struct {
 	// Executable is the program's own file, for children that run it again.
 	Executable string
 	PID, EUID  int
+	// OneThread is for a service that mostly waits: waking further threads costs
+	// it more than they are worth; may be nil.
+	OneThread func()
 	// Terminal says that Stderr is a terminal and takes colours; OutTerminal says the same of Stdout.
 	Terminal, OutTerminal bool
 	// Reload delivers one value for each SIGHUP.

@@ -84,6 +84,9 @@ func (n *node) takeOptions(ctx context.Context, env *Env, cmd *cobra.Command) er
 }
 
 func runMonitor(ctx context.Context, env *Env, cfg monitor.Config) error {
+	if env.OneThread != nil {
+		env.OneThread()
+	}
 	ctx, next := followSuccessor(ctx, env)
 	manager := newNotifier(env)
 	cfg.Ready = manager.ready
