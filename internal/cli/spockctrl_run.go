@@ -185,6 +185,9 @@ func byteText(n int64) string {
 
 func (r *runReporter) notice(e orchestrator.Event) {
 	text := fmt.Sprintf("node %s: %s: %s", e.Node, e.Type, e.Message)
+	if !r.json && (e.Type == "WARNING" || r.env.Terminal) {
+		r.endLine() // what has begun on stdout is not to be torn apart
+	}
 	if e.Type == "WARNING" {
 		r.env.warnf("%s", text)
 	} else {

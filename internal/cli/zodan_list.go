@@ -46,7 +46,7 @@ type runStep struct {
 	Phase  string `json:"phase"`
 	Node   string `json:"node"`
 	Status string `json:"status"`
-	What   string `json:"command"`
+	What   string `json:"description"`
 	Error  string `json:"error,omitempty"`
 }
 
@@ -86,7 +86,7 @@ func (z *zodan) showRun(r orchestrator.KnownRun, steps bool) {
 	if steps {
 		for _, s := range r.Record.Steps {
 			line.Steps = append(line.Steps, runStep{
-				Step: s.Path, Phase: s.Phase, Node: s.Node, Status: string(s.Status), What: strings.TrimSpace(s.Command + " " + s.Object),
+				Step: s.Path, Phase: s.Phase, Node: s.Node, Status: string(s.Status), What: orDefault(s.What, strings.TrimSpace(s.Command+" "+s.Object)),
 				Error: s.Error,
 			})
 		}

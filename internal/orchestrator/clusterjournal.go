@@ -43,6 +43,7 @@ const journalPatience = 10 * time.Second
 const (
 	qLoadRun = `SELECT record FROM spock.pgdrover_run WHERE kind = $1 AND target = $2 AND state IN ('running', 'failed', 'wanted')
  ORDER BY serial DESC LIMIT 1`
+	qRunState  = `SELECT state FROM spock.pgdrover_run WHERE run_id = $1`
 	qStoreRun  = `SELECT pgdrover.store_run($1, $2, $3, $4, $5::bigint, $6, $7::jsonb)`
 	qRemoveRun = `DELETE FROM spock.pgdrover_run WHERE kind = $1 AND target = $2 AND state <> 'done'`
 )
@@ -59,6 +60,9 @@ func (j *ClusterJournal) Load(ctx context.Context) (*Record, error) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if newest != nil && j.settled(ctx, newest) {
+		newest.Finished = true
+	}
 	for _, n := range j.Nodes {
 		answer, err := j.ask(ctx, n, qLoadRun, j.Kind, j.Target)
 		if err != nil || len(answer.Rows) == 0 {
@@ -76,6 +80,27 @@ func (j *ClusterJournal) Load(ctx context.Context) (*Record, error) {
 		}
 	}
 	return newest, nil
+}
+
+// settled reports whether a run of the local journal was finished or undone
+// from another machine: the nodes know it as done, or not any more.
+func (j *ClusterJournal) settled(ctx context.Context, local *Record) bool {
+	if local.Finished || !local.Begun() || local.Run == "" {
+		return local.Finished
+	}
+	asked, known := 0, 0
+	for _, n := range j.Nodes {
+		answer, err := j.ask(ctx, n, qRunState, local.Run)
+		if err != nil {
+			continue
+		}
+		asked++
+		if answer.text(0) == RunDone {
+			return true
+		}
+		known += len(answer.Rows)
+	}
+	return asked == len(j.Nodes) && known == 0
 }
 
 // Save implements Journal. One copy is enough: a node that is away gets its own

@@ -248,7 +248,7 @@ func (e *Executor) start(ctx context.Context) (int, error) {
 	if err != nil && !e.cfg.Restart {
 		return 0, err
 	}
-	if record == nil || record.Finished || e.cfg.Restart {
+	if record == nil || record.Finished || e.cfg.Restart || !record.Begun() {
 		e.record = &Record{
 			Version: recordVersion, Workflow: e.cfg.Name, Cluster: e.cfg.Cluster, Started: time.Now().UTC(),
 			Variables: workflow.Variables{}, Plan: e.cfg.Plan, Run: e.cfg.Run,

@@ -39,11 +39,13 @@ type Record struct {
 
 // StepRecord is how one step went.
 type StepRecord struct {
-	Path    string    `json:"path"`
-	Phase   string    `json:"phase,omitempty"`
-	Node    string    `json:"node"`
-	Command string    `json:"command"`
-	Object  string    `json:"object,omitempty"`
+	Path    string `json:"path"`
+	Phase   string `json:"phase,omitempty"`
+	Node    string `json:"node"`
+	Command string `json:"command"`
+	Object  string `json:"object,omitempty"`
+	// What is the step in words.
+	What    string    `json:"what,omitempty"`
 	Status  Status    `json:"status"`
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended"`

@@ -127,6 +127,9 @@ func (m *Membership) Add(ctx context.Context, a Addition) (Config, error) {
 		err = ErrNoRun
 	default:
 		j, err = m.plan(ctx, a)
+		if record != nil && !record.Finished && record.Run != "" {
+			j.Run = record.Run // it had not begun: nobody knows it by its name
+		}
 	}
 	if err != nil {
 		journal.Close(ctx)

@@ -72,7 +72,7 @@ func (e *Executor) note(ctx context.Context, s workflow.Step, change func(*StepR
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r := e.record.step(s.Path)
-	r.Phase, r.Node, r.Command, r.Object = s.Phase, s.Node, s.CommandName(), s.Object()
+	r.Phase, r.Node, r.Command, r.Object, r.What = s.Phase, s.Node, s.CommandName(), s.Object(), s.Description
 	change(r)
 	return e.saveLocked(ctx)
 }
