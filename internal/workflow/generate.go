@@ -3,6 +3,7 @@ package workflow
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -72,11 +73,7 @@ func (g *generator) sql(node, description string, sleep int, sql string) {
 func (g *generator) others(without ...string) []string {
 	var names []string
 	for _, n := range g.Nodes {
-		skip := false
-		for _, w := range without {
-			skip = skip || n.Name == w
-		}
-		if !skip {
+		if !slices.Contains(without, n.Name) {
 			names = append(names, n.Name)
 		}
 	}
@@ -96,15 +93,15 @@ func (g *generator) createNode(node string) {
 	g.step("spock", node, CreateNode, "Register "+node+" as a node of the cluster", 0, "--node_name="+node, "--dsn="+g.dsn(node))
 }
 
-func (g *generator) subscribe(subscriber, provider string, copied, enabled bool, sleep int, description string) {
-	g.step("spock", subscriber, CreateSubscription, description, sleep, "--sub_name="+SubscriptionName(provider, subscriber),
+func (g *generator) subscribe(subscriber, provider string, copied, enabled bool, description string) {
+	g.step("spock", subscriber, CreateSubscription, description, 5, "--sub_name="+SubscriptionName(provider, subscriber),
 		"--provider_dsn="+g.dsn(provider), "--replication_sets="+sets, fmt.Sprintf("--synchronize_structure=%t", copied),
 		fmt.Sprintf("--synchronize_data=%t", copied), "--forward_origins='{}'::text[]", "--apply_delay='0'::interval",
 		"--force_text_transfer=false", fmt.Sprintf("--enabled=%t", enabled))
 }
 
-func (g *generator) marked(node string, sleep int) {
-	g.sql(node, "On "+node+", write a sync marker", sleep, "SELECT spock.sync_event();")
+func (g *generator) marked(node string) {
+	g.sql(node, "On "+node+", write a sync marker", 0, "SELECT spock.sync_event();")
 }
 
 // awaited waits for the marker that was written last on another node.
@@ -117,7 +114,7 @@ func (g *generator) addNode() error {
 	replicas := g.others(g.Source, g.New)
 	g.createNode(g.New)
 	for _, x := range g.others(g.New) {
-		g.subscribe(x, g.New, false, true, 5, fmt.Sprintf("On %s, subscribe to the still empty node %s", x, g.New))
+		g.subscribe(x, g.New, false, true, fmt.Sprintf("On %s, subscribe to the still empty node %s", x, g.New))
 	}
 	slots := map[string]string{}
 	for _, r := range replicas {
@@ -127,13 +124,13 @@ func (g *generator) addNode() error {
 			return err
 		}
 		slots[r] = slot
-		g.subscribe(g.New, r, false, false, 5, fmt.Sprintf("On %s, prepare a disabled subscription to %s", g.New, r))
+		g.subscribe(g.New, r, false, false, fmt.Sprintf("On %s, prepare a disabled subscription to %s", g.New, r))
 		g.step("spock", r, CreateSlot, fmt.Sprintf("On %s, keep the changes for %s from now on", r, name), 0, "--slot="+slot, "--plugin=spock_output")
-		g.marked(r, 0)
+		g.marked(r)
 		g.awaited(g.Source, r)
 	}
-	g.subscribe(g.New, g.Source, true, true, 5, fmt.Sprintf("On %s, subscribe to %s and copy structure and data", g.New, g.Source))
-	g.marked(g.Source, 0)
+	g.subscribe(g.New, g.Source, true, true, fmt.Sprintf("On %s, subscribe to %s and copy structure and data", g.New, g.Source))
+	g.marked(g.Source)
 	g.awaited(g.New, g.Source)
 	for _, r := range replicas {
 		g.sql(g.New, fmt.Sprintf("On %s, read the commit time of the newest transaction of %s in the copy", g.New, r), 1, fmt.Sprintf(
@@ -151,7 +148,7 @@ func (g *generator) addNode() error {
 
 func (g *generator) removeNode() {
 	rest := g.others(g.New)
-	g.marked(g.New, 0)
+	g.marked(g.New)
 	for _, x := range rest {
 		g.awaited(x, g.New)
 	}
@@ -178,10 +175,10 @@ func (g *generator) crossWire() {
 		g.createNode(n)
 	}
 	g.eachPair(func(subscriber, provider string) {
-		g.subscribe(subscriber, provider, false, true, 5, fmt.Sprintf("On %s, subscribe to %s", subscriber, provider))
+		g.subscribe(subscriber, provider, false, true, fmt.Sprintf("On %s, subscribe to %s", subscriber, provider))
 	})
 	for _, provider := range g.others() {
-		g.marked(provider, 0)
+		g.marked(provider)
 		for _, x := range g.others(provider) {
 			g.awaited(x, provider)
 		}
