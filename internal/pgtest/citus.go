@@ -15,20 +15,26 @@ import (
 //go:embed citus
 var citusFiles embed.FS
 
-// citusStandInVar asks for the stand-in although the extension is installed.
-const citusStandInVar = "PGDROVER_CITUS_STANDIN"
-
 // Citus returns a directory of server programs whose servers can create the
-// extension citus, and whether it is the real one. Where that is not installed,
-// the servers are copies of Bin's whose extension of that name is a stand-in: it
-// has the metadata and their functions, and distributes nothing.
+// extension citus, and whether it is the real one. Where that is not installed
+// it is CitusStandIn's.
 func Citus(t testing.TB) (bin string, genuine bool) {
 	t.Helper()
 	bin = Bin(t)
 	share, lib := installed(t, bin, "--sharedir"), installed(t, bin, "--pkglibdir")
-	if isFile(filepath.Join(share, "extension/citus.control")) && isFile(filepath.Join(lib, "citus.so")) && os.Getenv(citusStandInVar) == "" {
+	if isFile(filepath.Join(share, "extension/citus.control")) && isFile(filepath.Join(lib, "citus.so")) {
 		return bin, true
 	}
+	return CitusStandIn(t), false
+}
+
+// CitusStandIn returns copies of Bin's programs whose servers have an extension
+// citus that is a stand-in: it has the metadata and the functions that change
+// them, and distributes nothing.
+func CitusStandIn(t testing.TB) string {
+	t.Helper()
+	bin := Bin(t)
+	share, lib := installed(t, bin, "--sharedir"), installed(t, bin, "--pkglibdir")
 	prefix := commonDir(bin, share, lib)
 	root := Dir(t)
 	place := func(dir string) string {
@@ -63,7 +69,7 @@ func Citus(t testing.TB) (bin string, genuine bool) {
 	}
 	// The library sets it when it is the real one.
 	write(t, filepath.Join(shareAt, "postgresql.conf.sample"), append(sample, "\nmax_prepared_transactions = 100\n"...))
-	return binAt, false
+	return binAt
 }
 
 // installed asks pg_config for a directory.
