@@ -181,8 +181,8 @@ func cascadeWithoutASchema(t *testing.T, nodes []*node) {
 	t.Helper()
 	fresh(t, oneTable, nodes...)
 	a, b := nodes[0], nodes[1]
-	a.exec(t, "CREATE SCHEMA hidden; CREATE TABLE hidden.h (id int PRIMARY KEY); SELECT spock.repset_add_table('default', 'hidden.h'); INSERT INTO hidden.h VALUES (1)")
 	b.exec(t, "CREATE SCHEMA hidden; CREATE TABLE hidden.h (id int PRIMARY KEY)")
+	a.exec(t, "CREATE SCHEMA hidden; CREATE TABLE hidden.h (id int PRIMARY KEY); SELECT spock.repset_add_table('default', 'hidden.h'); INSERT INTO hidden.h VALUES (1)")
 	b.exec(t, "INSERT INTO t VALUES (1, 'copied')")
 	settle(t, nodes...)
 	c := newNode(t, "n3", nil)
