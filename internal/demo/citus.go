@@ -15,6 +15,9 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
+// qInsertAnywhere adds a row to a distributed table, which does not tell where it went.
+const qInsertAnywhere = `INSERT INTO public.demo (id) VALUES ($1) RETURNING 0`
+
 // CitusConfig is what an operator asked of the demonstration of a Citus formation.
 type CitusConfig struct {
 	Stage
@@ -99,6 +102,7 @@ func (c *Citus) story(ctx context.Context) error {
 	}
 	c.say("applications connect to %s", uri)
 	c.writer = newWriter(uri)
+	c.writer.insert = qInsertAnywhere
 	if err := c.distribute(ctx); err != nil {
 		return err
 	}

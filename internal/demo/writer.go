@@ -22,6 +22,8 @@ const (
 // that the wait for a standby was cut short.
 type writer struct {
 	uri string
+	// insert adds a row and answers the server's port.
+	insert string
 
 	mu        sync.Mutex
 	acked     []int64
@@ -36,7 +38,7 @@ type writer struct {
 	warned    bool // by the server, on the current connection
 }
 
-func newWriter(uri string) *writer { return &writer{uri: uri} }
+func newWriter(uri string) *writer { return &writer{uri: uri, insert: qInsert} }
 
 // connect finds the node that takes writes, as any application with this URI does.
 func (w *writer) connect(ctx context.Context) (*pgx.Conn, error) {
@@ -125,7 +127,7 @@ func (w *writer) write(ctx context.Context, conn *pgx.Conn) error {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
 	defer cancel()
 	var port int
-	if err := conn.QueryRow(limited, qInsert, id).Scan(&port); err != nil {
+	if err := conn.QueryRow(limited, w.insert, id).Scan(&port); err != nil {
 		return err
 	}
 	w.mu.Lock()
