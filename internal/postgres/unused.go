@@ -28,7 +28,10 @@ const unusedText = "# No server ever began this timeline. pgdrover left its numb
 // receivers want every history file between their timeline and their upstream's.
 // It says how many it wrote.
 func (i *Instance) SkipTimelines(ctx context.Context, current, next pg.Timeline) (wrote int, err error) {
-	for tli := current + 1; tli < next; tli++ {
+	// From the top: the server counts upward, and sees none of them before it sees
+	// the last. Somebody's true file in between, which may well name its own line
+	// as the parent, is thus never the newest.
+	for tli := next - 1; tli > current && next > 0; tli-- {
 		path := i.path("pg_wal", tli.HistoryFile())
 		if _, err := os.Stat(path); err == nil {
 			continue
@@ -50,13 +53,10 @@ func (i *Instance) skipTimeline(ctx context.Context, s *Session, tli pg.Timeline
 	if err := s.conn.QueryRow(ctx, `SELECT current_setting('archive_mode'), current_setting('restore_command')`).Scan(&mode, &restore); err != nil {
 		return fmt.Errorf("ask for the archive: %w", err)
 	}
-	if restore != "" && i.restore(ctx, restore, tli.HistoryFile(), path) {
-		return nil
-	}
 	if err := writeFile(path, []byte(unusedText), 0o600); err != nil {
 		return err
 	}
-	if mode == "off" {
+	if mode == "off" || restore != "" && i.archived(ctx, restore, tli.HistoryFile()) {
 		return nil
 	}
 	return touch(i.path("pg_wal", "archive_status", tli.HistoryFile()+".ready"))
@@ -65,8 +65,8 @@ func (i *Instance) skipTimeline(ctx context.Context, s *Session, tli pg.Timeline
 // restorePatience is how long a restore_command may take for a file of some bytes.
 const restorePatience = 5 * time.Second
 
-// restore fetches one file from the archive; false when it is not there.
-func (i *Instance) restore(ctx context.Context, command, name, path string) bool {
+// archived reports whether the archive has a file of this name.
+func (i *Instance) archived(ctx context.Context, command, name string) bool {
 	target := i.path("pg_wal", ".restored."+name)
 	defer func() { _ = os.Remove(target) }()
 	ctx, cancel := context.WithTimeout(ctx, restorePatience)
@@ -74,11 +74,7 @@ func (i *Instance) restore(ctx context.Context, command, name, path string) bool
 	line := strings.NewReplacer("%f", name, "%p", target, "%r", name, "%%", "%").Replace(command)
 	cmd := exec.CommandContext(ctx, "sh", "-c", line) //nolint:gosec // the operator's own command, as the server runs it
 	cmd.Dir = i.cfg.DataDir
-	if cmd.Run() != nil {
-		return false
-	}
-	text, err := os.ReadFile(target) //nolint:gosec // as above
-	return err == nil && writeFile(path, text, 0o600) == nil
+	return cmd.Run() == nil
 }
 
 // DropSkipped removes the files that SkipTimelines left for a promotion that
