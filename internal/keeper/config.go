@@ -42,7 +42,9 @@ type File struct {
 
 	SSL SSL
 
-	MaximumBackupRate   string
+	MaximumBackupRate string
+	// MaxSlotWALKeepSize is the server's setting of that name; empty for a part of the disk.
+	MaxSlotWALKeepSize  string
 	BackupDirectory     string
 	ReplicationPassword string
 	MonitorPassword     string
@@ -172,6 +174,7 @@ func (f *File) options(role *string) []option {
 		{section: ssl, name: "cert_file", text: &f.SSL.CertFile},
 		{section: ssl, name: "key_file", text: &f.SSL.KeyFile},
 		{section: replication, name: "maximum_backup_rate", text: &f.MaximumBackupRate},
+		{section: replication, name: "max_slot_wal_keep_size", text: &f.MaxSlotWALKeepSize},
 		{section: replication, name: "backup_directory", text: &f.BackupDirectory},
 		{section: replication, name: "password", text: &f.ReplicationPassword, secret: true},
 		{section: autoctl, name: "monitor_password", text: &f.MonitorPassword, secret: true},
@@ -272,7 +275,7 @@ func (f File) Save(path string) error {
 	if err != nil {
 		return &ConfigError{Path: path, Err: err}
 	}
-	if err := replaceFile(path, ".tmp", []byte(text), 0o644); err != nil {
+	if err := replaceFile(path, ".tmp", []byte(text), privateMode); err != nil {
 		return fmt.Errorf("write configuration file %q: %w", path, err)
 	}
 	return nil
@@ -344,6 +347,8 @@ func (f File) Validate() error {
 		return wrong("pg_autoctl.nodekind", "%q is none of standalone, coordinator, worker", f.NodeKind)
 	case !slices.Contains([]string{"", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"}, f.SSL.Mode):
 		return wrong("ssl.sslmode", "%q is no sslmode", f.SSL.Mode)
+	case !validSize(f.MaxSlotWALKeepSize):
+		return wrong("replication.max_slot_wal_keep_size", "%q is not a size such as 20GB, nor -1 for no limit", f.MaxSlotWALKeepSize)
 	case !validRate(f.MaximumBackupRate):
 		return wrong("replication.maximum_backup_rate", "%q is not a rate such as 100M", f.MaximumBackupRate)
 	}
@@ -356,6 +361,19 @@ func (f File) Validate() error {
 		}
 	}
 	return nil
+}
+
+// validSize reports whether the server takes a size in megabytes, or with a unit; -1 is no limit.
+func validSize(size string) bool {
+	if size == "" || size == "-1" {
+		return true
+	}
+	digits := strings.TrimRight(size, "kMGTB")
+	if unit := size[len(digits):]; !slices.Contains([]string{"", "kB", "MB", "GB", "TB"}, unit) {
+		return false
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 31)
+	return err == nil && n > 0
 }
 
 // validRate reports whether pg_basebackup takes the rate: 32 kB to 1 GB a second.

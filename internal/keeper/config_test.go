@@ -87,7 +87,7 @@ func TestConfigurationFileOnDisk(t *testing.T) {
 	require.NoError(t, sampleFile().Save(path))
 	info, err := os.Stat(path)
 	require.NoError(t, err)
-	require.Equal(t, fs.FileMode(0o644), info.Mode())
+	require.Equal(t, fs.FileMode(0o600), info.Mode())
 	back, err := LoadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, sampleFile(), back)
@@ -126,7 +126,7 @@ func TestOptionsByName(t *testing.T) {
 	before := f
 	for key, value := range map[string]string{
 		"postgresql.port": "99999", "postgresql.hba_level": "all", "pg_autoctl.monitor": "nonsense://x", "pg_autoctl.hostname": "a b",
-		"replication.maximum_backup_rate": "fast", "postgresql.pgdata": "relative", "pg_autoctl.role": "monitor",
+		"replication.maximum_backup_rate": "fast", "replication.max_slot_wal_keep_size": "much", "postgresql.pgdata": "relative", "pg_autoctl.role": "monitor",
 		"timeout.network_partition_timeout": "-1", "ssl.sslmode": "maybe", "no.such": "1", "ssl.active": "yes",
 	} {
 		require.Error(t, f.Set(key, value), key)

@@ -47,13 +47,17 @@ func (n *node) configure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	retention, err := inst.DetectRetention(file.MaxSlotWALKeepSize)
+	if err != nil {
+		return err
+	}
 	changed, err := inst.WriteSettings(postgres.NodeSettings(postgres.SettingsConfig{
 		ListenAddresses: file.ListenAddresses, Port: file.Port, AuthMethod: file.AuthMethod,
 		SSL: postgres.SSL{
 			Active: file.SSL.Active, Mode: file.SSL.Mode, CAFile: file.SSL.CAFile, CRLFile: file.SSL.CRLFile,
 			CertFile: file.SSL.CertFile, KeyFile: file.SSL.KeyFile,
 		},
-		Tuning: tuning, Hostname: file.Hostname,
+		Tuning: tuning, Retention: retention, Hostname: file.Hostname,
 		Citus: kindOf(file) != fsm.Standalone, CitusCluster: file.CitusClusterName,
 	}))
 	if err != nil {
@@ -64,12 +68,28 @@ func (n *node) configure(ctx context.Context) error {
 			return err
 		}
 	}
-	rules := n.ownRules(ctx)
+	return n.ensureHBA(ctx, n.ownRules(ctx))
+}
+
+// ensureHBA has rules in pg_hba.conf, or says which ones an operator has to
+// write who wants nobody else to.
+func (n *node) ensureHBA(ctx context.Context, rules []pg.HBARule) error {
 	if len(rules) == 0 {
 		return nil
 	}
-	_, err = inst.EnsureHBA(ctx, rules...)
-	return err
+	if n.config().HBALevel != hbaSkip {
+		_, err := n.instance().EnsureHBA(ctx, rules...)
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range rules {
+		if line := r.Line(); !n.wanted[line] {
+			n.wanted[line] = true
+			n.log.WarnContext(ctx, "add this rule to pg_hba.conf, which is left to you", "rule", line)
+		}
+	}
+	return nil
 }
 
 func (n *node) machineTuning() (postgres.Tuning, error) {
@@ -82,9 +102,6 @@ func (n *node) machineTuning() (postgres.Tuning, error) {
 // ownRules are the HBA rules that do not depend on other nodes.
 func (n *node) ownRules(ctx context.Context) []pg.HBARule {
 	file := n.config()
-	if file.HBALevel == hbaSkip {
-		return nil
-	}
 	user := file.Username
 	if user == "" {
 		user, _ = postgres.SystemUser()

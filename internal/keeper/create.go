@@ -19,6 +19,7 @@ import (
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
+	"github.com/pgdrover/pgdrover/internal/postgres"
 )
 
 // CreateConfig is one creation.
@@ -386,6 +387,12 @@ func (c *creation) registerOnce(ctx context.Context, pre PreInit, desired int64)
 		return State{}, refusal(err)
 	}
 	undo := c.keepFiles()
+	if pre == PGDataExists {
+		// Not before the monitor has accepted the node: there is no way back.
+		if err := c.newNode(identity{}, c.log).instance().ImportDebianConfig(postgres.DebianConfigDir); err != nil {
+			return State{}, errors.Join(err, pending.Rollback(ctx))
+		}
+	}
 	state, err := c.writeFiles(pending.Result, pre)
 	if err != nil {
 		return State{}, errors.Join(err, undo(), pending.Rollback(ctx))
@@ -456,7 +463,7 @@ func (c *creation) keepFiles() func() error {
 	}
 	return func() error {
 		c.Keeper.cfg.File = file
-		return errors.Join(removeFile(paths.InitFile), restore(paths.ConfigFile, config, configErr, 0o644),
+		return errors.Join(removeFile(paths.InitFile), restore(paths.ConfigFile, config, configErr, privateMode),
 			restore(paths.StateFile, state, stateErr, 0o600))
 	}
 }

@@ -92,6 +92,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 		return err
 	}
 	defer lock.release()
+	// Another program may have written it so that everybody can read its passwords.
+	if err := os.Chmod(k.cfg.Paths.ConfigFile, privateMode); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("protect configuration file: %w", err)
+	}
 	if err := removeFile(k.cfg.Paths.PostgresFile); err != nil {
 		return err
 	}

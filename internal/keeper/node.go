@@ -45,6 +45,7 @@ type node struct {
 	// gateOpen is the process number of the postmaster that surely lets clients in, 0 for none.
 	gateOpen int
 	addrs    map[string]string // HBA addresses that were looked up
+	wanted   map[string]bool   // HBA rules that the operator was asked for
 	citus    citusMemory
 	// unrecovered counts starts of a standby in a row that ended while it recovered.
 	unrecovered int
@@ -61,7 +62,7 @@ type node struct {
 func (k *Keeper) newNode(who identity, log *slog.Logger) *node {
 	return &node{
 		paths: k.cfg.Paths, tools: k.cfg.Tools, tuning: k.cfg.Tuning, socketDir: k.cfg.SocketDir,
-		clock: k.clock, log: log, file: k.cfg.File, who: who, addrs: make(map[string]string),
+		clock: k.clock, log: log, file: k.cfg.File, who: who, addrs: make(map[string]string), wanted: make(map[string]bool),
 		ask: func(context.Context, func(context.Context, monitorSession) error) error { return errNoMonitor },
 	}
 }

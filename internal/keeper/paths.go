@@ -42,8 +42,12 @@ func PathsOf(d Dirs, pgdata string) Paths {
 	}
 }
 
-// dirMode is the mode of the directories that hold our files.
-const dirMode = 0o755
+const (
+	// dirMode is the mode of the directories that hold our files.
+	dirMode = 0o755
+	// privateMode is for files that hold passwords.
+	privateMode = 0o600
+)
 
 // replaceFile puts data in place of the file at path so that a reader, or a
 // start after a power cut, finds the old content or the new one, never less.
@@ -84,6 +88,10 @@ func writeSynced(path string, flag int, data []byte, mode os.FileMode) (err erro
 			err = fmt.Errorf("close file: %w", closeErr)
 		}
 	}()
+	// What an earlier call left behind may be readable for more.
+	if err := f.Chmod(mode); err != nil {
+		return fmt.Errorf("protect file: %w", err)
+	}
 	if _, err := f.Write(data); err != nil {
 		return fmt.Errorf("write file: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -683,13 +682,9 @@ func (n *node) peerRules(ctx context.Context) error {
 		return err
 	}
 	file := n.config()
-	if file.HBALevel == hbaSkip {
-		return nil
-	}
 	var rules []pg.HBARule
 	for _, p := range list {
 		rules = append(rules, postgres.PeerRules(file.SSL.Active, file.DBName, n.address(ctx, p.Host), file.AuthMethod)...)
 	}
-	_, err = n.instance().EnsureHBA(ctx, slices.Clip(rules)...)
-	return err
+	return n.ensureHBA(ctx, rules)
 }
