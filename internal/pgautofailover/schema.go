@@ -116,6 +116,9 @@ func change(ctx context.Context, db *DB, install bool) error {
 	case errors.Is(err, ErrNotInstalled) && install:
 		err = runFiles(ctx, tx, installOrder())
 		version = SchemaNumber
+	case errors.Is(err, errForeign) && !install:
+		err = takeOver(ctx, tx)
+		version = SchemaNumber
 	case err == nil && version < SchemaNumber:
 		var files []string
 		for _, u := range upgrades() {
