@@ -1,6 +1,7 @@
-// Package adoption takes over what was there before: nodes of Debian's
-// pg_auto_failover 2.0, which go on under our monitor, and then under our
-// program, without a copy of the data.
+// Package adoption takes over what was there before: servers that ran without
+// us, with everything their owners had set, and whole groups of Debian's
+// pg_auto_failover 2.0, whose nodes and monitor go on under our program without
+// a copy of the data.
 package adoption
 
 import (

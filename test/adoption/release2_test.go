@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,4 +82,51 @@ func state(t *testing.T, m *group.Member) []byte {
 	text, err := os.ReadFile(filepath.Join(m.Group().Path("home"), ".local/share/pg_autoctl", m.Dir, "pg_autoctl.state"))
 	require.NoError(t, err)
 	return text[8:32]
+}
+
+// TestGroupOfRelease2 takes a whole group of pg_auto_failover 2.0 over: the
+// monitor with what it knows, then the nodes.
+func TestGroupOfRelease2(t *testing.T) {
+	t.Parallel()
+	g := group.New(t, group.Config{Program: group.Peer(t), MonitorSettings: map[string]string{"primary_demote_timeout": "15s"}})
+	for i, name := range []string{"node1", "node2"} {
+		m := g.Outsider(t, name)
+		m.Program = g.Monitor.Program
+		m.Create(t, "--run", "--candidate-priority", []string{"60", "40"}[i])
+		g.Nodes = append(g.Nodes, m)
+		if i == 0 {
+			g.WaitState(t, m, "single")
+		}
+	}
+	g.CreateLedger(t)
+	w := g.Write(t, group.WriterConfig{Patience: 30 * time.Second})
+	w.WaitAck(t, time.Now())
+	primary := g.WaitWhole(t)
+	known := g.Footprint(t)
+	events := g.Events(t)
+
+	g.Monitor.Stop(t)
+	ours := group.Plain(t)
+	g.Monitor.Program = ours
+	g.Monitor.Start(t)
+	g.WaitWhole(t)
+	w.WaitAck(t, time.Now())
+	require.Empty(t, registered(known).Diff(registered(g.Footprint(t))), "what is registered must be what was")
+	require.Equal(t, events, g.Events(t)[:len(events)])
+	require.Equal(t, primary, g.WaitWhole(t), "nobody may take over")
+	require.Zero(t, w.Outcome().Unknown, "no session may break")
+	replacePrograms(t, g, w, ours)
+	failover(t, g, w)
+	finish(t, g, w)
+}
+
+// registered are the facts about nodes and formations.
+func registered(all group.Footprint) group.Footprint {
+	var kept group.Footprint
+	for _, line := range all {
+		if strings.HasPrefix(line, "node ") || strings.HasPrefix(line, "formation ") {
+			kept = append(kept, line)
+		}
+	}
+	return kept
 }

@@ -248,10 +248,12 @@ func rulesOf(t *testing.T, m *group.Member) string {
 	return string(text)
 }
 
-// requireNoRules looks for rules that we have written although we were told not to.
+// requireNoRules looks for rules that we have written although we were told not
+// to, and for the warning that says which are needed.
 func requireNoRules(t *testing.T, m *group.Member) {
 	t.Helper()
 	require.NotContains(t, rulesOf(t, m), "Auto-generated")
+	require.Contains(t, m.Log(), "pg_hba.conf", "the log of %s says which rules are needed", m.Name)
 }
 
 // requireStreaming looks at how the standby is connected to the primary.

@@ -40,9 +40,6 @@ func (s secrets) requireNotReadable(t *testing.T, dir string) {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		if d.Name() == "pg_autoctl.cfg" {
-			return nil // as readable as pg_auto_failover has it
-		}
 		info, err := d.Info()
 		if err != nil {
 			return nil //nolint:nilerr // gone
