@@ -42,7 +42,7 @@ func TestPromotionLeavesNumbersOut(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
 	first, p1 := newPrimary(t, 1)
-	second, _ := newStandby(t, first, 2)
+	second, p2 := newStandby(t, first, 2)
 	third, p3 := newStandby(t, first, 3)
 	first.exec(t, `INSERT INTO t SELECT generate_series(1, 10)`)
 	second.sees(t, 10)
@@ -97,7 +97,7 @@ func TestPromotionLeavesNumbersOut(t *testing.T) {
 	third.sees(t, 12)
 	first.sees(t, 12)
 	fourth.sees(t, 12)
-	second.end(t)
+	second.stop(t, p2, postgres.StopFast) // all of them have all of it
 	_, err = third.Promote(ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 6, third.observe(t).TLI)
