@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
@@ -169,4 +170,64 @@ func TestNoDeadlock(t *testing.T) {
 	require.NoError(t, group.Wait())
 	require.NotContains(t, server.Log(), "deadlock detected")
 	require.NotEqual(t, "0", c.text(t, `SELECT count(*)::text FROM pgautofailover.event`))
+}
+
+// TestReportBesideADecision: a report finds its node's row locked, and the row
+// changed once it has it. It must let the row go before it asks for the locks of the group.
+func TestReportBesideADecision(t *testing.T) {
+	t.Parallel()
+	m := install(t)
+	m.decide(t)
+	m.register(t, 5001)
+	m.report(t, 1, fsm.Single)
+	row, err := m.node.NodeByID(t.Context(), 1)
+	require.NoError(t, err)
+	begin := func() pgx.Tx {
+		tx, err := pgtest.Connect(t, m.dsn).Begin(t.Context())
+		require.NoError(t, err)
+		return tx
+	}
+	// waits returns once a session of this statement waits for a lock.
+	waits := func(ctx context.Context, conn *pgx.Conn, statement string) error {
+		for {
+			var there bool
+			err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, $1) > 0)`,
+				statement).Scan(&there)
+			if err != nil || there {
+				return err
+			}
+		}
+	}
+
+	first := begin()
+	_, err = first.Exec(t.Context(), `SELECT pgautofailover.lock_node(1, false)`)
+	require.NoError(t, err)
+	_, err = first.Exec(t.Context(), `UPDATE pgautofailover.node SET goalnumber = goalnumber + 1 WHERE nodeid = 1`)
+	require.NoError(t, err)
+
+	group, ctx := errgroup.WithContext(t.Context())
+	next := begin()
+	group.Go(func() error {
+		if _, err := next.Exec(ctx, `SELECT pgautofailover.lock_group('default', 0)`); err != nil {
+			return err
+		}
+		// By now the report waits for the group, behind us.
+		if err := waits(ctx, next.Conn(), "keeper_report"); err != nil {
+			return err
+		}
+		if _, err := next.Exec(ctx, `UPDATE pgautofailover.node SET health = 1 WHERE nodeid = 1`); err != nil {
+			return err
+		}
+		return next.Commit(ctx)
+	})
+	require.NoError(t, waits(ctx, m.sql, "lock_group"))
+	group.Go(func() error {
+		_, err := m.node.Report(ctx, pgautofailover.Report{
+			Formation: "default", NodeID: 1, State: fsm.Single, Reached: row.GoalNumber, PgIsRunning: true, TLI: 1, LSN: 0x1000,
+		})
+		return err
+	})
+	require.NoError(t, waits(ctx, m.sql, "keeper_report"))
+	require.NoError(t, first.Commit(t.Context()))
+	require.NoError(t, group.Wait())
 }

@@ -20,7 +20,7 @@ SELECT coalesce(string_agg(format('node %s "%s" is %s and shall be %s', nodeid, 
   FROM pgautofailover.node
  WHERE reportedstate <> goalstate
     OR goalstate::text NOT IN ('single', 'wait_primary', 'primary', 'secondary', 'catchingup', 'maintenance')`
-	qRemember = `
+	rememberScript = `
 CREATE TEMPORARY TABLE old_formation ON COMMIT DROP AS
 SELECT formationid, kind, dbname, opt_secondary, number_sync_standbys FROM pgautofailover.formation;
 CREATE TEMPORARY TABLE old_node ON COMMIT DROP AS
@@ -36,7 +36,7 @@ CREATE TEMPORARY TABLE old_sequence ON COMMIT DROP AS
 SELECT (SELECT last_value FROM pgautofailover.node_nodeid_seq) AS node, (SELECT last_value FROM pgautofailover.event_eventid_seq) AS event;
 DROP EXTENSION pgautofailover CASCADE;
 DROP SCHEMA IF EXISTS pgautofailover CASCADE`
-	qRestore = `
+	restoreScript = `
 DELETE FROM pgautofailover.formation;
 INSERT INTO pgautofailover.formation (formationid, kind, dbname, opt_secondary, number_sync_standbys)
 SELECT * FROM pg_temp.old_formation;
@@ -83,13 +83,13 @@ func takeOver(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Conn().PgConn().Exec(ctx, text).ReadAll()
 		return wrap(op, err)
 	}
-	if err := script(qRemember); err != nil {
+	if err := script(rememberScript); err != nil {
 		return err
 	}
 	if err := runFiles(ctx, tx, installOrder()); err != nil {
 		return err
 	}
-	if err := script(qRestore); err != nil {
+	if err := script(restoreScript); err != nil {
 		return err
 	}
 	if err := restoreRecords(ctx, tx); err != nil {

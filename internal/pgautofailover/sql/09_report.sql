@@ -3,7 +3,9 @@
 -- Stores one report and returns the node as it is then. reached is NULL for clients that do not know goal numbers.
 --
 -- The usual report changes nothing: its node rests, and only the position moved. It takes the row and no other lock,
--- notifies nobody, and need not survive a crash of this server. It finds out by its own WHERE clause.
+-- notifies nobody, and need not survive a crash of this server. It finds out by its own WHERE clause. Where the row was
+-- changed in the same moment, the server has locked it before it sees that the clause holds no more. The row comes after
+-- the locks of formation and group, so that lock has to go first, and only the end of a subtransaction lets it go.
 CREATE FUNCTION pgautofailover.store_report(
     formation_id text, node_id bigint, state pgautofailover.replication_state, running boolean,
     tli integer, lsn pg_lsn, sync_state text, clean boolean, streams boolean, reached bigint)
@@ -12,22 +14,27 @@ DECLARE
     n pgautofailover.node;
 BEGIN
     IF state IN ('single', 'wait_primary', 'primary', 'secondary', 'maintenance', 'demoted') THEN
-        UPDATE pgautofailover.node m
-           SET reporttime = pg_catalog.now(),
-               reportedlsn = CASE WHEN lsn = '0/0' THEN m.reportedlsn ELSE lsn END,
-               walreporttime = CASE WHEN lsn = '0/0' THEN m.walreporttime ELSE pg_catalog.now() END
-         WHERE m.nodeid = node_id AND m.formationid = formation_id
-           AND m.goalstate = state AND m.reportedstate = state AND m.reachednumber = m.goalnumber
-           AND CASE WHEN reached IS NULL THEN m.answerednumber = m.goalnumber AND NOT m.haskeptsession
-                    ELSE reached = m.goalnumber END
-           AND m.reportedpgisrunning = running AND (tli = 0 OR tli = m.reportedtli)
-           AND m.reportedrepstate = CASE WHEN sync_state = '' THEN 'unknown' ELSE sync_state END
-           AND m.reportedcleanstop = clean AND m.reportedstreaming IS NOT DISTINCT FROM streams
-        RETURNING m.* INTO n;
-        IF FOUND THEN
+        BEGIN
+            UPDATE pgautofailover.node m
+               SET reporttime = pg_catalog.now(),
+                   reportedlsn = CASE WHEN lsn = '0/0' THEN m.reportedlsn ELSE lsn END,
+                   walreporttime = CASE WHEN lsn = '0/0' THEN m.walreporttime ELSE pg_catalog.now() END
+             WHERE m.nodeid = node_id AND m.formationid = formation_id
+               AND m.goalstate = state AND m.reportedstate = state AND m.reachednumber = m.goalnumber
+               AND CASE WHEN reached IS NULL THEN m.answerednumber = m.goalnumber AND NOT m.haskeptsession
+                        ELSE reached = m.goalnumber END
+               AND m.reportedpgisrunning = running AND (tli = 0 OR tli = m.reportedtli)
+               AND m.reportedrepstate = CASE WHEN sync_state = '' THEN 'unknown' ELSE sync_state END
+               AND m.reportedcleanstop = clean AND m.reportedstreaming IS NOT DISTINCT FROM streams
+            RETURNING m.* INTO n;
+            IF NOT FOUND THEN
+                RAISE EXCEPTION USING ERRCODE = 'PGD01', MESSAGE = 'this report changes something';
+            END IF;
             PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
             RETURN n;
-        END IF;
+        EXCEPTION WHEN SQLSTATE 'PGD01' THEN
+            NULL;
+        END;
     END IF;
     RETURN pgautofailover.store_changed_report(
         formation_id, node_id, state, running, tli, lsn, sync_state, clean, streams, reached);
