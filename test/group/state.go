@@ -136,8 +136,9 @@ func (g *Group) WaitWhole(t testing.TB) *Member {
 	return g.WaitPrimary(t)
 }
 
-// WaitReady waits until the group is whole and every server lets clients in: what
-// the monitor says may be older than what has just happened to a node.
+// WaitReady waits until the group is whole, every keeper reports and every server
+// lets clients in: what the monitor says may be older than what has just happened
+// to a node.
 func (g *Group) WaitReady(t testing.TB) *Member {
 	t.Helper()
 	for _, m := range g.Nodes {
@@ -151,7 +152,30 @@ func (g *Group) WaitReady(t testing.TB) *Member {
 			return conn.Close(ctx)
 		})
 	}
+	g.waitHeard(t)
 	return g.WaitWhole(t)
+}
+
+// waitHeard waits until the monitor has had a report of every node from now on.
+func (g *Group) waitHeard(t testing.TB) {
+	t.Helper()
+	var since time.Time
+	pgtest.Eventually(t, Patience, func() error {
+		return g.query(func(ctx context.Context, conn *pgx.Conn) error {
+			return conn.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&since)
+		})
+	})
+	pgtest.Eventually(t, Patience, func() error {
+		var silent string
+		err := g.query(func(ctx context.Context, conn *pgx.Conn) error {
+			return conn.QueryRow(ctx, `SELECT coalesce(string_agg(nodename, ', ' ORDER BY nodeid), '')
+				FROM pgautofailover.node WHERE reporttime <= $1`, since).Scan(&silent)
+		})
+		if err == nil && silent != "" {
+			err = fmt.Errorf("no report yet from %s%s", silent, g.ended())
+		}
+		return err
+	})
 }
 
 // WaitPrimary waits until one node is primary (single when it is alone) and all
