@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,7 +34,7 @@ func (h *health) facts(ctx context.Context, t *Topology) {
 	all := map[string]Result{}
 	members := t.Members
 	if h.cfg.New.Name != "" && !h.cfg.Post {
-		members = append(members[:len(members):len(members)], h.cfg.New)
+		members = append(slices.Clip(members), h.cfg.New)
 	}
 	for _, m := range members {
 		if t.Unreachable[m.Name] != nil {
