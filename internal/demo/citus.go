@@ -41,11 +41,9 @@ func (c *CitusConfig) check() error {
 // distributed table, kills a worker and the coordinator, and counts what survived.
 type Citus struct {
 	*CitusConfig
-	cluster *cluster
-	writer  *writer
-	view    *view
-	groups  map[string]int // of each node
-	gaps    []string
+	play
+	groups map[string]int // of each node
+	gaps   []string
 }
 
 // NewCitus checks what was asked for; it touches nothing.
@@ -53,9 +51,7 @@ func NewCitus(cfg CitusConfig) (*Citus, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	c := &Citus{CitusConfig: &cfg, groups: make(map[string]int)}
-	c.cluster = &cluster{stage: &cfg.Stage}
-	return c, nil
+	return &Citus{CitusConfig: &cfg, play: newPlay(&cfg.Stage), groups: make(map[string]int)}, nil
 }
 
 // Run tells the whole story and returns after everything it started has
@@ -64,13 +60,7 @@ func (c *Citus) Run(ctx context.Context) error {
 	if err := c.extension(ctx); err != nil {
 		return err
 	}
-	if err := c.open(); err != nil {
-		return err
-	}
-	err := c.story(ctx)
-	c.cluster.stop(context.WithoutCancel(ctx))
-	c.leave(err != nil && ctx.Err() == nil)
-	return err
+	return c.perform(ctx, c.story)
 }
 
 // extension refuses a PostgreSQL without Citus before anything is started.
@@ -96,21 +86,21 @@ func (c *Citus) story(ctx context.Context) error {
 		return err
 	}
 	defer db.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing hangs on it
-	uri, _, err := db.FormationURI(ctx, defaultFormation, defaultFormation, "prefer", "", "")
-	if err != nil {
+	if err := c.enter(ctx, db); err != nil {
 		return err
 	}
-	c.say("applications connect to %s", uri)
-	c.writer = newWriter(uri)
 	c.writer.insert = qInsertAnywhere
 	if err := c.distribute(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	c.view = newView(&c.Stage, c.writer)
-	stop := c.writer.begin(ctx)
-	defer stop()
+	if err := c.act(ctx, db, c.Stay, func(ctx context.Context) error { return c.killBoth(ctx, db) }); err != nil {
+		return err
+	}
+	return c.verdict(ctx, "killed, write gap    "+strings.Join(c.gaps, ", "))
+}
+
+// killBoth kills a worker and then the coordinator, as soon as the monitor judges.
+func (c *Citus) killBoth(ctx context.Context, db *pgautofailover.DB) error {
 	if grace := time.Until(c.cluster.monitorUp.Add(monitorGrace)); grace > 0 {
 		c.tell("writing for %.0f s: a new monitor judges nobody in its first seconds", grace.Seconds())
 		if err := c.watch(ctx, db, grace, never); err != nil {
@@ -122,14 +112,7 @@ func (c *Citus) story(ctx context.Context) error {
 			return err
 		}
 	}
-	if c.Stay > 0 {
-		c.tell("staying up for %s; end it with Ctrl-C", c.Stay)
-		if err := c.watch(ctx, db, c.Stay, never); err != nil {
-			return err
-		}
-	}
-	stop()
-	return c.verdict(ctx)
+	return nil
 }
 
 // startAll starts the monitor and every group, and waits until all replicate.
@@ -258,49 +241,11 @@ func (c *Citus) kill(ctx context.Context, db *pgautofailover.DB, group int) erro
 	}); err != nil {
 		return err
 	}
-	c.tell("another node takes writes; the longest pause between two acknowledged writes was %d ms", c.writer.gap().Milliseconds())
+	c.tellGap()
 	c.gaps = append(c.gaps, fmt.Sprintf("%s %d ms", what, c.writer.gap().Milliseconds()))
 	c.tell("starting the service of %s again", victim)
 	if err := p.begin([]string{"run", "--pgdata", p.pgdata}); err != nil {
 		return err
 	}
 	return c.watchUntil(ctx, db, "all nodes are back", c.healthy)
-}
-
-func (c *Citus) tell(format string, args ...any) {
-	c.view.flush()
-	c.say(format, args...)
-}
-
-func (c *Citus) watchUntil(ctx context.Context, db *pgautofailover.DB, what string, done func([]node) bool) error {
-	return c.watcher().watchUntil(ctx, db, what, done)
-}
-
-func (c *Citus) watch(ctx context.Context, db *pgautofailover.DB, limit time.Duration, done func([]node) bool) error {
-	return c.watcher().watch(ctx, db, limit, done)
-}
-
-// watcher shows the nodes as the other demonstration does.
-func (c *Citus) watcher() *Failover {
-	return &Failover{FailoverConfig: &FailoverConfig{Stage: c.Stage}, cluster: c.cluster, writer: c.writer, view: c.view}
-}
-
-// verdict compares what was acknowledged with what is there.
-func (c *Citus) verdict(ctx context.Context) error {
-	surviving, lost, err := c.writer.count(ctx)
-	if err != nil {
-		return err
-	}
-	acked := c.writer.acknowledged()
-	c.printf("\n")
-	c.printf("  killed, write gap    %s\n", strings.Join(c.gaps, ", "))
-	c.printf("  acknowledged rows    %d\n", acked)
-	c.printf("  surviving rows       %d%s\n", surviving, unanswered(surviving-(acked-lost)))
-	c.printf("  acknowledged, lost   %d\n", lost)
-	if lost > 0 {
-		c.printf("\nLOST: %d acknowledged rows are gone.\n", lost)
-		return fmt.Errorf("%d of %d acknowledged rows were lost", lost, acked)
-	}
-	c.printf("\nOK: every acknowledged row is there.\n")
-	return nil
 }

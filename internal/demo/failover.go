@@ -53,10 +53,8 @@ func (c *FailoverConfig) check() error {
 // fail, and counts what survived.
 type Failover struct {
 	*FailoverConfig
-	cluster *cluster
-	writer  *writer
-	view    *view
-	victim  string // node that fails
+	play
+	victim string // node that fails
 }
 
 // NewFailover checks what was asked for; it touches nothing.
@@ -64,22 +62,12 @@ func NewFailover(cfg FailoverConfig) (*Failover, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	f := &Failover{FailoverConfig: &cfg}
-	f.cluster = &cluster{stage: &cfg.Stage}
-	return f, nil
+	return &Failover{FailoverConfig: &cfg, play: newPlay(&cfg.Stage)}, nil
 }
 
 // Run tells the whole story and returns after everything it started has
 // stopped. Lost rows are an error.
-func (f *Failover) Run(ctx context.Context) error {
-	if err := f.open(); err != nil {
-		return err
-	}
-	err := f.story(ctx)
-	f.cluster.stop(context.WithoutCancel(ctx))
-	f.leave(err != nil && ctx.Err() == nil)
-	return err
-}
+func (f *Failover) Run(ctx context.Context) error { return f.perform(ctx, f.story) }
 
 func (f *Failover) story(ctx context.Context) error {
 	f.say("pgdrover %s: a monitor and %d PostgreSQL nodes below %s", f.Version, f.Nodes, f.Directory)
@@ -91,40 +79,18 @@ func (f *Failover) story(ctx context.Context) error {
 		return err
 	}
 	defer db.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing hangs on it
-	uri, _, err := db.FormationURI(ctx, defaultFormation, defaultFormation, "prefer", "", "")
-	if err != nil {
+	if err := f.enter(ctx, db); err != nil {
 		return err
 	}
-	f.say("applications connect to %s", uri)
-	f.writer = newWriter(uri)
 	if err := f.writer.prepare(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	f.view = newView(&f.Stage, f.writer)
-	stop := f.writer.begin(ctx)
-	defer stop()
-	if err := f.fail(ctx, db); err != nil {
+	if err := f.act(ctx, db, f.Stay, func(ctx context.Context) error { return f.fail(ctx, db) }); err != nil {
 		return err
 	}
-	if f.Stay > 0 {
-		f.tell("staying up for %s; end it with Ctrl-C", f.Stay)
-		if err := f.watch(ctx, db, f.Stay, never); err != nil {
-			return err
-		}
-	}
-	stop()
-	return f.verdict(ctx)
+	return f.verdict(ctx, fmt.Sprintf("failure              %s of %s", f.Failure, f.victim),
+		fmt.Sprintf("write gap            %d ms", f.writer.gap().Milliseconds()))
 }
-
-// tell goes on with the story below the table.
-func (f *Failover) tell(format string, args ...any) {
-	f.view.flush()
-	f.say(format, args...)
-}
-
-func never([]node) bool { return false }
 
 // fail lets the group write for a while, then causes the failure and waits
 // until the group has healed.
@@ -158,7 +124,7 @@ func (f *Failover) fail(ctx context.Context, db *pgautofailover.DB) error {
 	if err := f.watchUntil(ctx, db, "another node takes writes", moved); err != nil {
 		return err
 	}
-	f.tell("another node takes writes; the longest pause between two acknowledged writes was %d ms", f.writer.gap().Milliseconds())
+	f.tellGap()
 	if heal != nil {
 		if err := heal(); err != nil {
 			return err
@@ -194,64 +160,4 @@ func (f *Failover) strike(ctx context.Context, db *pgautofailover.DB) (heal func
 		f.tell("starting the service of %s again", p.name)
 		return p.begin([]string{"run", "--pgdata", p.pgdata})
 	}, p.kill(ctx)
-}
-
-// watchUntil shows the group until done, which must happen in time.
-func (f *Failover) watchUntil(ctx context.Context, db *pgautofailover.DB, what string, done func([]node) bool) error {
-	reached := false
-	err := f.watch(ctx, db, patience, func(nodes []node) bool {
-		reached = done(nodes)
-		return reached
-	})
-	if err == nil && !reached {
-		return &Error{Err: fmt.Errorf("waited %s in vain until %s", patience, what), Advice: "look into the logs below " + f.Directory}
-	}
-	return err
-}
-
-// watch shows the group for a time, or until done.
-func (f *Failover) watch(ctx context.Context, db *pgautofailover.DB, limit time.Duration, done func([]node) bool) error {
-	deadline := time.Now().Add(limit)
-	for {
-		nodes, err := readNodes(ctx, db)
-		if err != nil {
-			return err
-		}
-		f.view.show(nodes)
-		if done(nodes) || !time.Now().Before(deadline) {
-			return nil
-		}
-		if err := sleep(ctx, min(50*time.Millisecond, max(time.Millisecond, time.Until(deadline)))); err != nil {
-			return err
-		}
-	}
-}
-
-// unanswered explains rows that are there although nobody was told so.
-func unanswered(n int) string {
-	if n <= 0 {
-		return ""
-	}
-	return fmt.Sprintf(" (%d of them committed, but their answer never arrived)", n)
-}
-
-// verdict compares what was acknowledged with what is there.
-func (f *Failover) verdict(ctx context.Context) error {
-	surviving, lost, err := f.writer.count(ctx)
-	if err != nil {
-		return err
-	}
-	acked := f.writer.acknowledged()
-	f.printf("\n")
-	f.printf("  failure              %s of %s\n", f.Failure, f.victim)
-	f.printf("  write gap            %d ms\n", f.writer.gap().Milliseconds())
-	f.printf("  acknowledged rows    %d\n", acked)
-	f.printf("  surviving rows       %d%s\n", surviving, unanswered(surviving-(acked-lost)))
-	f.printf("  acknowledged, lost   %d\n", lost)
-	if lost > 0 {
-		f.printf("\nLOST: %d acknowledged rows are gone.\n", lost)
-		return fmt.Errorf("%d of %d acknowledged rows were lost", lost, acked)
-	}
-	f.printf("\nOK: every acknowledged row is there.\n")
-	return nil
 }
