@@ -51,10 +51,23 @@ func (m *Member) Postmaster(t testing.TB) int {
 	return pid
 }
 
-// KillPostmaster ends the postmaster without warning; its children notice.
+// KillPostmaster ends the postmaster without warning; its children notice. When it
+// returns the postmaster answers nobody any more.
 func (m *Member) KillPostmaster(t testing.TB) {
 	t.Helper()
-	m.signal(t, syscall.SIGKILL, m.Postmaster(t))
+	pid := m.Postmaster(t)
+	m.signal(t, syscall.SIGKILL, pid)
+	pgtest.Eventually(t, Patience, func() error {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return nil
+		}
+		// The state follows the name, which may hold anything but ends with the last parenthesis.
+		if _, rest, ok := strings.Cut(string(stat), ") "); ok && strings.HasPrefix(rest, "Z") {
+			return nil
+		}
+		return fmt.Errorf("postmaster %d of %s is still ending", pid, m.Name)
+	})
 }
 
 // KillKeeper ends the member's process of the program without warning.

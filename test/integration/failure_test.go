@@ -42,7 +42,7 @@ func writtenWith(t *testing.T, nodes int, cfg group.WriterConfig) (*group.Group,
 // primary has every row that was ever acknowledged.
 func settle(t *testing.T, g *group.Group, w *group.Writer, since time.Time) {
 	t.Helper()
-	primary := g.WaitWhole(t)
+	primary := g.WaitReady(t)
 	w.WaitAck(t, time.Now())
 	primary.RequireAll(t, w.Acks())
 	group.RequireOneAtATime(t, w.Acks())

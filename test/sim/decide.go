@@ -162,6 +162,7 @@ func (m *monitor) register(h *host, priority int, quorum, oldClient bool) bool {
 	if m.w.tracing {
 		m.w.logf("operator: %s registers as node %d, first goal %s", h, r.ID, goal)
 	}
+	m.w.judge.wipe(h, r.ID)
 	m.w.judge.homes[r.ID] = h
 	h.k.id, h.k.current = r.ID, fsm.Init
 	h.s.forget()

@@ -14,6 +14,9 @@ type judge struct {
 	w *World
 	// homes are the hosts on which nodes were registered.
 	homes map[int64]*host
+	// wiped is what nodes had that were removed on request (not by force) and
+	// whose host was then registered again without its data.
+	wiped map[int64]position
 	// forced are the nodes whose row an operator removed by force.
 	forced map[int64]bool
 	// By epoch: an operator allowed data loss; he removed the old primary by
@@ -32,7 +35,7 @@ type judge struct {
 
 func newJudge(w *World) judge {
 	return judge{
-		w: w, homes: map[int64]*host{}, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
+		w: w, homes: map[int64]*host{}, wiped: map[int64]position{}, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
 		votes: map[int64][]fsm.Vote{}, lines: map[int64]pg.Timeline{},
 	}
 }
@@ -92,9 +95,31 @@ func (j *judge) uncontrolled(k *keeper) bool {
 	return !k.alive || k.frozen || k.h.frozen || now-k.startedAt < partitionTimeout+5*time.Second || now-k.resumedAt < 5*time.Second
 }
 
-// checkCopies: what counts as a voter's confirmation is on that voter's disk.
+// wipe is called before the data directory of a host goes, for a new node.
+func (j *judge) wipe(h *host, newcomer int64) {
+	for id, home := range j.homes {
+		if _, known := j.wiped[id]; known || home != h || id == newcomer || j.forced[id] || j.w.mon.node(id) != nil {
+			continue
+		}
+		if h.s.exists && !h.s.broken && h.s.end.b != nil {
+			j.wiped[id] = h.s.end
+		}
+	}
+}
+
+// checkCopies: what counts as a voter's confirmation is on that voter's disk, or was
+// until its operator removed first the voter, on request, and then its data. The
+// last word of that voter was true when it was given and may be under way for as
+// long as the network was cut: the same commit acknowledged an instant before
+// the removal would have lost the same copy. What was acknowledged still may not
+// be lost when the next primary opens.
 func (j *judge) checkCopies(s *server, p position, l fsm.List) {
 	copies := j.holders(l, p)
+	for _, id := range l.Voters {
+		if was, ok := j.wiped[id]; ok && was.holds(p) && j.holders(fsm.List{Voters: []int64{id}}, p) == 0 {
+			copies++
+		}
+	}
 	if copies < l.K {
 		j.w.fail("I6", "%s acknowledged a commit at %s under %q, which %d voters hold", s.h, p.at, l.StandbyNames(), copies)
 	}
