@@ -72,6 +72,7 @@ func TestSpockctrlScripts(t *testing.T) {
 			env.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 			env.Setenv("HOME", pgtest.Dir(t))
 			env.Setenv("TZ", "UTC")
+			env.Setenv("PGDROVER_SPOCK_CONFIG", filepath.Join(env.WorkDir, "spockctrl.json"))
 			var nodes []string
 			for i := 1; i <= 4; i++ {
 				dsn := pgtest.DatabaseWith(t, spockctrlSettings())
@@ -86,7 +87,9 @@ func TestSpockctrlScripts(t *testing.T) {
 			config := `{"global": {"spock": {"cluster_name": "demo", "version": "1.0.0"}}, "spock-nodes": [` + strings.Join(nodes, ",\n") + "]}\n"
 			return os.WriteFile(filepath.Join(env.WorkDir, "spockctrl.json"), []byte(config), 0o600)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": scriptCode, "until": scriptUntil, "expand": scriptExpand},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"ok": inScript(commandOK), "code": inScript(commandCode), "expand": scriptExpand,
+		},
 	})
 }
 
@@ -96,6 +99,19 @@ func installSpock(t *testing.T, info pg.ConnInfo) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, db.Close(t.Context())) }()
 	require.NoError(t, spock.Install(t.Context(), db))
+}
+
+// inScript gives the files of a script's directory their whole names: the
+// command runs in this process, which has another directory.
+func inScript(run func(*testscript.TestScript, bool, []string)) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		for i, arg := range args {
+			if path := ts.MkAbs(arg); i > 0 && arg != "" && isFile(path) {
+				args[i] = path
+			}
+		}
+		run(ts, neg, args)
+	}
 }
 
 // scriptExpand replaces $DSN1 and the like in files.
