@@ -20,7 +20,7 @@ func newSpockSettingsCmd(env *Env) *cobra.Command {
 }
 
 func showSpockSettings(ctx context.Context, env *Env, cmd *cobra.Command, db *spock.DB) error {
-	if _, err := spock.SchemaVersion(ctx, db); err != nil {
+	if err := spock.CheckVersion(ctx, db.Conn()); err != nil {
 		return err
 	}
 	if on(cmd, "defaults") {

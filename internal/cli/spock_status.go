@@ -104,9 +104,8 @@ type spockSub struct {
 
 // readSpockNode asks a node for all that status shows.
 func readSpockNode(ctx context.Context, db *spock.DB, where string) (spockNode, error) {
-	n := spockNode{place: where}
-	var err error
-	if n.schema, err = spock.SchemaVersion(ctx, db); err != nil {
+	n := spockNode{place: where, schema: spock.SchemaNumber}
+	if err := spock.CheckVersion(ctx, db.Conn()); err != nil {
 		return n, err
 	}
 	local, err := db.LocalNode(ctx)

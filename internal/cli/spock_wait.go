@@ -33,7 +33,7 @@ type copyView struct {
 
 // waitCopies looks until all wanted subscriptions and their tables are copied.
 func waitCopies(ctx context.Context, env *Env, cmd *cobra.Command, db *spock.DB) error {
-	if _, err := spock.SchemaVersion(ctx, db); err != nil {
+	if err := spock.CheckVersion(ctx, db.Conn()); err != nil {
 		return err
 	}
 	wanted := text(cmd, "subscription")

@@ -70,12 +70,6 @@ func TestExtension(t *testing.T) {
 	require.NoError(t, spock.Install(ctx, n.db), "it is installed already")
 
 	// The script gives what the program gives.
-	const catalog = `
-		SELECT 'f ' || p.oid::regprocedure || p.prosecdef || p.proacl::text || md5(p.prosrc) FROM pg_proc p WHERE pronamespace IN ('spock'::regnamespace, 'pgdrover'::regnamespace) AND p.proacl IS NOT NULL
-		UNION ALL SELECT 'f ' || p.oid::regprocedure || p.prosecdef || md5(p.prosrc) FROM pg_proc p WHERE pronamespace IN ('spock'::regnamespace, 'pgdrover'::regnamespace) AND p.proacl IS NULL
-		UNION ALL SELECT 'a ' || attrelid::regclass || attname || atttypid::regtype || attnotnull FROM pg_attribute JOIN pg_class c ON c.oid = attrelid WHERE relnamespace = 'spock'::regnamespace AND attnum > 0
-		UNION ALL SELECT 't ' || tgrelid::regclass || tgname || tgenabled::text FROM pg_trigger WHERE NOT tgisinternal
-		UNION ALL SELECT 'e ' || evtname || evtenabled::text FROM pg_event_trigger ORDER BY 1`
 	s.Exec(t, "postgres", `CREATE DATABASE script`)
 	script := open(t, s.DSN("script"), true)
 	require.Equal(t, script.lines(t, catalog), n.lines(t, catalog))
@@ -110,6 +104,22 @@ func TestExtension(t *testing.T) {
 	require.Equal(t, spock.CompatVersion, n.text(t, `SELECT extversion FROM pg_extension WHERE extname = 'spock'`))
 	require.NoError(t, spock.Uninstall(ctx, n.db))
 	require.Equal(t, "0", n.text(t, `SELECT count(*) FROM pg_namespace WHERE nspname IN ('spock', 'pgdrover')`))
+
+	// An extension of the first version is brought up to date in the same way, and what came new belongs to it.
+	script1, err := os.ReadFile("testdata/schema-1.sql")
+	require.NoError(t, err)
+	file := filepath.Join(dirs.Share, "extension", "spock--"+spock.CompatVersion+".sql")
+	require.NoError(t, os.WriteFile(file, script1, 0o644))
+	n.exec(t, `CREATE EXTENSION spock; CREATE TABLE a (id int PRIMARY KEY); SELECT spock.node_create('n1', $1)`, n.dsn)
+	n.exec(t, `SELECT spock.repset_add_table('default', 'a')`)
+	require.NoError(t, spock.InstallExtension(ctx, dirs))
+	require.NoError(t, spock.Upgrade(ctx, n.db))
+	require.Equal(t, script.lines(t, catalog), n.lines(t, catalog))
+	n.exec(t, `DROP EXTENSION spock`)
+	require.Equal(t, "0", n.text(t, `SELECT count(*) FROM pg_event_trigger`))
+	require.Equal(t, "0", n.text(t, `SELECT count(*) FROM pg_trigger WHERE tgrelid = 'a'::regclass`))
+	require.Equal(t, "0", n.text(t, `SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'spock'::regnamespace`))
+	require.Equal(t, "NULL", n.text(t, `SELECT to_regnamespace('pgdrover')`))
 
 	err = spock.RemoveExtension(ctx, dirs, settings.Preload)
 	require.ErrorContains(t, err, "shared_preload_libraries names spock")

@@ -53,6 +53,7 @@ func queries() map[string]string {
 		"qPlanPiece":           qPlanPiece,
 		"qProgress":            qProgress,
 		"qPurgeTombstones":     qPurgeTombstones,
+		"qPauseForUpgrade":     qPauseForUpgrade,
 		"qQuiet":               qQuiet,
 		"qRemoteMembers":       qRemoteMembers,
 		"qRemoteSets":          qRemoteSets,

@@ -66,11 +66,20 @@ func TestEveryQueryPrepares(t *testing.T) {
 // TestEveryFileIsInstalled finds SQL files that nobody runs.
 func TestEveryFileIsInstalled(t *testing.T) {
 	t.Parallel()
-	entries, err := sqlFiles.ReadDir("sql")
-	require.NoError(t, err)
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
+	names := func(dir string) (all []string) {
+		entries, err := sqlFiles.ReadDir(dir)
+		require.NoError(t, err)
+		for _, e := range entries {
+			if !e.IsDir() {
+				all = append(all, e.Name())
+			}
+		}
+		return all
 	}
-	require.Equal(t, names, installOrder())
+	require.Equal(t, names("sql"), installOrder())
+	require.Len(t, names("sql/upgrade"), SchemaNumber, "a step from each older version, and what follows them all")
+	for _, file := range upgradeOrder(1) {
+		_, err := sqlFiles.Open("sql/" + file)
+		require.NoError(t, err)
+	}
 }

@@ -208,6 +208,7 @@ func TestSubscriptionRefusals(t *testing.T) {
 	n.refuses(t, []refusal{
 		{fmt.Sprintf(`spock.sub_create('first', '%s')`, provider.dsn), "XX000", "subscription first already exists", "", ""},
 		{`spock.sub_create('', 'x')`, "42602", `subscription name "" is too short`, "", ""},
+		{`spock.sub_create('` + strings.Repeat("a", 64) + `', 'x')`, "42622", `subscription name "` + strings.Repeat("a", 63) + `" is too long`, "", "A name has at most 63 bytes."},
 		{`spock.sub_create('Second', 'x')`, "42602", `subscription name "Second" contains invalid character`, "", lowerCase},
 		{`spock.sub_create('se-cond', 'x')`, "42602", `subscription name "se-cond" contains invalid character`, "", lowerCase},
 		{

@@ -10,18 +10,24 @@ import (
 )
 
 // SchemaNumber is the version of the schema that this program installs and needs.
-const SchemaNumber = 1
+const SchemaNumber = 2
 
 // CompatVersion is the version of Spock that the schema says it is.
 const CompatVersion = "5.0.11"
 
-//go:embed sql/*.sql
+//go:embed sql/*.sql sql/upgrade/*.sql
 var sqlFiles embed.FS
 
 // installOrder lists the files of an installation; each may use what those before it made.
 func installOrder() []string {
+	return append([]string{"01_schema.sql", "02_table.sql", "03_private.sql"}, repeatable()...)
+}
+
+// repeatable lists the files that may run again over what they made: functions, views, triggers, rights, and tables that
+// came later. Every upgrade runs them all.
+func repeatable() []string {
 	return []string{
-		"01_schema.sql", "02_table.sql", "03_private.sql", "04_name.sql", "05_setting.sql", "06_text.sql", "07_key.sql",
+		"04_name.sql", "05_setting.sql", "06_text.sql", "07_key.sql",
 		"08_tombstone.sql", "09_origin.sql", "10_remote.sql", "11_node.sql", "12_repset.sql", "13_row_filter.sql",
 		"14_sequence.sql", "15_subscription.sql", "16_sync.sql", "17_event.sql", "18_ddl.sql", "19_drop.sql",
 		"20_delta.sql", "21_view.sql", "22_run.sql", "23_fence.sql", "24_inventory.sql", "25_zodan.sql", "30_trigger.sql", "31_fence_trigger.sql",
@@ -29,14 +35,16 @@ func installOrder() []string {
 	}
 }
 
-// upgrade brings a schema from one version to the next.
-type upgrade struct {
-	from int
-	file string
+// upgradeOrder lists the files that bring a schema of an older version up to date: for each version on the way what
+// running the repeatable files again cannot do (another shape of a table, a function that takes other arguments), then
+// these, then what follows every upgrade.
+func upgradeOrder(from int) []string {
+	var files []string
+	for v := from; v < SchemaNumber; v++ {
+		files = append(files, fmt.Sprintf("upgrade/%d--%d.sql", v, v+1))
+	}
+	return append(append(files, repeatable()...), "upgrade/each.sql")
 }
-
-// upgrades lists the steps between versions, oldest first; the first version needs none.
-func upgrades() []upgrade { return nil }
 
 const (
 	qInstallLock  = `SELECT pg_advisory_xact_lock(727400010, 0)`
@@ -46,6 +54,8 @@ SELECT to_regnamespace('spock') IS NOT NULL, to_regclass('spock.pgdrover_schema_
 	qSchemaVersion = `SELECT version FROM spock.pgdrover_schema_version`
 	qStoreVersion  = `UPDATE spock.pgdrover_schema_version SET version = $1, installed_at = now()`
 	qQuiet         = `SELECT set_config('pgdrover.internal', 'on', true)`
+	// What applies is between two transactions as long as this one lasts: nobody holds a table that an upgrade changes.
+	qPauseForUpgrade = `SELECT set_config('client_min_messages', 'warning', true), pg_advisory_xact_lock(727400012, 0)`
 )
 
 // errForeign says whose the schema is.
@@ -90,6 +100,31 @@ func schemaVersion(ctx context.Context, q querier) (int, error) {
 	return version, wrap(op, err)
 }
 
+// CheckVersion returns nil when the schema is the one that this program works with, ErrNotInstalled when there is none,
+// and else an error that says what to do.
+func CheckVersion(ctx context.Context, conn *pgx.Conn) error {
+	version, err := schemaVersion(ctx, conn)
+	switch {
+	case err != nil:
+		return err
+	case version < SchemaNumber:
+		return hinted{
+			fmt.Sprintf("read schema spock: it has version %d, this program needs %d", version, SchemaNumber),
+			"Bring it up to date: pgdrover spock upgrade.",
+		}
+	case version > SchemaNumber:
+		return errNewer("read", version)
+	}
+	return nil
+}
+
+func errNewer(what string, version int) error {
+	return hinted{
+		fmt.Sprintf("%s schema spock: it has version %d, this program knows %d", what, version, SchemaNumber),
+		"Use the program that installed it, or a newer one.",
+	}
+}
+
 func change(ctx context.Context, db *DB, install bool) error {
 	const op = "install schema spock"
 	return db.schemaChange(ctx, op, func(tx pgx.Tx) error {
@@ -100,20 +135,14 @@ func change(ctx context.Context, db *DB, install bool) error {
 		case err != nil:
 			return err
 		case version > SchemaNumber:
-			return hinted{
-				fmt.Sprintf("upgrade schema spock: it has version %d, this program knows %d", version, SchemaNumber),
-				"Use the program that installed it, or a newer one.",
-			}
+			return errNewer("upgrade", version)
 		case version == SchemaNumber:
 			return nil
 		}
-		var files []string
-		for _, u := range upgrades() {
-			if u.from >= version {
-				files = append(files, u.file)
-			}
+		if _, err := tx.Exec(ctx, qPauseForUpgrade); err != nil {
+			return wrap("pause the engine for the upgrade", err)
 		}
-		if err := runFiles(ctx, tx, files); err != nil {
+		if err := runFiles(ctx, tx, upgradeOrder(version)); err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, qStoreVersion, SchemaNumber)

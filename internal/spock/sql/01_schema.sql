@@ -21,16 +21,4 @@ CREATE TABLE spock.pgdrover_schema_version (
     version      integer NOT NULL,
     installed_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-INSERT INTO spock.pgdrover_schema_version (version) VALUES (1);
-
-CREATE FUNCTION spock.spock_version()
-RETURNS text LANGUAGE sql AS $$ SELECT '5.0.11'::text $$;
-
-CREATE FUNCTION spock.spock_version_num()
-RETURNS integer LANGUAGE sql AS $$ SELECT 50011 $$;
-
-CREATE FUNCTION spock.spock_max_proto_version()
-RETURNS integer LANGUAGE sql AS $$ SELECT 4 $$;
-
-CREATE FUNCTION spock.spock_min_proto_version()
-RETURNS integer LANGUAGE sql AS $$ SELECT 3 $$;
+INSERT INTO spock.pgdrover_schema_version (version) VALUES (2);

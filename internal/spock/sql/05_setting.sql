@@ -1,7 +1,7 @@
 -- Settings. A stock server takes any value for spock.x and checks none: this is where they are read and checked.
 
 -- Every setting with its default and what it may be. kind: bool, int (low..high), enum (words), text.
-CREATE FUNCTION pgdrover.setting_catalog(
+CREATE OR REPLACE FUNCTION pgdrover.setting_catalog(
     OUT name text, OUT kind text, OUT default_value text, OUT words text[], OUT low bigint, OUT high bigint)
 RETURNS SETOF record LANGUAGE sql IMMUTABLE AS $$
     VALUES
@@ -59,7 +59,7 @@ RETURNS SETOF record LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- Whether a text is a legal value, and that value in the form that we use.
-CREATE FUNCTION pgdrover.checked_setting(kind text, value text, words text[], low bigint, high bigint)
+CREATE OR REPLACE FUNCTION pgdrover.checked_setting(kind text, value text, words text[], low bigint, high bigint)
 RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     n numeric;
@@ -81,7 +81,7 @@ END
 $$;
 
 -- The effective values; invalid holds a value that was set and is not legal, instead of which the default holds.
-CREATE FUNCTION pgdrover.settings(OUT name text, OUT value text, OUT default_value text, OUT invalid text)
+CREATE OR REPLACE FUNCTION pgdrover.settings(OUT name text, OUT value text, OUT default_value text, OUT invalid text)
 RETURNS SETOF record LANGUAGE sql STABLE AS $$
     SELECT s.name, coalesce(s.checked, s.default_value), s.default_value,
            CASE WHEN s.given IS NOT NULL AND s.checked IS NULL THEN s.given END
@@ -93,13 +93,13 @@ RETURNS SETOF record LANGUAGE sql STABLE AS $$
                                         ELSE nullif(pg_catalog.current_setting(c.name, true), '') END AS given) g) s
 $$;
 
-CREATE FUNCTION pgdrover.setting(setting_name text)
+CREATE OR REPLACE FUNCTION pgdrover.setting(setting_name text)
 RETURNS text LANGUAGE sql STABLE AS $$
     SELECT s.value FROM pgdrover.settings() s WHERE s.name = setting_name
 $$;
 
 -- A switch; what is not a boolean is off.
-CREATE FUNCTION pgdrover.flag(setting_name text)
+CREATE OR REPLACE FUNCTION pgdrover.flag(setting_name text)
 RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN coalesce(nullif(pg_catalog.current_setting(setting_name, true), '')::boolean, false);
@@ -108,18 +108,18 @@ EXCEPTION WHEN data_exception THEN
 END
 $$;
 
-CREATE FUNCTION spock.get_country()
+CREATE OR REPLACE FUNCTION spock.get_country()
 RETURNS text LANGUAGE sql AS $$
     SELECT coalesce(nullif(pg_catalog.current_setting('spock.country', true), ''), '??')
 $$;
 
 -- Our own DDL is neither captured nor examined by our own event triggers.
-CREATE FUNCTION pgdrover.internal()
+CREATE OR REPLACE FUNCTION pgdrover.internal()
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT coalesce(pg_catalog.current_setting('pgdrover.internal', true) = 'on', false)
 $$;
 
-CREATE FUNCTION pgdrover.run(ddl text)
+CREATE OR REPLACE FUNCTION pgdrover.run(ddl text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     before text := coalesce(pg_catalog.current_setting('pgdrover.internal', true), '');
@@ -131,7 +131,7 @@ END
 $$;
 
 -- A message of automatic DDL replication; quiet mode sends it to the log alone.
-CREATE FUNCTION pgdrover.tell(level text, message text)
+CREATE OR REPLACE FUNCTION pgdrover.tell(level text, message text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF pgdrover.flag('spock.enable_quiet_mode') THEN

@@ -2,7 +2,7 @@
 -- this knows quotes, comments, parentheses and bodies, and nothing of grammar.
 
 -- One statement per element, without surrounding blanks and the semicolon; empty statements are left out.
-CREATE FUNCTION pgdrover.split_statements(sql text)
+CREATE OR REPLACE FUNCTION pgdrover.split_statements(sql text)
 RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     tokens text[];
@@ -112,14 +112,14 @@ $$;
 
 -- A statement without comments and with single blanks: enough to compare its leading words. What stands in quotes is
 -- left as it is, which is good enough for the words before it.
-CREATE FUNCTION pgdrover.bare_text(statement text)
+CREATE OR REPLACE FUNCTION pgdrover.bare_text(statement text)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT pg_catalog.btrim(pg_catalog.regexp_replace(pg_catalog.regexp_replace(pg_catalog.regexp_replace(
            statement, '--[^\n]*', ' ', 'g'), '/\*.*?\*/', ' ', 'g'), '\s+', ' ', 'g'))
 $$;
 
 -- Whether an expression is one expression: parentheses closed, no semicolon, no unfinished string.
-CREATE FUNCTION pgdrover.is_one_expression(expression text)
+CREATE OR REPLACE FUNCTION pgdrover.is_one_expression(expression text)
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     -- Inside parentheses a semicolon is no border, so the closing one must be ours: then exactly two statements come out.
@@ -131,7 +131,7 @@ $$;
 
 -- The command tag of a statement, as far as its leading words tell it: what it is called in messages, and whether it
 -- is DDL.
-CREATE FUNCTION pgdrover.command_tag(statement text, OUT tag text, OUT is_ddl boolean)
+CREATE OR REPLACE FUNCTION pgdrover.command_tag(statement text, OUT tag text, OUT is_ddl boolean)
 RETURNS record LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     bare text := pg_catalog.upper(pgdrover.bare_text(statement));

@@ -3,7 +3,7 @@
 -- identity in a publication of updates would make the application's own UPDATEs fail.
 
 -- The index by which the server identifies rows for replication; NULL when there is none.
-CREATE FUNCTION pgdrover.identity_index(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.identity_index(rel oid)
 RETURNS oid LANGUAGE sql STABLE AS $$
     SELECT i.indexrelid
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indrelid = c.oid
@@ -12,7 +12,7 @@ RETURNS oid LANGUAGE sql STABLE AS $$
 $$;
 
 -- The index by which a row is found here: that of the identity, unless it carries delta columns; else the primary key.
-CREATE FUNCTION pgdrover.key_index(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.key_index(rel oid)
 RETURNS oid LANGUAGE sql STABLE AS $$
     SELECT coalesce(
         (SELECT i.indexrelid FROM pg_catalog.pg_index i
@@ -24,7 +24,7 @@ RETURNS oid LANGUAGE sql STABLE AS $$
           WHERE i.indrelid = rel AND i.indisprimary AND i.indimmediate AND i.indisvalid))
 $$;
 
-CREATE FUNCTION pgdrover.index_columns(index_id oid)
+CREATE OR REPLACE FUNCTION pgdrover.index_columns(index_id oid)
 RETURNS name[] LANGUAGE sql STABLE AS $$
     SELECT pg_catalog.array_agg(a.attname ORDER BY k.n)
       FROM pg_catalog.pg_index i
@@ -33,24 +33,24 @@ RETURNS name[] LANGUAGE sql STABLE AS $$
      WHERE i.indexrelid = index_id AND k.n <= i.indnkeyatts
 $$;
 
-CREATE FUNCTION pgdrover.key_columns(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.key_columns(rel oid)
 RETURNS name[] LANGUAGE sql STABLE AS $$
     SELECT pgdrover.index_columns(pgdrover.key_index(rel))
 $$;
 
 -- Whether a table may join a set that replicates updates or deletes.
-CREATE FUNCTION pgdrover.has_key(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.has_key(rel oid)
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT pgdrover.identity_index(rel) IS NOT NULL
         OR (SELECT c.relreplident = 'f' FROM pg_catalog.pg_class c WHERE c.oid = rel)
            AND EXISTS (SELECT FROM spock.pgdrover_delta_column d WHERE d.relid = rel)
 $$;
 
-CREATE FUNCTION pgdrover.local_node_id()
+CREATE OR REPLACE FUNCTION pgdrover.local_node_id()
 RETURNS oid LANGUAGE sql STABLE AS $$ SELECT l.node_id FROM spock.local_node l $$;
 
 -- The schemas that never join.
-CREATE FUNCTION pgdrover.reserved_schema(schema_name name)
+CREATE OR REPLACE FUNCTION pgdrover.reserved_schema(schema_name name)
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT schema_name IN ('spock', 'pgdrover', 'information_schema') OR pg_catalog.starts_with(schema_name::text, 'pg_')
         OR EXISTS (SELECT FROM spock.reserved_object r
@@ -58,7 +58,7 @@ RETURNS boolean LANGUAGE sql STABLE AS $$
 $$;
 
 -- Brings the publications in line with the sets, for these tables or, with NULL, for all.
-CREATE FUNCTION pgdrover.publish(rels oid[])
+CREATE OR REPLACE FUNCTION pgdrover.publish(rels oid[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     p record;
@@ -107,7 +107,7 @@ END
 $$;
 
 -- All publications exist before any slot does: on 15 to 17 a slot whose past knows no such publication ends in an error.
-CREATE FUNCTION pgdrover.create_publications()
+CREATE OR REPLACE FUNCTION pgdrover.create_publications()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     p record;
@@ -126,7 +126,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.drop_publications()
+CREATE OR REPLACE FUNCTION pgdrover.drop_publications()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     p name;

@@ -3,7 +3,7 @@
 
 -- An SQL expression over the columns of alias that gives a row's key as bytes. Equal keys give equal bytes, whatever
 -- the session's settings: the columns' binary form, each behind its length when there are several.
-CREATE FUNCTION pgdrover.key_expression(rel oid, alias text)
+CREATE OR REPLACE FUNCTION pgdrover.key_expression(rel oid, alias text)
 RETURNS text LANGUAGE sql STABLE AS $$
     WITH part AS (
         SELECT k.n, CASE
@@ -43,13 +43,13 @@ RETURNS text LANGUAGE sql STABLE AS $$
 $$;
 
 -- A key that may stand in an index.
-CREATE FUNCTION pgdrover.short_key(key bytea)
+CREATE OR REPLACE FUNCTION pgdrover.short_key(key bytea)
 RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN pg_catalog.octet_length(key) OPERATOR(pg_catalog.<=) 256 THEN key
                 ELSE pg_catalog.sha256(key) END
 $$;
 
-CREATE FUNCTION pgdrover.on_truncate()
+CREATE OR REPLACE FUNCTION pgdrover.on_truncate()
 RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     INSERT INTO spock.pgdrover_tombstone (relid) VALUES (TG_RELID);
@@ -59,7 +59,7 @@ $$;
 
 -- Makes the triggers of a table, or makes them anew when its key is another one. The update trigger names no columns
 -- and has no condition: either would forbid the application to change a key column's type.
-CREATE FUNCTION pgdrover.watch(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.watch(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     expression text := pgdrover.key_expression(rel, 'OLD');
@@ -115,7 +115,7 @@ END
 $$;
 
 -- Lets DROP EXTENSION take the triggers along.
-CREATE FUNCTION pgdrover.bind_to_extension(rel oid, keyed boolean)
+CREATE OR REPLACE FUNCTION pgdrover.bind_to_extension(rel oid, keyed boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     t name;
@@ -132,7 +132,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.drop_triggers(rel oid, names name[])
+CREATE OR REPLACE FUNCTION pgdrover.drop_triggers(rel oid, names name[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     t name;
@@ -143,7 +143,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.drop_row_triggers(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.drop_row_triggers(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgdrover.drop_triggers(rel, '{pgdrover_tombstone_delete,pgdrover_tombstone_update}');
@@ -154,7 +154,7 @@ END
 $$;
 
 -- Takes the triggers away; the tombstones go with them, because from now on the picture has gaps.
-CREATE FUNCTION pgdrover.unwatch(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.unwatch(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgdrover.drop_triggers(rel, '{pgdrover_tombstone_truncate,pgdrover_readonly}');
@@ -166,7 +166,7 @@ END
 $$;
 
 -- Tables that are neither sent nor applied to. While there is any subscription, whatever is watched may be applied to.
-CREATE FUNCTION pgdrover.unwatch_unused()
+CREATE OR REPLACE FUNCTION pgdrover.unwatch_unused()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     rel oid;
@@ -186,7 +186,7 @@ $$;
 
 -- Gives deletes that have committed their stamp in columns, which outlives the server's own record of it, and to local
 -- ones a position of this node's WAL behind them, which is what peers report to have applied. Returns how many.
-CREATE FUNCTION pgdrover.stamp_tombstones()
+CREATE OR REPLACE FUNCTION pgdrover.stamp_tombstones()
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     n bigint;
@@ -209,7 +209,7 @@ $$;
 
 -- The position of a node's work that every provider is known to be past; NULL without any provider. A provider is past
 -- its own at once; one that says where it is, and does not name the node, does not apply that node's work.
-CREATE FUNCTION pgdrover.passed(work_of oid)
+CREATE OR REPLACE FUNCTION pgdrover.passed(work_of oid)
 RETURNS pg_lsn LANGUAGE sql STABLE AS $$
     SELECT pg_catalog.min(CASE
                WHEN p.sub_origin = work_of THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
@@ -223,7 +223,7 @@ $$;
 
 -- Tombstones that nobody can need: every provider has said that it applied the delete, or made it. Without any
 -- subscription nothing older can arrive. Returns how many went.
-CREATE FUNCTION pgdrover.purge_tombstones()
+CREATE OR REPLACE FUNCTION pgdrover.purge_tombstones()
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     n bigint;

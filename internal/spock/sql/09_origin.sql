@@ -3,7 +3,7 @@
 
 -- A number for an origin: the node's own for its first one, else one that no other node ever had. Rows outlive their
 -- origins, and must not pass for another node's.
-CREATE FUNCTION pgdrover.free_origin(origin_node oid, worker_number integer)
+CREATE OR REPLACE FUNCTION pgdrover.free_origin(origin_node oid, worker_number integer)
 RETURNS oid LANGUAGE sql STABLE AS $$
     SELECT n.id::oid
       FROM (SELECT origin_node::int8, 0 WHERE worker_number = 0
@@ -16,7 +16,7 @@ RETURNS oid LANGUAGE sql STABLE AS $$
      ORDER BY n.preference, n.id LIMIT 1
 $$;
 
-CREATE FUNCTION pgdrover.origin_create(origin_name text, origin_node oid, subscription oid = NULL, worker_number integer = 0)
+CREATE OR REPLACE FUNCTION pgdrover.origin_create(origin_name text, origin_node oid, subscription oid = NULL, worker_number integer = 0)
 RETURNS oid LANGUAGE plpgsql AS $$
 DECLARE
     id oid;
@@ -52,7 +52,7 @@ END
 $$;
 
 -- Back to nothing. An origin that was never used has no position, and none to reset.
-CREATE FUNCTION pgdrover.origin_reset(origin_name text)
+CREATE OR REPLACE FUNCTION pgdrover.origin_reset(origin_name text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF pg_catalog.pg_replication_origin_progress(origin_name, false) IS NOT NULL THEN
@@ -61,9 +61,9 @@ BEGIN
 END
 $$;
 
--- Ends an origin. On 15 our own senders tell foreign transactions by the origin's name, so it must still have one while
--- any slot of this server has WAL of it ahead.
-CREATE FUNCTION pgdrover.origin_retire(origin_name text)
+-- Ends an origin. Whoever receives what we apply is told the author by the origin's name, so it must still have one while
+-- any slot of this server has WAL of it ahead: on 15 every subscriber, later those to whom we forward.
+CREATE OR REPLACE FUNCTION pgdrover.origin_retire(origin_name text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     id oid := (SELECT o.roident FROM pg_catalog.pg_replication_origin o WHERE o.roname = origin_name);
@@ -75,8 +75,7 @@ BEGIN
         RETURN;
     END IF;
     known := EXISTS (SELECT FROM spock.pgdrover_origin r WHERE r.roident = id);
-    IF superuser AND known AND pg_catalog.current_setting('server_version_num')::integer < 160000
-       AND EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_type = 'logical') THEN
+    IF superuser AND known AND EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_type = 'logical') THEN
         UPDATE pg_catalog.pg_replication_origin o SET roname = 'pgdrover_retired_' || id WHERE o.roident = id;
         UPDATE spock.pgdrover_origin r
            SET roname = 'pgdrover_retired_' || id, sub_id = NULL, retired_at = pg_catalog.pg_current_wal_insert_lsn()
@@ -91,7 +90,7 @@ END
 $$;
 
 -- Drops the retired origins that every logical slot has left behind. Returns how many.
-CREATE FUNCTION pgdrover.drop_retired_origins()
+CREATE OR REPLACE FUNCTION pgdrover.drop_retired_origins()
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     o record;
@@ -112,13 +111,13 @@ END
 $$;
 
 -- The node that stands behind an origin in a stamp: 0 is this node, an unknown one stands for itself.
-CREATE FUNCTION pgdrover.origin_node(origin oid)
+CREATE OR REPLACE FUNCTION pgdrover.origin_node(origin oid)
 RETURNS oid LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN origin = 0 THEN pgdrover.local_node_id()
                 ELSE coalesce((SELECT r.node_id FROM spock.pgdrover_origin r WHERE r.roident = origin), origin) END
 $$;
 
-CREATE FUNCTION spock.xact_commit_timestamp_origin(xid xid, OUT "timestamp" timestamptz, OUT roident oid)
+CREATE OR REPLACE FUNCTION spock.xact_commit_timestamp_origin(xid xid, OUT "timestamp" timestamptz, OUT roident oid)
 RETURNS record LANGUAGE sql STRICT AS $$
     SELECT s."timestamp", s.roident FROM pg_catalog.pg_xact_commit_timestamp_origin(xid) s
 $$;

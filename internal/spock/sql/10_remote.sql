@@ -3,13 +3,13 @@
 
 DO $$
 BEGIN
-    CREATE FUNCTION pgdrover.dblink_connect(text, text)
+    CREATE OR REPLACE FUNCTION pgdrover.dblink_connect(text, text)
     RETURNS text LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_connect';
-    CREATE FUNCTION pgdrover.dblink_record(text, text)
+    CREATE OR REPLACE FUNCTION pgdrover.dblink_record(text, text)
     RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_record';
-    CREATE FUNCTION pgdrover.dblink_exec(text, text)
+    CREATE OR REPLACE FUNCTION pgdrover.dblink_exec(text, text)
     RETURNS text LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_exec';
-    CREATE FUNCTION pgdrover.dblink_disconnect(text)
+    CREATE OR REPLACE FUNCTION pgdrover.dblink_disconnect(text)
     RETURNS text LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_disconnect';
 EXCEPTION WHEN insufficient_privilege OR undefined_file OR undefined_function OR system_error OR invalid_parameter_value THEN
     RAISE NOTICE USING MESSAGE = 'peers cannot be asked from SQL: ' || SQLERRM,
@@ -17,14 +17,14 @@ EXCEPTION WHEN insufficient_privilege OR undefined_file OR undefined_function OR
 END
 $$;
 
-CREATE FUNCTION pgdrover.can_ask_peers()
+CREATE OR REPLACE FUNCTION pgdrover.can_ask_peers()
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT pg_catalog.to_regprocedure('pgdrover.dblink_connect(text,text)') IS NOT NULL
        AND (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)
 $$;
 
 -- Opens a connection, or raises what Spock's callers look for.
-CREATE FUNCTION pgdrover.peer_open(connection text, dsn text, application_name text, replication boolean = false)
+CREATE OR REPLACE FUNCTION pgdrover.peer_open(connection text, dsn text, application_name text, replication boolean = false)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     detail text;
@@ -43,14 +43,14 @@ END
 $$;
 
 -- Runs a query there that gives one column of text.
-CREATE FUNCTION pgdrover.peer_query(connection text, query text)
+CREATE OR REPLACE FUNCTION pgdrover.peer_query(connection text, query text)
 RETURNS SETOF text LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY EXECUTE 'SELECT r.answer FROM pgdrover.dblink_record($1, $2) AS r(answer text)' USING connection, query;
 END
 $$;
 
-CREATE FUNCTION pgdrover.peer_close(connection text)
+CREATE OR REPLACE FUNCTION pgdrover.peer_close(connection text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgdrover.dblink_disconnect(connection);

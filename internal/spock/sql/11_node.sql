@@ -1,7 +1,7 @@
 -- Nodes and their interfaces.
 
 -- The local node, locked against others that change what belongs to it.
-CREATE FUNCTION pgdrover.require_local_node()
+CREATE OR REPLACE FUNCTION pgdrover.require_local_node()
 RETURNS spock.local_node LANGUAGE plpgsql AS $$
 DECLARE
     l spock.local_node;
@@ -15,7 +15,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.raise_no_node()
+CREATE OR REPLACE FUNCTION pgdrover.raise_no_node()
 RETURNS void LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'current database is not configured as spock node',
@@ -24,7 +24,7 @@ END
 $$;
 
 -- What reads only needs no lock.
-CREATE FUNCTION pgdrover.known_local_node()
+CREATE OR REPLACE FUNCTION pgdrover.known_local_node()
 RETURNS oid LANGUAGE plpgsql STABLE AS $$
 DECLARE
     id oid := pgdrover.local_node_id();
@@ -36,7 +36,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.find_node(wanted name)
+CREATE OR REPLACE FUNCTION pgdrover.find_node(wanted name)
 RETURNS spock.node LANGUAGE plpgsql STABLE AS $$
 DECLARE
     n spock.node;
@@ -50,7 +50,7 @@ END
 $$;
 
 -- The id is that of the replication origin as well, and 0 and 65535 mean something else there.
-CREATE FUNCTION pgdrover.check_node_id(id oid, wanted name)
+CREATE OR REPLACE FUNCTION pgdrover.check_node_id(id oid, wanted name)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     other name;
@@ -70,14 +70,14 @@ END
 $$;
 
 -- Whether an engine serves this database.
-CREATE FUNCTION pgdrover.engine_connected()
+CREATE OR REPLACE FUNCTION pgdrover.engine_connected()
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l
                     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 727400013 AND l.objid = 0 AND l.objsubid = 2
                       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
 $$;
 
-CREATE FUNCTION pgdrover.notice_engine(dsn text)
+CREATE OR REPLACE FUNCTION pgdrover.notice_engine(dsn text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT pgdrover.engine_connected() THEN
@@ -87,7 +87,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.node_create(
+CREATE OR REPLACE FUNCTION spock.node_create(
     node_name name, dsn text, location text = NULL, country text = NULL, info jsonb = NULL)
 RETURNS oid LANGUAGE plpgsql AS $$
 DECLARE
@@ -97,6 +97,7 @@ BEGIN
     IF node_create.node_name IS NULL OR dsn IS NULL THEN
         RETURN NULL;
     END IF;
+    PERFORM pgdrover.check_length(node_create.node_name, 'node');
     LOCK TABLE spock.local_node IN SHARE ROW EXCLUSIVE MODE;
     IF EXISTS (SELECT FROM spock.node k WHERE k.node_name = node_create.node_name) THEN
         RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = pg_catalog.format('node %s already exists', node_create.node_name);
@@ -126,7 +127,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.node_drop(node_name name, ifexists boolean = false)
+CREATE OR REPLACE FUNCTION spock.node_drop(node_name name, ifexists boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     n spock.node;
@@ -165,7 +166,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.remove_node_rows(id oid)
+CREATE OR REPLACE FUNCTION pgdrover.remove_node_rows(id oid)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM spock.depend d USING spock.replication_set s WHERE s.set_nodeid = id AND d.objid = s.set_id;
@@ -181,7 +182,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.node_add_interface(node_name name, interface_name name, dsn text)
+CREATE OR REPLACE FUNCTION spock.node_add_interface(node_name name, interface_name name, dsn text)
 RETURNS oid LANGUAGE plpgsql STRICT AS $$
 DECLARE
     n spock.node := pgdrover.find_node(node_add_interface.node_name);
@@ -196,7 +197,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.node_drop_interface(node_name name, interface_name name)
+CREATE OR REPLACE FUNCTION spock.node_drop_interface(node_name name, interface_name name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     n spock.node := pgdrover.find_node(node_drop_interface.node_name);
@@ -224,7 +225,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.node_info(
+CREATE OR REPLACE FUNCTION spock.node_info(
     OUT node_id oid, OUT node_name text, OUT sysid text, OUT dbname text, OUT replication_sets text,
     OUT location text, OUT country text, OUT info jsonb)
 RETURNS record LANGUAGE plpgsql STABLE AS $$

@@ -1,13 +1,13 @@
 -- Replication sets, and which tables are in them.
 
 -- A message in the stream, in order with the data.
-CREATE FUNCTION pgdrover.enqueue(sets text[], message_type "char", message json, role name = current_user)
+CREATE OR REPLACE FUNCTION pgdrover.enqueue(sets text[], message_type "char", message json, role name = current_user)
 RETURNS void LANGUAGE sql AS $$
     INSERT INTO spock.queue (queued_at, role, replication_sets, message_type, message)
     VALUES (pg_catalog.clock_timestamp(), role, sets, message_type, message)
 $$;
 
-CREATE FUNCTION pgdrover.find_set(node oid, wanted text, code text = 'XX000')
+CREATE OR REPLACE FUNCTION pgdrover.find_set(node oid, wanted text, code text = 'XX000')
 RETURNS spock.replication_set LANGUAGE plpgsql STABLE AS $$
 DECLARE
     s spock.replication_set;
@@ -20,7 +20,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.require_value(given anyelement, what text)
+CREATE OR REPLACE FUNCTION pgdrover.require_value(given anyelement, what text)
 RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF given IS NULL THEN
@@ -29,7 +29,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_create(
+CREATE OR REPLACE FUNCTION spock.repset_create(
     set_name name, replicate_insert boolean = true, replicate_update boolean = true, replicate_delete boolean = true,
     replicate_truncate boolean = true)
 RETURNS oid LANGUAGE plpgsql STRICT AS $$
@@ -40,6 +40,7 @@ BEGIN
     IF repset_create.set_name = '' THEN
         RAISE EXCEPTION USING ERRCODE = '42602', MESSAGE = 'replication set name cannot be empty';
     END IF;
+    PERFORM pgdrover.check_length(repset_create.set_name, 'replication set');
     IF EXISTS (SELECT FROM spock.replication_set s WHERE s.set_nodeid = l.node_id AND s.set_name = repset_create.set_name) THEN
         RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = pg_catalog.format(
             'replication set %s already exists', repset_create.set_name);
@@ -51,7 +52,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_alter(
+CREATE OR REPLACE FUNCTION spock.repset_alter(
     set_name name, replicate_insert boolean = NULL, replicate_update boolean = NULL, replicate_delete boolean = NULL,
     replicate_truncate boolean = NULL)
 RETURNS oid LANGUAGE plpgsql AS $$
@@ -81,7 +82,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_drop(set_name name, ifexists boolean = false)
+CREATE OR REPLACE FUNCTION spock.repset_drop(set_name name, ifexists boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -105,7 +106,7 @@ END
 $$;
 
 -- One membership.
-CREATE FUNCTION pgdrover.add_member(s spock.replication_set, rel oid, columns text[], row_filter text)
+CREATE OR REPLACE FUNCTION pgdrover.add_member(s spock.replication_set, rel oid, columns text[], row_filter text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     c pg_catalog.pg_class;
@@ -148,7 +149,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.remove_member(set_id oid, rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.remove_member(set_id oid, rel oid)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM spock.pgdrover_row_filter f WHERE f.set_id = remove_member.set_id AND f.set_reloid = rel;
@@ -161,19 +162,19 @@ END
 $$;
 
 -- The partitions below a table, at any depth.
-CREATE FUNCTION pgdrover.partitions(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.partitions(rel oid)
 RETURNS SETOF oid LANGUAGE sql STABLE AS $$
     SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(rel::regclass) p WHERE p.relid <> rel ORDER BY p.level, p.relid
 $$;
 
-CREATE FUNCTION pgdrover.enqueue_table(set_name name, rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.enqueue_table(set_name name, rel oid)
 RETURNS void LANGUAGE sql AS $$
     SELECT pgdrover.enqueue(ARRAY[set_name::text], 'A', pg_catalog.format('{"schema_name": %s,"table_name": %s}',
                pg_catalog.to_json(n.nspname::text), pg_catalog.to_json(c.relname::text))::json)
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel
 $$;
 
-CREATE FUNCTION spock.repset_add_table(
+CREATE OR REPLACE FUNCTION spock.repset_add_table(
     set_name name, relation regclass, synchronize_data boolean = false, columns text[] = NULL, row_filter text = NULL,
     include_partitions boolean = true)
 RETURNS boolean LANGUAGE plpgsql AS $$
@@ -205,7 +206,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_add_all_tables(set_name name, schema_names text[], synchronize_data boolean = false)
+CREATE OR REPLACE FUNCTION spock.repset_add_all_tables(set_name name, schema_names text[], synchronize_data boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -230,7 +231,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.raise_no_member(set_name name, rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.raise_no_member(set_name name, rel oid)
 RETURNS void LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = pg_catalog.format('Table %s not found in replication set %s',
@@ -238,7 +239,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_remove_table(set_name name, relation regclass, include_partitions boolean = true)
+CREATE OR REPLACE FUNCTION spock.repset_remove_table(set_name name, relation regclass, include_partitions boolean = true)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -255,7 +256,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_add_partition(parent regclass, partition regclass = NULL, row_filter text = NULL)
+CREATE OR REPLACE FUNCTION spock.repset_add_partition(parent regclass, partition regclass = NULL, row_filter text = NULL)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     l spock.local_node;
@@ -280,7 +281,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_remove_partition(parent regclass, partition regclass = NULL)
+CREATE OR REPLACE FUNCTION spock.repset_remove_partition(parent regclass, partition regclass = NULL)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     l spock.local_node;
@@ -304,7 +305,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_show_table(
+CREATE OR REPLACE FUNCTION spock.repset_show_table(
     relation regclass, repsets text[], OUT relid oid, OUT nspname text, OUT relname text, OUT att_list text[],
     OUT has_row_filter boolean, OUT relkind "char", OUT relispartition boolean)
 RETURNS record LANGUAGE plpgsql STABLE STRICT AS $$

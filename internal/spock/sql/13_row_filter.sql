@@ -1,14 +1,14 @@
 -- Row filters. There is no function that makes a pg_node_tree of a text; the server makes one for a CHECK constraint.
 
 -- A filter's text, the same whatever the search path of who asks and of who evaluates it.
-CREATE FUNCTION pgdrover.filter_text(tree pg_node_tree, rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.filter_text(tree pg_node_tree, rel oid)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
 BEGIN
     RETURN pg_get_expr(tree, rel);
 END
 $$;
 
-CREATE FUNCTION pgdrover.add_filter_constraint(rel oid, expression text)
+CREATE OR REPLACE FUNCTION pgdrover.add_filter_constraint(rel oid, expression text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     code text;
@@ -31,7 +31,7 @@ END
 $$;
 
 -- Parses an expression and stores it as the filter of a membership, instead of an older one.
-CREATE FUNCTION pgdrover.store_filter(target_set oid, rel oid, expression text)
+CREATE OR REPLACE FUNCTION pgdrover.store_filter(target_set oid, rel oid, expression text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     con record;
@@ -61,7 +61,7 @@ $$;
 
 -- A table that was altered has its filters read again: columns may have other names or types. A filter that no longer
 -- makes sense fails the statement, as a CHECK constraint would.
-CREATE FUNCTION pgdrover.refresh_filters(rels oid[])
+CREATE OR REPLACE FUNCTION pgdrover.refresh_filters(rels oid[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     t record;
@@ -74,7 +74,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.table_data_filtered(reltyp anyelement, relation regclass, repsets text[])
+CREATE OR REPLACE FUNCTION spock.table_data_filtered(reltyp anyelement, relation regclass, repsets text[])
 RETURNS SETOF anyelement LANGUAGE plpgsql STABLE AS $$
 DECLARE
     node oid;

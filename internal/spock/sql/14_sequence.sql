@@ -1,13 +1,13 @@
 -- Sequences: subscribers get values well ahead of those in use. And, for nodes that all write, values that no two nodes
 -- can both draw.
 
-CREATE FUNCTION pgdrover.forget_sequence(seq oid)
+CREATE OR REPLACE FUNCTION pgdrover.forget_sequence(seq oid)
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.sequence_state t
      WHERE t.seqoid = seq AND NOT EXISTS (SELECT FROM spock.replication_set_seq q WHERE q.set_seqoid = seq)
 $$;
 
-CREATE FUNCTION pgdrover.sequence_value(seq oid)
+CREATE OR REPLACE FUNCTION pgdrover.sequence_value(seq oid)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     v bigint;
@@ -18,7 +18,7 @@ END
 $$;
 
 -- Tells the subscribers of these sets a value that is cache_size ahead.
-CREATE FUNCTION pgdrover.announce_sequence(seq oid, sets text[])
+CREATE OR REPLACE FUNCTION pgdrover.announce_sequence(seq oid, sets text[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v bigint;
@@ -31,7 +31,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.add_sequence(s spock.replication_set, seq oid, synchronize_data boolean)
+CREATE OR REPLACE FUNCTION pgdrover.add_sequence(s spock.replication_set, seq oid, synchronize_data boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     c pg_catalog.pg_class;
@@ -53,7 +53,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_add_seq(set_name name, relation regclass, synchronize_data boolean = false)
+CREATE OR REPLACE FUNCTION spock.repset_add_seq(set_name name, relation regclass, synchronize_data boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -63,7 +63,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_add_all_seqs(set_name name, schema_names text[], synchronize_data boolean = false)
+CREATE OR REPLACE FUNCTION spock.repset_add_all_seqs(set_name name, schema_names text[], synchronize_data boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -86,7 +86,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.repset_remove_seq(set_name name, relation regclass)
+CREATE OR REPLACE FUNCTION spock.repset_remove_seq(set_name name, relation regclass)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -102,7 +102,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sync_seq(relation regclass)
+CREATE OR REPLACE FUNCTION spock.sync_seq(relation regclass)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -126,7 +126,7 @@ $$;
 
 -- The periodic pass: a sequence that has come within half its cache of the announced value is announced again, twice as
 -- far ahead, up to a million. Returns how many.
-CREATE FUNCTION pgdrover.sync_sequences()
+CREATE OR REPLACE FUNCTION pgdrover.sync_sequences()
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     q record;
@@ -147,7 +147,7 @@ END
 $$;
 
 -- Sequences behind columns of these tables: owned by one, or named in a default.
-CREATE FUNCTION pgdrover.table_sequences(rels oid[])
+CREATE OR REPLACE FUNCTION pgdrover.table_sequences(rels oid[])
 RETURNS TABLE (seq oid, rel oid) LANGUAGE sql STABLE AS $$
     SELECT DISTINCT d.objid, d.refobjid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class c ON c.oid = d.objid
      WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
@@ -161,7 +161,7 @@ RETURNS TABLE (seq oid, rel oid) LANGUAGE sql STABLE AS $$
 $$;
 
 -- Sequences behind member tables that may draw a value that another node draws too.
-CREATE FUNCTION pgdrover.unspread_sequences(rels oid[] = NULL)
+CREATE OR REPLACE FUNCTION pgdrover.unspread_sequences(rels oid[] = NULL)
 RETURNS TABLE (seq oid, rel oid) LANGUAGE sql STABLE AS $$
     SELECT t.seq, t.rel
       FROM pgdrover.table_sequences(coalesce(rels, (
@@ -171,7 +171,7 @@ RETURNS TABLE (seq oid, rel oid) LANGUAGE sql STABLE AS $$
      WHERE q.seqincrement IS DISTINCT FROM (SELECT p.max_nodes FROM spock.pgdrover_spread p)
 $$;
 
-CREATE FUNCTION pgdrover.warn_unspread(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.warn_unspread(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     q record;
@@ -189,7 +189,7 @@ END
 $$;
 
 -- This node's place among max_nodes: the one it has, or the first from its id on that no known peer has taken.
-CREATE FUNCTION pgdrover.choose_node_number(max_nodes integer)
+CREATE OR REPLACE FUNCTION pgdrover.choose_node_number(max_nodes integer)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     l record;
@@ -231,7 +231,7 @@ $$;
 
 -- Sets the increment of the sequences behind member tables to max_nodes, and their next value to one that only this
 -- node draws. Local only: each node calls it. Returns how many sequences it changed.
-CREATE FUNCTION pgdrover.sequence_spread(max_nodes integer = 16, node_number integer = NULL)
+CREATE OR REPLACE FUNCTION pgdrover.sequence_spread(max_nodes integer = 16, node_number integer = NULL)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();

@@ -1,6 +1,6 @@
 -- Subscriptions. SQL stores what is wanted, after it has asked the provider whether that can be; the engine does it.
 
-CREATE FUNCTION pgdrover.find_subscription(wanted name)
+CREATE OR REPLACE FUNCTION pgdrover.find_subscription(wanted name)
 RETURNS spock.subscription LANGUAGE plpgsql STABLE AS $$
 DECLARE
     s spock.subscription;
@@ -13,7 +13,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.check_subscription_name(sub_name text)
+CREATE OR REPLACE FUNCTION pgdrover.check_subscription_name(sub_name text)
 RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF sub_name = '' THEN
@@ -29,7 +29,7 @@ END
 $$;
 
 -- Whether a session of the engine works for this subscription: it holds the subscription's lock.
-CREATE FUNCTION pgdrover.worker_runs(id oid)
+CREATE OR REPLACE FUNCTION pgdrover.worker_runs(id oid)
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l
                     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 727400011 AND l.objid = id AND l.objsubid = 2
@@ -38,7 +38,7 @@ $$;
 
 -- Asks the provider, and refuses what could not work. Gives the answer of node_info there; NULL when peers cannot be
 -- asked from here.
-CREATE FUNCTION pgdrover.ask_provider(subscription_name name, provider_dsn text, local_dsn text, slot name, enabled boolean)
+CREATE OR REPLACE FUNCTION pgdrover.ask_provider(subscription_name name, provider_dsn text, local_dsn text, slot name, enabled boolean)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     app text := pgdrover.short_name(subscription_name) || '_create';
@@ -71,7 +71,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.check_provider(answer jsonb, facts jsonb, enabled boolean)
+CREATE OR REPLACE FUNCTION pgdrover.check_provider(answer jsonb, facts jsonb, enabled boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     provider text := answer ->> 'node_name';
@@ -111,7 +111,7 @@ END
 $$;
 
 -- The provider's node and interface rows. A node that is known already must be known under this very string.
-CREATE FUNCTION pgdrover.learn_provider(answer jsonb, dsn text)
+CREATE OR REPLACE FUNCTION pgdrover.learn_provider(answer jsonb, dsn text)
 RETURNS spock.node_interface LANGUAGE plpgsql AS $$
 DECLARE
     node oid := (answer ->> 'node_id')::oid;
@@ -139,7 +139,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_create(
+CREATE OR REPLACE FUNCTION spock.sub_create(
     subscription_name name, provider_dsn text, replication_sets text[] = '{default,default_insert_only,ddl_sql}',
     synchronize_structure boolean = false, synchronize_data boolean = false, forward_origins text[] = '{}',
     apply_delay interval = '0', force_text_transfer boolean = false, enabled boolean = true, skip_schema text[] = '{}')
@@ -152,6 +152,7 @@ DECLARE
     provider spock.node_interface;
     slot name;
 BEGIN
+    PERFORM pgdrover.check_length(subscription_name, 'subscription');
     PERFORM pgdrover.check_subscription_name(subscription_name::text);
     IF NOT enabled AND (synchronize_structure OR synchronize_data) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format(
@@ -181,7 +182,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.check_slot(provider_dsn text, subscription_name name, slot name, answer jsonb, enabled boolean)
+CREATE OR REPLACE FUNCTION pgdrover.check_slot(provider_dsn text, subscription_name name, slot name, answer jsonb, enabled boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     facts jsonb;
@@ -194,7 +195,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.warn_shared_sets(provider oid, provider_name name, sets text[])
+CREATE OR REPLACE FUNCTION pgdrover.warn_shared_sets(provider oid, provider_name name, sets text[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     r record;
@@ -209,7 +210,7 @@ $$;
 
 -- What a worker wrote about an earlier subscription of this name while that was dropped: its sessions are replicas, for
 -- which foreign keys do not hold.
-CREATE FUNCTION pgdrover.forget_subscription(id oid)
+CREATE OR REPLACE FUNCTION pgdrover.forget_subscription(id oid)
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.local_sync_status y WHERE y.sync_subid = id;
     DELETE FROM spock.pgdrover_copy c WHERE c.sub_id = id;
@@ -219,7 +220,7 @@ RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.pgdrover_subscription p WHERE p.sub_id = id;
 $$;
 
-CREATE FUNCTION pgdrover.store_subscription(
+CREATE OR REPLACE FUNCTION pgdrover.store_subscription(
     l spock.local_node, provider spock.node_interface, subscription_name name, slot name, replication_sets text[],
     synchronize_structure boolean, synchronize_data boolean, forward_origins text[], apply_delay interval,
     force_text_transfer boolean, enabled boolean, skip_schema text[])
@@ -253,7 +254,7 @@ END
 $$;
 
 -- A subscription whose provider could not be asked: stored under a provider that stands for it until the engine knows better.
-CREATE FUNCTION pgdrover.store_pending(
+CREATE OR REPLACE FUNCTION pgdrover.store_pending(
     l spock.local_node, subscription_name name, provider_dsn text, replication_sets text[], synchronize_structure boolean,
     synchronize_data boolean, forward_origins text[], apply_delay interval, force_text_transfer boolean, enabled boolean,
     skip_schema text[])
@@ -283,7 +284,7 @@ END
 $$;
 
 -- What the engine does with a pending subscription once it has asked: the row gets its provider. Raises what sub_create would have.
-CREATE FUNCTION pgdrover.sub_resolve(id oid, answer jsonb)
+CREATE OR REPLACE FUNCTION pgdrover.sub_resolve(id oid, answer jsonb)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     s spock.subscription;
@@ -314,7 +315,7 @@ $$;
 
 -- Waits until no session works for the subscription, and keeps it so until the end of the transaction: the engine sees
 -- the waiter and lets go at the next border; one that does not is made to.
-CREATE FUNCTION pgdrover.stop_worker(id oid)
+CREATE OR REPLACE FUNCTION pgdrover.stop_worker(id oid)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     before text := pg_catalog.current_setting('lock_timeout');
@@ -337,14 +338,14 @@ END
 $$;
 
 -- Ends whatever session applies for the subscription, now.
-CREATE FUNCTION pgdrover.interrupt_worker(id oid)
+CREATE OR REPLACE FUNCTION pgdrover.interrupt_worker(id oid)
 RETURNS void LANGUAGE sql AS $$
     SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a
      WHERE a.datname = pg_catalog.current_database()
        AND a.application_name = pg_catalog.format('spock apply %s:%s', a.datid, id)
 $$;
 
-CREATE FUNCTION spock.sub_drop(subscription_name name, ifexists boolean = false)
+CREATE OR REPLACE FUNCTION spock.sub_drop(subscription_name name, ifexists boolean = false)
 RETURNS oid LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -387,7 +388,7 @@ END
 $$;
 
 -- Drops the slot there, with those of table copies, ending a sender that nobody listens to any more.
-CREATE FUNCTION pgdrover.drop_remote_slot(s spock.subscription, dsn text)
+CREATE OR REPLACE FUNCTION pgdrover.drop_remote_slot(s spock.subscription, dsn text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     left_over text;
@@ -427,7 +428,7 @@ END
 $$;
 
 -- Whether the caller is inside a transaction block: its transaction began before its statement.
-CREATE FUNCTION pgdrover.refuse_in_transaction(command text)
+CREATE OR REPLACE FUNCTION pgdrover.refuse_in_transaction(command text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF pg_catalog.transaction_timestamp() <> pg_catalog.statement_timestamp() THEN
@@ -437,7 +438,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_enable(subscription_name name, immediate boolean = false)
+CREATE OR REPLACE FUNCTION spock.sub_enable(subscription_name name, immediate boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -451,7 +452,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_disable(subscription_name name, immediate boolean = false)
+CREATE OR REPLACE FUNCTION spock.sub_disable(subscription_name name, immediate boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -468,7 +469,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_alter_interface(subscription_name name, interface_name name)
+CREATE OR REPLACE FUNCTION spock.sub_alter_interface(subscription_name name, interface_name name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -488,7 +489,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_add_repset(subscription_name name, replication_set name)
+CREATE OR REPLACE FUNCTION spock.sub_add_repset(subscription_name name, replication_set name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -503,7 +504,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_remove_repset(subscription_name name, replication_set name)
+CREATE OR REPLACE FUNCTION spock.sub_remove_repset(subscription_name name, replication_set name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -519,7 +520,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_alter_skiplsn(subscription_name name, lsn pg_lsn)
+CREATE OR REPLACE FUNCTION spock.sub_alter_skiplsn(subscription_name name, lsn pg_lsn)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -530,7 +531,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.option_texts(key text, value jsonb)
+CREATE OR REPLACE FUNCTION pgdrover.option_texts(key text, value jsonb)
 RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF pg_catalog.jsonb_typeof(value) <> 'array' THEN
@@ -543,7 +544,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_alter_options(subscription_name name, options jsonb)
+CREATE OR REPLACE FUNCTION spock.sub_alter_options(subscription_name name, options jsonb)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -578,7 +579,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.subscription_status(
+CREATE OR REPLACE FUNCTION pgdrover.subscription_status(
     wanted name, OUT subscription_name text, OUT status text, OUT provider_node text, OUT provider_dsn text,
     OUT slot_name text, OUT replication_sets text[], OUT forward_origins text[])
 RETURNS SETOF record LANGUAGE plpgsql STABLE AS $$
@@ -606,7 +607,7 @@ END
 $$;
 
 -- An argument and a column of one name: only language sql allows that.
-CREATE FUNCTION spock.sub_show_status(
+CREATE OR REPLACE FUNCTION spock.sub_show_status(
     subscription_name name = NULL, OUT subscription_name text, OUT status text, OUT provider_node text, OUT provider_dsn text,
     OUT slot_name text, OUT replication_sets text[], OUT forward_origins text[])
 RETURNS SETOF record LANGUAGE sql STABLE AS $$

@@ -1,6 +1,6 @@
 -- Synchronisation of tables, and waiting for it.
 
-CREATE FUNCTION pgdrover.truncate_locally(nsp name, rel name)
+CREATE OR REPLACE FUNCTION pgdrover.truncate_locally(nsp name, rel name)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     role text := pg_catalog.current_setting('session_replication_role');
@@ -15,7 +15,7 @@ END
 $$;
 
 -- The provider's tables of the subscribed sets: those without a row are wanted, rows of others go.
-CREATE FUNCTION pgdrover.sync_tables(id oid, nspnames name[], relnames name[], truncate boolean)
+CREATE OR REPLACE FUNCTION pgdrover.sync_tables(id oid, nspnames name[], relnames name[], truncate boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     t record;
@@ -39,7 +39,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_alter_sync(subscription_name name, truncate boolean = false)
+CREATE OR REPLACE FUNCTION spock.sub_alter_sync(subscription_name name, truncate boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -65,7 +65,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_resync_table(subscription_name name, relation regclass, truncate boolean = true)
+CREATE OR REPLACE FUNCTION spock.sub_resync_table(subscription_name name, relation regclass, truncate boolean = true)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
@@ -105,14 +105,14 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.sync_status_text(letter "char")
+CREATE OR REPLACE FUNCTION pgdrover.sync_status_text(letter "char")
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE letter WHEN 'i' THEN 'sync_init' WHEN 's' THEN 'sync_structure' WHEN 'd' THEN 'sync_data'
                        WHEN 'c' THEN 'sync_constraints' WHEN 'w' THEN 'sync_waiting' WHEN 'u' THEN 'catchup'
                        WHEN 'y' THEN 'synchronized' WHEN 'r' THEN 'replicating' ELSE 'unknown' END
 $$;
 
-CREATE FUNCTION spock.sub_show_table(
+CREATE OR REPLACE FUNCTION spock.sub_show_table(
     subscription_name name, relation regclass, OUT nspname text, OUT relname text, OUT status text)
 RETURNS record LANGUAGE plpgsql STABLE STRICT AS $$
 DECLARE
@@ -128,7 +128,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.refuse_fixed_snapshot()
+CREATE OR REPLACE FUNCTION pgdrover.refuse_fixed_snapshot()
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF pg_catalog.current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
@@ -137,7 +137,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sub_wait_for_sync(subscription_name name)
+CREATE OR REPLACE FUNCTION spock.sub_wait_for_sync(subscription_name name)
 RETURNS void LANGUAGE plpgsql STRICT AS $$
 DECLARE
     s spock.subscription;
@@ -156,7 +156,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.table_wait_for_sync(subscription_name name, relation regclass)
+CREATE OR REPLACE FUNCTION spock.table_wait_for_sync(subscription_name name, relation regclass)
 RETURNS void LANGUAGE plpgsql STRICT AS $$
 DECLARE
     s spock.subscription;

@@ -1,12 +1,12 @@
 -- Marks in the stream, positions, and waiting for them.
 
 -- Four bytes, the lowest first.
-CREATE FUNCTION pgdrover.le32(n int8)
+CREATE OR REPLACE FUNCTION pgdrover.le32(n int8)
 RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
     SELECT pg_catalog.decode(pgdrover.little_endian(n), 'hex')
 $$;
 
-CREATE FUNCTION spock.repair_mode(enabled boolean)
+CREATE OR REPLACE FUNCTION spock.repair_mode(enabled boolean)
 RETURNS pg_lsn LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_catalog.set_config('spock.replication_repair_mode', CASE WHEN enabled THEN 'on' ELSE 'off' END, true);
@@ -14,7 +14,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.sync_event(transactional boolean = false)
+CREATE OR REPLACE FUNCTION spock.sync_event(transactional boolean = false)
 RETURNS pg_lsn LANGUAGE plpgsql STRICT AS $$
 DECLARE
     node oid := pgdrover.known_local_node();
@@ -29,7 +29,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.wait_for_sync_event(
+CREATE OR REPLACE PROCEDURE spock.wait_for_sync_event(
     OUT result boolean, origin_id oid, lsn pg_lsn, timeout integer = 0, wait_if_disabled boolean = false)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -71,7 +71,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.wait_for_sync_event(
+CREATE OR REPLACE PROCEDURE spock.wait_for_sync_event(
     OUT result boolean, origin name, lsn pg_lsn, timeout integer = 0, wait_if_disabled boolean = false)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -84,7 +84,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.wait_slot_confirm_lsn(slotname name, target pg_lsn)
+CREATE OR REPLACE FUNCTION spock.wait_slot_confirm_lsn(slotname name, target pg_lsn)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     goal pg_lsn := coalesce(target, pg_catalog.pg_current_wal_insert_lsn());
@@ -103,7 +103,7 @@ $$;
 
 DO $$
 BEGIN
-    CREATE FUNCTION pgdrover.wal_records(
+    CREATE OR REPLACE FUNCTION pgdrover.wal_records(
         pg_lsn, pg_lsn, OUT start_lsn pg_lsn, OUT end_lsn pg_lsn, OUT prev_lsn pg_lsn, OUT xid xid, OUT resource_manager text,
         OUT record_type text, OUT record_length integer, OUT main_data_length integer, OUT fpi_length integer,
         OUT description text, OUT block_ref text)
@@ -115,7 +115,7 @@ END
 $$;
 
 -- Approximate by nature: commit times do not quite follow the order of WAL.
-CREATE FUNCTION spock.get_lsn_from_commit_ts(slot_name name, commit_ts timestamptz)
+CREATE OR REPLACE FUNCTION spock.get_lsn_from_commit_ts(slot_name name, commit_ts timestamptz)
 RETURNS pg_lsn LANGUAGE plpgsql STRICT AS $$
 DECLARE
     s record;
@@ -165,7 +165,7 @@ END
 $$;
 
 -- The gate: whoever applies holds it shared; it is taken exclusively, by the session, until resume or the session's end.
-CREATE FUNCTION spock.pause_apply_workers()
+CREATE OR REPLACE FUNCTION spock.pause_apply_workers()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     patience integer := pgdrover.setting('spock.pause_timeout')::integer;
@@ -183,7 +183,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.resume_apply_workers()
+CREATE OR REPLACE FUNCTION spock.resume_apply_workers()
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     -- Pausing twice is pausing once.
@@ -195,7 +195,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.get_apply_worker_status(
+CREATE OR REPLACE FUNCTION spock.get_apply_worker_status(
     OUT worker_pid bigint, OUT worker_dboid integer, OUT worker_subid bigint, OUT worker_status text)
 RETURNS SETOF record LANGUAGE sql STABLE AS $$
     SELECT DISTINCT ON (m[1], m[2]) a.pid::bigint, pgdrover.as_integer(m[1]::oid), m[2]::bigint, 'running'::text
@@ -204,7 +204,7 @@ RETURNS SETOF record LANGUAGE sql STABLE AS $$
      WHERE m IS NOT NULL ORDER BY m[1], m[2], a.backend_start
 $$;
 
-CREATE FUNCTION spock.wait_for_apply_worker(p_subbid bigint, timeout integer = 0)
+CREATE OR REPLACE FUNCTION spock.wait_for_apply_worker(p_subbid bigint, timeout integer = 0)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     began timestamptz := pg_catalog.clock_timestamp();
@@ -223,7 +223,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.terminate_active_transactions()
+CREATE OR REPLACE FUNCTION spock.terminate_active_transactions()
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 BEGIN
     PERFORM CASE WHEN a.state IN ('idle in transaction', 'idle in transaction (aborted)')
@@ -236,7 +236,7 @@ END
 $$;
 
 -- Only a replication connection can change the flag: one to ourselves.
-CREATE FUNCTION spock.slot_enable_failover()
+CREATE OR REPLACE FUNCTION spock.slot_enable_failover()
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     dsn text := (SELECT i.if_dsn FROM spock.local_node l JOIN spock.node_interface i ON i.if_id = l.node_local_interface);

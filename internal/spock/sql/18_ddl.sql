@@ -1,7 +1,7 @@
 -- DDL that travels in the stream: what somebody asks for explicitly, and what event triggers catch.
 
 -- A search path in SQL: its names, each quoted where it must be.
-CREATE FUNCTION pgdrover.quoted_path(path text)
+CREATE OR REPLACE FUNCTION pgdrover.quoted_path(path text)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN pg_catalog.btrim(path) IN ('', '""') THEN '''''' ELSE (
         SELECT pg_catalog.string_agg(CASE
@@ -10,7 +10,7 @@ RETURNS text LANGUAGE sql IMMUTABLE AS $$
           FROM pg_catalog.regexp_matches(path, '("(?:[^"]|"")*"|[^,"\s][^,"]*)', 'g') WITH ORDINALITY AS r(m, n)) END
 $$;
 
-CREATE FUNCTION spock.replicate_ddl(
+CREATE OR REPLACE FUNCTION spock.replicate_ddl(
     command text, replication_sets text[] = '{ddl_sql}', search_path text = current_setting('search_path'),
     role text = CURRENT_USER)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
@@ -53,7 +53,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.replicate_ddl(
+CREATE OR REPLACE FUNCTION spock.replicate_ddl(
     command text[], replication_sets text[] = '{ddl_sql}', search_path text = current_setting('search_path'),
     role text = CURRENT_USER)
 RETURNS SETOF boolean LANGUAGE sql STRICT AS $$
@@ -62,7 +62,7 @@ RETURNS SETOF boolean LANGUAGE sql STRICT AS $$
 $$;
 
 -- The context without our own frames, which are the first lines: empty when the statement came from the client itself.
-CREATE FUNCTION pgdrover.callers_context(context text)
+CREATE OR REPLACE FUNCTION pgdrover.callers_context(context text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     place integer := pg_catalog.regexp_instr(context, '(^|\n)PL/pgSQL function (pgdrover\.)?on_(ddl_end|sql_drop)\(\)[^\n]*(\n|$)',
@@ -73,7 +73,7 @@ END
 $$;
 
 -- The statement of the innermost frame, when a frame shows one.
-CREATE FUNCTION pgdrover.context_statement(callers text)
+CREATE OR REPLACE FUNCTION pgdrover.context_statement(callers text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     rest text;
@@ -91,7 +91,7 @@ $$;
 -- The text of the statement that an event trigger fires for: one of the client's message, or what a function runs.
 -- context is that of our trigger function and of whatever called it. moves says whether the next question is about the
 -- statement behind this one.
-CREATE FUNCTION pgdrover.current_statement(
+CREATE OR REPLACE FUNCTION pgdrover.current_statement(
     context text, tag text, names text[], moves boolean, OUT statement text, OUT from_function boolean)
 RETURNS record LANGUAGE plpgsql AS $$
 DECLARE
@@ -138,7 +138,7 @@ END
 $$;
 
 -- Names that the statement behind these commands must mention.
-CREATE FUNCTION pgdrover.command_names()
+CREATE OR REPLACE FUNCTION pgdrover.command_names()
 RETURNS text[] LANGUAGE sql STABLE AS $$
     SELECT pg_catalog.array_agg(DISTINCT pg_catalog.replace(pg_catalog.substring(
                pg_catalog.regexp_replace(c.object_identity, '\(.*$', ''), '([^.]+)$'), '"', ''))
@@ -146,7 +146,7 @@ RETURNS text[] LANGUAGE sql STABLE AS $$
 $$;
 
 -- Statements that stay here: they cannot run inside a transaction, or concern this node alone.
-CREATE FUNCTION pgdrover.stays_local(tag text, statement text)
+CREATE OR REPLACE FUNCTION pgdrover.stays_local(tag text, statement text)
 RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 DECLARE
     bare text := pg_catalog.upper(pgdrover.bare_text(statement));
@@ -167,7 +167,7 @@ $$;
 
 -- Runs with the rights of the schema's owner, because whoever may run DDL may not write the queue. What it is told
 -- may be forged: it stores only what the session's own user could have done.
-CREATE FUNCTION pgdrover.capture(tag text, path text, caller name)
+CREATE OR REPLACE FUNCTION pgdrover.capture(tag text, path text, caller name)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     enabled boolean := pgdrover.flag('spock.enable_ddl_replication');
@@ -215,7 +215,7 @@ END
 $$;
 
 -- Automatic membership, where it is wanted, of the tables that a statement made or changed.
-CREATE FUNCTION pgdrover.assign_created()
+CREATE OR REPLACE FUNCTION pgdrover.assign_created()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     rel oid;
@@ -235,7 +235,7 @@ END
 $$;
 
 -- The set that suits a table: default with a key, default_insert_only without. A member of a set that suits it stays.
-CREATE FUNCTION pgdrover.assign_table(rel oid)
+CREATE OR REPLACE FUNCTION pgdrover.assign_table(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     node oid := pgdrover.local_node_id();
@@ -270,14 +270,14 @@ $$;
 
 -- Reads what only the caller's own context shows, and hands it on. No SET clause and no operators here: the search path
 -- is the caller's.
-CREATE FUNCTION pgdrover.on_ddl_end()
+CREATE OR REPLACE FUNCTION pgdrover.on_ddl_end()
 RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgdrover.capture(TG_TAG, pg_catalog.current_setting('search_path'), current_user);
 END
 $$;
 
-CREATE FUNCTION pgdrover.on_ddl_start()
+CREATE OR REPLACE FUNCTION pgdrover.on_ddl_start()
 RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     -- What an earlier statement of the transaction dropped says nothing about this one.
@@ -291,7 +291,7 @@ END
 $$;
 
 -- Whoever changes a table, also what applies changes: publications, triggers and filters follow.
-CREATE FUNCTION pgdrover.on_ddl_upkeep()
+CREATE OR REPLACE FUNCTION pgdrover.on_ddl_upkeep()
 RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     rels oid[];

@@ -2,7 +2,7 @@
 -- without knowing that; when it is done and nobody said CASCADE, this undoes it by an error.
 
 -- The memberships that hang on what was just dropped.
-CREATE FUNCTION pgdrover.dropped_memberships(
+CREATE OR REPLACE FUNCTION pgdrover.dropped_memberships(
     visible name[], OUT set_id oid, OUT set_name name, OUT rel oid, OUT member text, OUT object text, OUT table_gone boolean)
 RETURNS SETOF record LANGUAGE sql STABLE AS $$
     WITH dropped AS (
@@ -32,7 +32,7 @@ RETURNS SETOF record LANGUAGE sql STABLE AS $$
      ORDER BY t.set_reloid::oid, s.set_name, p.deptype, d.n
 $$;
 
-CREATE FUNCTION pgdrover.drop_members(tag text, visible name[])
+CREATE OR REPLACE FUNCTION pgdrover.drop_members(tag text, visible name[])
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     context text;
@@ -76,7 +76,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.drop_may_cascade(tag text, context text)
+CREATE OR REPLACE FUNCTION pgdrover.drop_may_cascade(tag text, context text)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     names text[];
@@ -93,7 +93,7 @@ END
 $$;
 
 -- As the server words it.
-CREATE FUNCTION pgdrover.refused_drop(visible name[])
+CREATE OR REPLACE FUNCTION pgdrover.refused_drop(visible name[])
 RETURNS text LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN pg_catalog.count(*) = 1 THEN pg_catalog.format(
                     'cannot drop %s because other objects depend on it', pg_catalog.min(o.name))
@@ -107,7 +107,7 @@ RETURNS text LANGUAGE sql STABLE AS $$
 $$;
 
 -- What we keep about objects that are gone.
-CREATE FUNCTION pgdrover.forget_dropped()
+CREATE OR REPLACE FUNCTION pgdrover.forget_dropped()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     o record;
@@ -135,7 +135,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.on_sql_drop()
+CREATE OR REPLACE FUNCTION pgdrover.on_sql_drop()
 RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgdrover.drop_members(TG_TAG, pg_catalog.current_schemas(true));

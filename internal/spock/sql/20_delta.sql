@@ -1,21 +1,21 @@
 -- Columns that take differences, functions for values, and the schemas that stand apart.
 
-CREATE FUNCTION spock.delta_apply(int2, int2, int2)
+CREATE OR REPLACE FUNCTION spock.delta_apply(int2, int2, int2)
 RETURNS int2 LANGUAGE sql AS $$ SELECT $3 + ($2 - $1) $$;
-CREATE FUNCTION spock.delta_apply(int4, int4, int4)
+CREATE OR REPLACE FUNCTION spock.delta_apply(int4, int4, int4)
 RETURNS int4 LANGUAGE sql AS $$ SELECT $3 + ($2 - $1) $$;
-CREATE FUNCTION spock.delta_apply(int8, int8, int8)
+CREATE OR REPLACE FUNCTION spock.delta_apply(int8, int8, int8)
 RETURNS int8 LANGUAGE sql AS $$ SELECT $3 + ($2 - $1) $$;
-CREATE FUNCTION spock.delta_apply(float4, float4, float4)
+CREATE OR REPLACE FUNCTION spock.delta_apply(float4, float4, float4)
 RETURNS float4 LANGUAGE sql AS $$ SELECT $3 + ($2 - $1) $$;
-CREATE FUNCTION spock.delta_apply(float8, float8, float8)
+CREATE OR REPLACE FUNCTION spock.delta_apply(float8, float8, float8)
 RETURNS float8 LANGUAGE sql AS $$ SELECT $3 + ($2 - $1) $$;
-CREATE FUNCTION spock.delta_apply(numeric, numeric, numeric)
+CREATE OR REPLACE FUNCTION spock.delta_apply(numeric, numeric, numeric)
 RETURNS numeric LANGUAGE sql AS $$ SELECT $3 + ($2 - $1) $$;
-CREATE FUNCTION spock.delta_apply(money, money, money)
+CREATE OR REPLACE FUNCTION spock.delta_apply(money, money, money)
 RETURNS money LANGUAGE sql AS $$ SELECT $3 + ($2 - $1) $$;
 
-CREATE FUNCTION pgdrover.require_table(relation regclass)
+CREATE OR REPLACE FUNCTION pgdrover.require_table(relation regclass)
 RETURNS void LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF (SELECT c.relkind <> 'r' OR c.relpersistence <> 'p' FROM pg_catalog.pg_class c WHERE c.oid = relation) THEN
@@ -26,7 +26,7 @@ $$;
 
 -- An update adds new - old to such a column here, whatever becomes of the rest of the row. The old value travels only
 -- with replica identity FULL, or when the identity's index contains the column. Call it on every node.
-CREATE FUNCTION pgdrover.delta_column_add(relation regclass, column_name name)
+CREATE OR REPLACE FUNCTION pgdrover.delta_column_add(relation regclass, column_name name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     a record;
@@ -67,7 +67,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.delta_column_remove(relation regclass, column_name name)
+CREATE OR REPLACE FUNCTION pgdrover.delta_column_remove(relation regclass, column_name name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     removed boolean;
@@ -84,7 +84,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.convert_column_to_int8(p_rel regclass, p_attnum smallint)
+CREATE OR REPLACE FUNCTION spock.convert_column_to_int8(p_rel regclass, p_attnum smallint)
 RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
     a record;
@@ -113,7 +113,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.convert_sequence_to_snowflake(p_seqid regclass)
+CREATE OR REPLACE FUNCTION spock.convert_sequence_to_snowflake(p_seqid regclass)
 RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
     d record;
@@ -136,11 +136,11 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.md5_agg_sfunc(text, anyelement)
+CREATE OR REPLACE FUNCTION spock.md5_agg_sfunc(text, anyelement)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT pg_catalog.md5($1 || $2::text) $$;
-CREATE AGGREGATE spock.md5_agg(ORDER BY anyelement) (STYPE = text, SFUNC = spock.md5_agg_sfunc, INITCOND = '', PARALLEL = SAFE);
+CREATE OR REPLACE AGGREGATE spock.md5_agg(ORDER BY anyelement) (STYPE = text, SFUNC = spock.md5_agg_sfunc, INITCOND = '', PARALLEL = SAFE);
 
-CREATE FUNCTION pgdrover.guard_reserved_object()
+CREATE OR REPLACE FUNCTION pgdrover.guard_reserved_object()
 RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF OLD.builtin THEN
@@ -150,10 +150,10 @@ BEGIN
     RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
 END
 $$;
-CREATE TRIGGER reserved_object_guard BEFORE UPDATE OR DELETE ON spock.reserved_object
+CREATE OR REPLACE TRIGGER reserved_object_guard BEFORE UPDATE OR DELETE ON spock.reserved_object
     FOR EACH ROW EXECUTE FUNCTION pgdrover.guard_reserved_object();
 
-CREATE FUNCTION spock.reserved_object_add(
+CREATE OR REPLACE FUNCTION spock.reserved_object_add(
     p_name name, p_kind text, p_exclude_from_dump boolean = true, p_block_in_repset boolean = true, p_replicate_ddl boolean = NULL)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -165,20 +165,20 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION spock.reserved_object_remove(p_name name, p_kind text)
+CREATE OR REPLACE FUNCTION spock.reserved_object_remove(p_name name, p_kind text)
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.reserved_object r WHERE r.name = p_name AND r.kind = p_kind
 $$;
 
 -- Read-only modes: sessions begin read-only, and member tables refuse writes of those that change that for themselves.
-CREATE FUNCTION pgdrover.on_readonly()
+CREATE OR REPLACE FUNCTION pgdrover.on_readonly()
 RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'spock: invalid statement for a read-only cluster';
 END
 $$;
 
-CREATE FUNCTION pgdrover.enforce_readonly(mode text)
+CREATE OR REPLACE FUNCTION pgdrover.enforce_readonly(mode text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     rel oid;

@@ -1,6 +1,6 @@
 -- What can be seen: views, progress, statistics.
 
-CREATE VIEW spock.tables AS
+CREATE OR REPLACE VIEW spock.tables AS
     SELECT c.oid AS relid, n.nspname, c.relname, s.set_name
       FROM pg_catalog.pg_class c
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -19,19 +19,19 @@ CREATE VIEW spock.tables AS
                          JOIN spock.local_node l ON l.node_id = s.set_nodeid
                         WHERE t.set_reloid = c.oid);
 
-CREATE FUNCTION spock.get_channel_stats(
+CREATE OR REPLACE FUNCTION spock.get_channel_stats(
     OUT subid oid, OUT relid oid, OUT n_tup_ins bigint, OUT n_tup_upd bigint, OUT n_tup_del bigint, OUT n_conflict bigint,
     OUT n_dca bigint)
 RETURNS SETOF record LANGUAGE sql AS $$
     SELECT c.subid, c.relid, c.n_tup_ins, c.n_tup_upd, c.n_tup_del, c.n_conflict, c.n_dca FROM spock.pgdrover_channel_stats c
 $$;
 
-CREATE FUNCTION spock.reset_channel_stats()
+CREATE OR REPLACE FUNCTION spock.reset_channel_stats()
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.pgdrover_channel_stats
 $$;
 
-CREATE VIEW spock.channel_table_stats AS
+CREATE OR REPLACE VIEW spock.channel_table_stats AS
     SELECT h.subid, h.relid, CASE h.subid WHEN 0 THEN '<output>' ELSE s.sub_name END AS sub_name,
            pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS table_name,
            h.n_tup_ins, h.n_tup_upd, h.n_tup_del, h.n_conflict, h.n_dca
@@ -40,13 +40,13 @@ CREATE VIEW spock.channel_table_stats AS
       LEFT JOIN pg_catalog.pg_class c ON c.oid = h.relid
       LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
 
-CREATE VIEW spock.channel_summary_stats AS
+CREATE OR REPLACE VIEW spock.channel_summary_stats AS
     SELECT subid, sub_name, pg_catalog.sum(n_tup_ins) AS n_tup_ins, pg_catalog.sum(n_tup_upd) AS n_tup_upd,
            pg_catalog.sum(n_tup_del) AS n_tup_del, pg_catalog.sum(n_conflict) AS n_conflict, pg_catalog.sum(n_dca) AS n_dca
       FROM spock.channel_table_stats GROUP BY subid, sub_name;
 
 -- The engine adds what it counted since the last time. Arrays of equal length.
-CREATE FUNCTION pgdrover.add_channel_stats(
+CREATE OR REPLACE FUNCTION pgdrover.add_channel_stats(
     subids oid[], relids oid[], ins bigint[], upd bigint[], del bigint[], conflicts bigint[], dca bigint[],
     insert_exists bigint[], update_origin_differs bigint[], update_exists bigint[], update_missing bigint[],
     delete_origin_differs bigint[], delete_missing bigint[], delete_exists bigint[])
@@ -67,13 +67,13 @@ RETURNS void LANGUAGE sql AS $$
            confl_delete_exists = c.confl_delete_exists + excluded.confl_delete_exists
 $$;
 
-CREATE FUNCTION pgdrover.add_counter(subscription oid, counter text, n bigint)
+CREATE OR REPLACE FUNCTION pgdrover.add_counter(subscription oid, counter text, n bigint)
 RETURNS void LANGUAGE sql AS $$
     INSERT INTO spock.pgdrover_counter AS c (sub_id, name, value) VALUES (subscription, counter, n)
         ON CONFLICT (sub_id, name) DO UPDATE SET value = c.value + excluded.value
 $$;
 
-CREATE FUNCTION pgdrover.subscription_stats(
+CREATE OR REPLACE FUNCTION pgdrover.subscription_stats(
     wanted oid, OUT subid oid, OUT confl_insert_exists bigint, OUT confl_update_origin_differs bigint,
     OUT confl_update_exists bigint, OUT confl_update_missing bigint, OUT confl_delete_origin_differs bigint,
     OUT confl_delete_missing bigint, OUT confl_delete_exists bigint, OUT stats_reset timestamptz)
@@ -89,7 +89,7 @@ RETURNS record LANGUAGE sql STABLE AS $$
       FROM spock.pgdrover_channel_stats c WHERE c.subid = wanted
 $$;
 
-CREATE FUNCTION spock.get_subscription_stats(
+CREATE OR REPLACE FUNCTION spock.get_subscription_stats(
     subid oid, OUT subid oid, OUT confl_insert_exists bigint, OUT confl_update_origin_differs bigint,
     OUT confl_update_exists bigint, OUT confl_update_missing bigint, OUT confl_delete_origin_differs bigint,
     OUT confl_delete_missing bigint, OUT confl_delete_exists bigint, OUT stats_reset timestamptz)
@@ -97,7 +97,7 @@ RETURNS record LANGUAGE sql STABLE AS $$
     SELECT * FROM pgdrover.subscription_stats($1)
 $$;
 
-CREATE FUNCTION spock.reset_subscription_stats(subid oid = NULL)
+CREATE OR REPLACE FUNCTION spock.reset_subscription_stats(subid oid = NULL)
 RETURNS void LANGUAGE sql AS $$
     UPDATE spock.pgdrover_channel_stats c
        SET confl_insert_exists = 0, confl_update_origin_differs = 0, confl_update_exists = 0, confl_update_missing = 0,
@@ -108,7 +108,7 @@ RETURNS void LANGUAGE sql AS $$
         ON CONFLICT (sub_id) DO UPDATE SET stats_reset = excluded.stats_reset
 $$;
 
-CREATE FUNCTION spock.cleanup_resolutions(days integer = NULL)
+CREATE OR REPLACE FUNCTION spock.cleanup_resolutions(days integer = NULL)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     keep integer := coalesce(days, pgdrover.setting('spock.resolutions_retention_days')::integer);
@@ -124,7 +124,7 @@ END
 $$;
 
 -- Release 5 and 6 in one view: clients select by name.
-CREATE VIEW spock.lag_tracker AS
+CREATE OR REPLACE VIEW spock.lag_tracker AS
     SELECT o.node_name AS origin_name, r.node_name AS receiver_name,
            pg_catalog.max(p.remote_commit_ts) AS commit_timestamp, pg_catalog.max(p.remote_lsn) AS last_received_lsn,
            pg_catalog.max(p.remote_commit_lsn) AS commit_lsn, pg_catalog.max(p.remote_insert_lsn) AS remote_insert_lsn,
@@ -139,7 +139,7 @@ CREATE VIEW spock.lag_tracker AS
       LEFT JOIN spock.node r ON r.node_id = p.node_id
      GROUP BY o.node_name, r.node_name;
 
-CREATE FUNCTION spock.apply_group_progress(
+CREATE OR REPLACE FUNCTION spock.apply_group_progress(
     OUT dbid oid, OUT node_id oid, OUT remote_node_id oid, OUT remote_commit_ts timestamptz, OUT prev_remote_ts timestamptz,
     OUT remote_commit_lsn pg_lsn, OUT remote_insert_lsn pg_lsn, OUT received_lsn pg_lsn, OUT last_updated_ts timestamptz,
     OUT updated_by_decode boolean)
@@ -150,7 +150,7 @@ RETURNS SETOF record LANGUAGE sql AS $$
 $$;
 
 -- One provider's row, at most once a second. A NULL leaves what is there.
-CREATE FUNCTION pgdrover.store_progress(
+CREATE OR REPLACE FUNCTION pgdrover.store_progress(
     provider oid, commit_ts timestamptz, commit_lsn pg_lsn, insert_lsn pg_lsn, received pg_lsn, by_decode boolean)
 RETURNS void LANGUAGE sql AS $$
     INSERT INTO spock.progress AS p
@@ -169,7 +169,7 @@ RETURNS void LANGUAGE sql AS $$
            updated_by_decode = excluded.updated_by_decode, dbid = excluded.dbid
 $$;
 
-CREATE FUNCTION spock.read_peer_progress(p_slot_name text, p_provider_node_id oid, p_subscriber_node_id oid)
+CREATE OR REPLACE FUNCTION spock.read_peer_progress(p_slot_name text, p_provider_node_id oid, p_subscriber_node_id oid)
 RETURNS TABLE (
     lsn pg_lsn, snapshot text, dbid oid, node_id oid, remote_node_id oid, remote_commit_ts timestamptz, prev_remote_ts timestamptz,
     remote_commit_lsn pg_lsn, remote_insert_lsn pg_lsn, received_lsn pg_lsn, last_updated_ts timestamptz, updated_by_decode boolean)
@@ -193,7 +193,7 @@ END
 $$;
 
 -- How far initial copies are, one row for each table.
-CREATE VIEW spock.pgdrover_copy_progress AS
+CREATE OR REPLACE VIEW spock.pgdrover_copy_progress AS
     SELECT s.sub_name, c.nspname, c.relname, pg_catalog.count(*) AS pieces,
            pg_catalog.count(*) FILTER (WHERE c.state = 'done') AS pieces_done,
            pg_catalog.sum(c.bytes_total) AS bytes_total, pg_catalog.sum(c.bytes_done) AS bytes_done,

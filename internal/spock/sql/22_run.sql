@@ -1,7 +1,7 @@
 -- Runs that change a cluster: nodes that join and leave. The journal of a run is on the nodes that it is about, so that it
 -- can be taken up or undone from anywhere. The fence keeps table definitions as they are while a node joins.
 
-CREATE TABLE spock.pgdrover_run (
+CREATE TABLE IF NOT EXISTS spock.pgdrover_run (
     run_id     text PRIMARY KEY,
     kind       text NOT NULL,
     target     text NOT NULL,
@@ -14,7 +14,7 @@ CREATE TABLE spock.pgdrover_run (
 );
 
 -- What each run has done, step by step.
-CREATE VIEW spock.pgdrover_run_step AS
+CREATE OR REPLACE VIEW spock.pgdrover_run_step AS
 SELECT r.run_id, s.path AS step, s.phase, s.object, s.command, s.node, s.status AS state, s.started AS started_at,
        nullif(s.ended, '0001-01-01 00:00:00+00') AS finished_at, s.error
   FROM spock.pgdrover_run r,
@@ -23,7 +23,7 @@ SELECT r.run_id, s.path AS step, s.phase, s.object, s.command, s.node, s.status 
                                    started timestamptz, ended timestamptz, error text);
 
 -- One row for each run that wants definitions to stay. Without a heartbeat for a minute it holds nobody up any more.
-CREATE TABLE spock.pgdrover_fence (
+CREATE TABLE IF NOT EXISTS spock.pgdrover_fence (
     run_id      text PRIMARY KEY,
     owner       text NOT NULL,
     joins       text NOT NULL,
@@ -34,7 +34,7 @@ CREATE TABLE spock.pgdrover_fence (
 );
 
 -- What superusers did all the same.
-CREATE TABLE spock.pgdrover_fence_bypass (
+CREATE TABLE IF NOT EXISTS spock.pgdrover_fence_bypass (
     id          bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     run_id      text NOT NULL,
     executed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -44,14 +44,14 @@ CREATE TABLE spock.pgdrover_fence_bypass (
 );
 
 -- What a database held before a copy came into it.
-CREATE TABLE spock.pgdrover_inventory (
+CREATE TABLE IF NOT EXISTS spock.pgdrover_inventory (
     run_id   text PRIMARY KEY,
     taken_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     objects  jsonb NOT NULL
 );
 
 -- Stores the journal of a run, unless a later state of it is there already.
-CREATE FUNCTION pgdrover.store_run(
+CREATE OR REPLACE FUNCTION pgdrover.store_run(
     run text, run_kind text, run_target text, run_state text, number bigint, run_owner text, document jsonb)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -65,7 +65,7 @@ END
 $$;
 
 -- What sessions ask the executor for, and what it tells them while it works.
-CREATE TABLE spock.pgdrover_request (
+CREATE TABLE IF NOT EXISTS spock.pgdrover_request (
     id        bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     kind      text NOT NULL,
     arguments jsonb NOT NULL,
@@ -75,7 +75,7 @@ CREATE TABLE spock.pgdrover_request (
     error     text,
     hint      text
 ) WITH (fillfactor = 50);
-CREATE TABLE spock.pgdrover_request_event (
+CREATE TABLE IF NOT EXISTS spock.pgdrover_request_event (
     request_id bigint NOT NULL REFERENCES spock.pgdrover_request (id) ON DELETE CASCADE,
     n          integer NOT NULL,
     message    text NOT NULL,

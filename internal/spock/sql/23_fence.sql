@@ -1,6 +1,6 @@
 -- The fence against changes of definitions while a node joins.
 
-CREATE FUNCTION pgdrover.fence_raise(run text, run_owner text, joining text, reject boolean)
+CREATE OR REPLACE FUNCTION pgdrover.fence_raise(run text, run_owner text, joining text, reject boolean)
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.pgdrover_fence f WHERE f.run_id <> run AND f.heartbeat < pg_catalog.clock_timestamp() - interval '1 hour';
     INSERT INTO spock.pgdrover_fence (run_id, owner, joins, rejects) VALUES (run, run_owner, joining, reject)
@@ -8,26 +8,26 @@ RETURNS void LANGUAGE sql AS $$
                heartbeat = pg_catalog.clock_timestamp()
 $$;
 
-CREATE FUNCTION pgdrover.fence_beat(run text)
+CREATE OR REPLACE FUNCTION pgdrover.fence_beat(run text)
 RETURNS void LANGUAGE sql AS $$
     UPDATE spock.pgdrover_fence SET heartbeat = pg_catalog.clock_timestamp() WHERE run_id = run
 $$;
 
-CREATE FUNCTION pgdrover.fence_lower(run text)
+CREATE OR REPLACE FUNCTION pgdrover.fence_lower(run text)
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.pgdrover_fence WHERE run_id = run;
     DELETE FROM spock.pgdrover_fence_bypass WHERE run_id = run
 $$;
 
 -- The run that holds definitions now.
-CREATE FUNCTION pgdrover.fence_run()
+CREATE OR REPLACE FUNCTION pgdrover.fence_run()
 RETURNS spock.pgdrover_fence LANGUAGE sql STABLE AS $$
     SELECT f FROM spock.pgdrover_fence f
      WHERE f.rejects AND f.heartbeat > pg_catalog.clock_timestamp() - interval '60 s' ORDER BY f.run_id LIMIT 1
 $$;
 
 -- Refuses the statement, or notes that a superuser wants it all the same.
-CREATE FUNCTION pgdrover.fence_refuse(tag text)
+CREATE OR REPLACE FUNCTION pgdrover.fence_refuse(tag text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     f spock.pgdrover_fence := pgdrover.fence_run();
@@ -48,7 +48,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.on_fence_end()
+CREATE OR REPLACE FUNCTION pgdrover.on_fence_end()
 RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     IF to_regclass('spock.pgdrover_fence') IS NULL OR NOT EXISTS (SELECT FROM spock.pgdrover_fence) OR pgdrover.internal()
@@ -63,7 +63,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.on_fence_drop()
+CREATE OR REPLACE FUNCTION pgdrover.on_fence_drop()
 RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     IF to_regclass('spock.pgdrover_fence') IS NULL OR NOT EXISTS (SELECT FROM spock.pgdrover_fence) OR pgdrover.internal() THEN
@@ -76,7 +76,7 @@ END
 $$;
 
 -- Whether an object is somebody's own: no part of an extension, of ours, or of the system.
-CREATE FUNCTION pgdrover.is_foreign(class oid, object oid, schema oid)
+CREATE OR REPLACE FUNCTION pgdrover.is_foreign(class oid, object oid, schema oid)
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                         WHERE d.classid = class AND d.objid = object AND d.deptype = 'e')
@@ -84,7 +84,7 @@ RETURNS boolean LANGUAGE sql STABLE AS $$
 $$;
 
 -- Every definition with a digest of it: what tables are, and with "all" also functions, types, replication sets and roles.
-CREATE FUNCTION pgdrover.fingerprint(everything boolean, skipped text[] = '{}')
+CREATE OR REPLACE FUNCTION pgdrover.fingerprint(everything boolean, skipped text[] = '{}')
 RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
     WITH rel AS (
         SELECT c.oid, c.relkind, c.relreplident, c.relname, n.nspname, format('%I.%I', n.nspname, c.relname) AS name
@@ -126,13 +126,13 @@ RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
          WHERE everything) AS k
 $$;
 
-CREATE FUNCTION pgdrover.fence_mark(run text)
+CREATE OR REPLACE FUNCTION pgdrover.fence_mark(run text)
 RETURNS void LANGUAGE sql AS $$
     UPDATE spock.pgdrover_fence SET fingerprint = pgdrover.fingerprint(true) WHERE run_id = run
 $$;
 
 -- What is not any more as it was at the mark; NULL when everything is.
-CREATE FUNCTION pgdrover.fence_changes(run text)
+CREATE OR REPLACE FUNCTION pgdrover.fence_changes(run text)
 RETURNS text LANGUAGE sql STABLE AS $$
     WITH f AS (SELECT k.fingerprint AS before, pgdrover.fingerprint(true) AS after FROM spock.pgdrover_fence k WHERE k.run_id = run)
     SELECT CASE WHEN NOT EXISTS (SELECT FROM f WHERE f.before IS NOT NULL) THEN 'the mark of this run is gone' ELSE (

@@ -1,7 +1,7 @@
 -- What a database held before a copy came, and the way back to it. Also whether clients may write yet.
 
 -- The objects of this database that can be dropped by name, in the order in which that is best done.
-CREATE FUNCTION pgdrover.droppable(OUT class oid, OUT object oid, OUT rank integer)
+CREATE OR REPLACE FUNCTION pgdrover.droppable(OUT class oid, OUT object oid, OUT rank integer)
 RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
     SELECT o.class, o.object, o.rank FROM (
         SELECT 'pg_event_trigger'::regclass::oid AS class, e.oid AS object, 1 AS rank FROM pg_event_trigger e WHERE e.evtname NOT LIKE 'pgdrover\_%'
@@ -26,7 +26,7 @@ RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
 $$;
 
 -- The first look counts: a second one would take the copy for what was there before.
-CREATE FUNCTION pgdrover.take_inventory(run text)
+CREATE OR REPLACE FUNCTION pgdrover.take_inventory(run text)
 RETURNS void LANGUAGE sql AS $$
     INSERT INTO spock.pgdrover_inventory (run_id, objects)
     SELECT run, coalesce(pg_catalog.jsonb_agg(DISTINCT d.class || ' ' || d.object), '[]') FROM pgdrover.droppable() d
@@ -34,7 +34,7 @@ RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- Drops what has come since the inventory of a run, a few objects at a time: a transaction cannot lock any number.
-CREATE PROCEDURE pgdrover.purge_copied(run text)
+CREATE OR REPLACE PROCEDURE pgdrover.purge_copied(run text)
 LANGUAGE plpgsql AS $$
 DECLARE
     before text[];
@@ -79,18 +79,18 @@ END
 $$;
 
 -- Sessions of clients begin read-only until the node has joined: nobody keeps its changes so far.
-CREATE FUNCTION pgdrover.close_node()
+CREATE OR REPLACE FUNCTION pgdrover.close_node()
 RETURNS void LANGUAGE sql AS $$
     SELECT pgdrover.run(pg_catalog.format('ALTER DATABASE %I SET default_transaction_read_only = on', pg_catalog.current_database()))
 $$;
 
-CREATE FUNCTION pgdrover.open_node()
+CREATE OR REPLACE FUNCTION pgdrover.open_node()
 RETURNS void LANGUAGE sql AS $$
     SELECT pgdrover.run(pg_catalog.format('ALTER DATABASE %I RESET default_transaction_read_only', pg_catalog.current_database()))
 $$;
 
 -- Where the sequences of this database are.
-CREATE FUNCTION pgdrover.sequence_positions()
+CREATE OR REPLACE FUNCTION pgdrover.sequence_positions()
 RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
 DECLARE
     q record;
@@ -111,7 +111,7 @@ END
 $$;
 
 -- Moves the sequences here past those positions, and some values further, never back. Returns how many it moved.
-CREATE FUNCTION pgdrover.advance_sequences(positions jsonb)
+CREATE OR REPLACE FUNCTION pgdrover.advance_sequences(positions jsonb)
 RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
     q record;
@@ -139,7 +139,7 @@ END
 $$;
 
 -- Nothing of a node that has left is to be taken up again, or to be undone.
-CREATE FUNCTION pgdrover.forget_runs(node text)
+CREATE OR REPLACE FUNCTION pgdrover.forget_runs(node text)
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.pgdrover_run WHERE kind = 'add_node' AND node = ANY (pg_catalog.string_to_array(target, ', '));
     DELETE FROM spock.pgdrover_fence WHERE node = ANY (pg_catalog.string_to_array(joins, ', '))

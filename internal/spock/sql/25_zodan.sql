@@ -2,7 +2,7 @@
 -- these load over them: another argument, even with a default, would make calls ambiguous. The work is done by the executor
 -- inside "pgdrover spock run", which meets the caller in the tables of requests.
 
-CREATE FUNCTION pgdrover.executor_connected()
+CREATE OR REPLACE FUNCTION pgdrover.executor_connected()
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l
                     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 727400017 AND l.objid = 0 AND l.objsubid = 2
@@ -10,7 +10,7 @@ RETURNS boolean LANGUAGE sql STABLE AS $$
 $$;
 
 -- Asks the executor, tells what it says, and raises what it fails with. It commits: others must see the question.
-CREATE PROCEDURE pgdrover.request(what text, given jsonb)
+CREATE OR REPLACE PROCEDURE pgdrover.request(what text, given jsonb)
 LANGUAGE plpgsql AS $$
 DECLARE
     asked bigint;
@@ -50,7 +50,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.refuse_block(what text)
+CREATE OR REPLACE FUNCTION pgdrover.refuse_block(what text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF pg_catalog.transaction_timestamp() <> pg_catalog.statement_timestamp() THEN
@@ -59,7 +59,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.add_node(
+CREATE OR REPLACE PROCEDURE spock.add_node(
     src_node_name text, src_dsn text, new_node_name text, new_node_dsn text, verb boolean DEFAULT false,
     new_node_location text DEFAULT 'NY', new_node_country text DEFAULT 'USA', new_node_info jsonb DEFAULT '{}'::jsonb)
 LANGUAGE plpgsql AS $$
@@ -71,7 +71,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.attach_node(
+CREATE OR REPLACE PROCEDURE spock.attach_node(
     src_node_name text, src_dsn text, new_node_name text, new_node_dsn text, verb boolean DEFAULT false,
     new_node_location text DEFAULT 'NY', new_node_country text DEFAULT 'USA', new_node_info jsonb DEFAULT '{}'::jsonb,
     timeout_sec integer DEFAULT 180)
@@ -84,7 +84,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.health_check(
+CREATE OR REPLACE PROCEDURE spock.health_check(
     src_node_name text, src_dsn text, new_node_name text DEFAULT NULL, new_node_dsn text DEFAULT NULL,
     check_type text DEFAULT 'pre', verb boolean DEFAULT false)
 LANGUAGE plpgsql AS $$
@@ -95,7 +95,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.remove_node(target_node_name text, target_node_dsn text, verbose_mode boolean DEFAULT true)
+CREATE OR REPLACE PROCEDURE spock.remove_node(target_node_name text, target_node_dsn text, verbose_mode boolean DEFAULT true)
 LANGUAGE plpgsql AS $$
 DECLARE
     here text := (SELECT n.node_name FROM spock.local_node l JOIN spock.node n ON n.node_id = l.node_id);
@@ -111,7 +111,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.detach_node(target_node_name text, target_node_dsn text, verbose_mode boolean DEFAULT true)
+CREATE OR REPLACE PROCEDURE spock.detach_node(target_node_name text, target_node_dsn text, verbose_mode boolean DEFAULT true)
 LANGUAGE plpgsql AS $$
 BEGIN
     CALL spock.remove_node(target_node_name, target_node_dsn, verbose_mode);
@@ -119,7 +119,7 @@ END
 $$;
 
 -- From a node that stays; the other one may be dead or half added.
-CREATE PROCEDURE pgdrover.remove_node(target_node_name text)
+CREATE OR REPLACE PROCEDURE pgdrover.remove_node(target_node_name text)
 LANGUAGE plpgsql AS $$
 DECLARE
     here text := (SELECT i.if_dsn FROM spock.local_node l JOIN spock.node_interface i ON i.if_id = l.node_local_interface);
@@ -133,7 +133,7 @@ END
 $$;
 
 -- Runs a statement on another node and gives its one text. For the procedures below.
-CREATE FUNCTION pgdrover.on_node(dsn text, query text)
+CREATE OR REPLACE FUNCTION pgdrover.on_node(dsn text, query text)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     answer text;
@@ -154,14 +154,14 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
-CREATE FUNCTION pgdrover.zodan_ok(message text)
+CREATE OR REPLACE FUNCTION pgdrover.zodan_ok(message text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     RAISE NOTICE '    OK: %', pg_catalog.rpad(message, 120);
 END
 $$;
 
-CREATE PROCEDURE spock.create_node(
+CREATE OR REPLACE PROCEDURE spock.create_node(
     node_name text, dsn text, verb boolean, location text DEFAULT 'NY', country text DEFAULT 'USA', info jsonb DEFAULT '{}'::jsonb)
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -175,7 +175,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.get_spock_nodes(src_dsn text, verb boolean)
+CREATE OR REPLACE PROCEDURE spock.get_spock_nodes(src_dsn text, verb boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
     rows text := pgdrover.on_node(src_dsn, 'SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(n.node_id, n.node_name, n.location, '
@@ -191,7 +191,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.create_sub(
+CREATE OR REPLACE PROCEDURE spock.create_sub(
     node_dsn text, subscription_name text, provider_dsn text, replication_sets text, synchronize_structure boolean,
     synchronize_data boolean, forward_origins text, apply_delay interval, enabled boolean, force_text_transfer boolean, verb boolean)
 LANGUAGE plpgsql AS $$
@@ -213,7 +213,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.enable_sub(node_dsn text, sub_name text, verb boolean, immediate boolean DEFAULT true)
+CREATE OR REPLACE PROCEDURE spock.enable_sub(node_dsn text, sub_name text, verb boolean, immediate boolean DEFAULT true)
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgdrover.on_node(node_dsn, pg_catalog.format('SELECT spock.sub_enable(%L, %L)::text', sub_name, immediate));
@@ -221,7 +221,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.create_replication_slot(node_dsn text, slot_name text, verb boolean, plugin text DEFAULT 'spock_output')
+CREATE OR REPLACE PROCEDURE spock.create_replication_slot(node_dsn text, slot_name text, verb boolean, plugin text DEFAULT 'spock_output')
 LANGUAGE plpgsql AS $$
 BEGIN
     IF pgdrover.on_node(node_dsn, pg_catalog.format('SELECT pg_catalog.count(*)::text FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = %L',
@@ -242,7 +242,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.sync_event(node_dsn text, verb boolean, INOUT sync_lsn pg_lsn DEFAULT NULL)
+CREATE OR REPLACE PROCEDURE spock.sync_event(node_dsn text, verb boolean, INOUT sync_lsn pg_lsn DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 BEGIN
     sync_lsn := pgdrover.on_node(node_dsn, 'SELECT spock.sync_event()::text')::pg_lsn;
@@ -252,7 +252,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.get_commit_timestamp(node_dsn text, n1 text, n2 text, verb boolean, INOUT commit_ts timestamp DEFAULT NULL)
+CREATE OR REPLACE PROCEDURE spock.get_commit_timestamp(node_dsn text, n1 text, n2 text, verb boolean, INOUT commit_ts timestamp DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 BEGIN
     commit_ts := pgdrover.on_node(node_dsn, pg_catalog.format(
@@ -261,7 +261,7 @@ BEGIN
 END
 $$;
 
-CREATE PROCEDURE spock.advance_replication_slot(node_dsn text, slot_name text, sync_timestamp timestamp, verb boolean)
+CREATE OR REPLACE PROCEDURE spock.advance_replication_slot(node_dsn text, slot_name text, sync_timestamp timestamp, verb boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
     target pg_lsn;

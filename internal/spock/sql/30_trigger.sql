@@ -1,6 +1,13 @@
--- Triggers of our own tables, and event triggers. The latter come last: they fire from here on.
+-- Triggers of our own tables, and event triggers. The latter come last: they fire from here on. What is there already stays
+-- as it is: making it anew would need the table for itself.
 
-CREATE FUNCTION pgdrover.notify_change()
+CREATE OR REPLACE FUNCTION pgdrover.has_trigger(relation text, name text)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger t
+                    WHERE t.tgrelid = pg_catalog.format('spock.%I', relation)::regclass AND t.tgname = name)
+$$;
+
+CREATE OR REPLACE FUNCTION pgdrover.notify_change()
 RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_catalog.pg_notify('spock_change', TG_TABLE_NAME);
@@ -12,8 +19,10 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['subscription', 'local_sync_status', 'replication_set', 'replication_set_table', 'node',
-                             'node_interface', 'local_node', 'pgdrover_subscription', 'pgdrover_delta_column'] LOOP
+    FOR t IN SELECT n FROM pg_catalog.unnest(ARRAY[
+                 'subscription', 'local_sync_status', 'replication_set', 'replication_set_table', 'node', 'node_interface',
+                 'local_node', 'pgdrover_subscription', 'pgdrover_delta_column']) n
+              WHERE NOT pgdrover.has_trigger(n, 'pgdrover_notify') LOOP
         EXECUTE pg_catalog.format('CREATE TRIGGER pgdrover_notify AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON spock.%I '
                                   'FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.notify_change()', t);
     END LOOP;
@@ -21,7 +30,7 @@ END
 $$;
 
 -- Membership and publication change in one commit, whoever changes the membership: what applies changes, too.
-CREATE FUNCTION pgdrover.members_added()
+CREATE OR REPLACE FUNCTION pgdrover.members_added()
 RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     rel oid;
@@ -34,7 +43,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.members_removed()
+CREATE OR REPLACE FUNCTION pgdrover.members_removed()
 RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     PERFORM pgdrover.publish((SELECT coalesce(array_agg(DISTINCT t.set_reloid::oid), '{}') FROM removed t));
@@ -43,7 +52,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgdrover.set_changed()
+CREATE OR REPLACE FUNCTION pgdrover.set_changed()
 RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     PERFORM pgdrover.publish((SELECT coalesce(array_agg(DISTINCT t.set_reloid::oid), '{}') FROM spock.replication_set_table t
@@ -52,26 +61,49 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER pgdrover_members_added AFTER INSERT ON spock.replication_set_table
-    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.members_added();
-CREATE TRIGGER pgdrover_members_removed AFTER DELETE ON spock.replication_set_table
-    REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.members_removed();
-CREATE TRIGGER pgdrover_set_changed AFTER UPDATE ON spock.replication_set
-    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.set_changed();
-ALTER TABLE spock.replication_set_table ENABLE ALWAYS TRIGGER pgdrover_members_added;
-ALTER TABLE spock.replication_set_table ENABLE ALWAYS TRIGGER pgdrover_members_removed;
-ALTER TABLE spock.replication_set ENABLE ALWAYS TRIGGER pgdrover_set_changed;
+DO $$
+BEGIN
+    IF NOT pgdrover.has_trigger('replication_set_table', 'pgdrover_members_added') THEN
+        CREATE TRIGGER pgdrover_members_added AFTER INSERT ON spock.replication_set_table
+            REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.members_added();
+        ALTER TABLE spock.replication_set_table ENABLE ALWAYS TRIGGER pgdrover_members_added;
+    END IF;
+    IF NOT pgdrover.has_trigger('replication_set_table', 'pgdrover_members_removed') THEN
+        CREATE TRIGGER pgdrover_members_removed AFTER DELETE ON spock.replication_set_table
+            REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.members_removed();
+        ALTER TABLE spock.replication_set_table ENABLE ALWAYS TRIGGER pgdrover_members_removed;
+    END IF;
+    IF NOT pgdrover.has_trigger('replication_set', 'pgdrover_set_changed') THEN
+        CREATE TRIGGER pgdrover_set_changed AFTER UPDATE ON spock.replication_set
+            REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.set_changed();
+        ALTER TABLE spock.replication_set ENABLE ALWAYS TRIGGER pgdrover_set_changed;
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgdrover.has_event_trigger(name text)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger t WHERE t.evtname = name)
+$$;
 
 -- Only superusers may make event triggers. Without them tables are published as they were when they joined, and DDL
 -- travels only by replicate_ddl.
 DO $$
 BEGIN
-    CREATE EVENT TRIGGER pgdrover_ddl_start ON ddl_command_start EXECUTE FUNCTION pgdrover.on_ddl_start();
-    CREATE EVENT TRIGGER pgdrover_sql_drop ON sql_drop EXECUTE FUNCTION pgdrover.on_sql_drop();
-    ALTER EVENT TRIGGER pgdrover_sql_drop ENABLE ALWAYS;
-    CREATE EVENT TRIGGER pgdrover_ddl_end ON ddl_command_end EXECUTE FUNCTION pgdrover.on_ddl_end();
-    CREATE EVENT TRIGGER pgdrover_ddl_upkeep ON ddl_command_end EXECUTE FUNCTION pgdrover.on_ddl_upkeep();
-    ALTER EVENT TRIGGER pgdrover_ddl_upkeep ENABLE ALWAYS;
+    IF NOT pgdrover.has_event_trigger('pgdrover_ddl_start') THEN
+        CREATE EVENT TRIGGER pgdrover_ddl_start ON ddl_command_start EXECUTE FUNCTION pgdrover.on_ddl_start();
+    END IF;
+    IF NOT pgdrover.has_event_trigger('pgdrover_sql_drop') THEN
+        CREATE EVENT TRIGGER pgdrover_sql_drop ON sql_drop EXECUTE FUNCTION pgdrover.on_sql_drop();
+        ALTER EVENT TRIGGER pgdrover_sql_drop ENABLE ALWAYS;
+    END IF;
+    IF NOT pgdrover.has_event_trigger('pgdrover_ddl_end') THEN
+        CREATE EVENT TRIGGER pgdrover_ddl_end ON ddl_command_end EXECUTE FUNCTION pgdrover.on_ddl_end();
+    END IF;
+    IF NOT pgdrover.has_event_trigger('pgdrover_ddl_upkeep') THEN
+        CREATE EVENT TRIGGER pgdrover_ddl_upkeep ON ddl_command_end EXECUTE FUNCTION pgdrover.on_ddl_upkeep();
+        ALTER EVENT TRIGGER pgdrover_ddl_upkeep ENABLE ALWAYS;
+    END IF;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE WARNING USING MESSAGE = 'no event triggers: ' || SQLERRM,
         HINT = 'DDL is not captured. Run pgdrover spock install as superuser to have it.';
