@@ -12,6 +12,10 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pgtest"
 )
 
+// citusGroups makes node 1 the coordinator and the others a worker's group.
+const citusGroups = `UPDATE pgautofailover.formation SET kind = 'citus';
+	UPDATE pgautofailover.node SET groupid = 1 WHERE nodeid > 1`
+
 // refusals are the documented refusals, in the words that clients see. Nodes
 // are given as "reported/goal", with ! for priority 0, - for no quorum and ?
 // for a server that is down.
@@ -350,6 +354,34 @@ var refusals = []struct {
 		name: "accept timeline", nodes: "single/single", call: `accept_timeline('default', 0, 9, 'me')`,
 		code: "P0001", message: `timeline 9 has never been reported by any node in formation "default" group 0`,
 	},
+	{
+		name: "switchover of a worker: the coordinator fails over", nodes: "draining/draining primary/primary secondary/secondary", setup: citusGroups,
+		call: `perform_failover('default', 1)`,
+		code: "55000", message: `cannot change the primary of group 1 in formation "default" now: the coordinator does not take writes`,
+		detail: `no node of group 0 is in state "single", "wait_primary" or "primary"`,
+		hint:   "The coordinator has to lead writes to the group's new primary. Try again once group 0 takes writes, as `pg_autoctl show state` tells.",
+	},
+	{
+		name: "switchover of a worker: the coordinator is down", nodes: "primary/primary? primary/primary secondary/secondary", setup: citusGroups,
+		call: `perform_failover('default', 1)`,
+		code: "55000", message: `cannot change the primary of group 1 in formation "default" now: the coordinator does not take writes`,
+		detail: `node 1 "n1" (h1:1) does not answer`,
+		hint:   "The coordinator has to lead writes to the group's new primary. Try again once group 0 takes writes, as `pg_autoctl show state` tells.",
+	},
+	{
+		name: "promotion of a worker: the coordinator is down", nodes: "primary/primary? primary/primary secondary/secondary", setup: citusGroups,
+		call: `perform_promotion('default', 'n3')`,
+		code: "55000", message: `cannot change the primary of group 1 in formation "default" now: the coordinator does not take writes`,
+		detail: `node 1 "n1" (h1:1) does not answer`,
+		hint:   "The coordinator has to lead writes to the group's new primary. Try again once group 0 takes writes, as `pg_autoctl show state` tells.",
+	},
+	{
+		name: "maintenance of a worker's primary: the coordinator is down", nodes: "primary/primary? primary/primary secondary/secondary", setup: citusGroups,
+		call: `start_maintenance(2)`,
+		code: "55000", message: `cannot change the primary of group 1 in formation "default" now: the coordinator does not take writes`,
+		detail: `node 1 "n1" (h1:1) does not answer`,
+		hint:   "The coordinator has to lead writes to the group's new primary. Try again once group 0 takes writes, as `pg_autoctl show state` tells.",
+	},
 }
 
 // addNodes inserts nodes n1, n2, … at h1:1, h2:2, ….
@@ -466,6 +498,13 @@ func TestAnswers(t *testing.T) {
 		},
 		{"demoted/demoted report_lsn/report_lsn!", ``, `perform_failover()`, ``, `failover 0 false`},
 		{three, ``, `perform_promotion('default', 'n3')`, `true`, `promotion 3 false`},
+		{"primary/primary primary/primary secondary/secondary", citusGroups, `perform_failover('default', 1)`, ``, `failover 0 false`},
+		{"primary/primary? primary/primary secondary/secondary", citusGroups, `start_maintenance(3)`, `true`, `start_maintenance 3 false`},
+		{
+			"primary/primary? primary/primary secondary/secondary", citusGroups + `; SET LOCAL pgautofailover.guard_data_loss = off`,
+			`perform_failover('default', 1)`, ``, `failover 0 true`,
+		},
+		{"primary/primary? draining/draining report_lsn/report_lsn", citusGroups, `perform_failover('default', 1)`, ``, `failover 0 false`},
 		{three, ``, `perform_promotion('default', 'n1')`, `false`, ``},
 		{three, ``, `start_maintenance(2)`, `true`, `start_maintenance 2 false`},
 		{three, ``, `start_maintenance(9)`, `false`, ``},

@@ -188,6 +188,34 @@ BEGIN
 END
 $$;
 
+-- A planned change of the primary of a worker's group needs the coordinator, which leads writes elsewhere: begun
+-- without it, the group would stop taking writes and wait. A change that is not planned does wait.
+CREATE FUNCTION pgautofailover.check_coordinator(formation_id text, group_id integer)
+RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    c pgautofailover.node;
+    p pgautofailover.node := pgautofailover.writable_node(formation_id, group_id);
+BEGIN
+    IF group_id = 0 OR p.nodeid IS NULL
+       OR NOT EXISTS (SELECT FROM pgautofailover.formation f WHERE f.formationid = formation_id AND f.kind = 'citus') THEN
+        RETURN NULL;
+    END IF;
+    SELECT n.* INTO c FROM pgautofailover.members(formation_id, 0) n
+     WHERE n.reportedstate IN ('single', 'wait_primary', 'primary') AND n.goalstate IN ('single', 'wait_primary', 'primary')
+     ORDER BY pgautofailover.healthy(n) DESC, n.nodeid LIMIT 1;
+    IF c.nodeid IS NULL OR NOT pgautofailover.healthy(c) THEN
+        RETURN pgautofailover.refuse('55000', pg_catalog.format(
+            'cannot change the primary of group %s in formation "%s" now: the coordinator does not take writes',
+            group_id, formation_id),
+            CASE WHEN c.nodeid IS NOT NULL THEN pg_catalog.format('%s does not answer', pgautofailover.node_text(c))
+                 ELSE 'no node of group 0 is in state "single", "wait_primary" or "primary"' END,
+            'The coordinator has to lead writes to the group''s new primary. '
+            'Try again once group 0 takes writes, as `pg_autoctl show state` tells.');
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 CREATE FUNCTION pgautofailover.check_stop_maintenance(n pgautofailover.node)
 RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
 DECLARE

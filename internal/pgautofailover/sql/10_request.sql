@@ -45,6 +45,9 @@ BEGIN
         -- Even a loss that is allowed needs a node that could take over.
         PERFORM pgautofailover.raise_refusal(pgautofailover.check_failover(formation_id, group_id, false));
     END IF;
+    IF NOT allowed THEN
+        PERFORM pgautofailover.raise_refusal(pgautofailover.check_coordinator(formation_id, group_id));
+    END IF;
     PERFORM pgautofailover.store_intent(formation_id, group_id, 'failover', allow_data_loss => allowed);
 END
 $$;
@@ -78,6 +81,9 @@ BEGIN
     IF r.code IS NOT NULL THEN
         RETURN false;
     END IF;
+    IF NOT allowed THEN
+        PERFORM pgautofailover.raise_refusal(pgautofailover.check_coordinator(n.formationid, n.groupid));
+    END IF;
     PERFORM pgautofailover.store_intent(n.formationid, n.groupid, 'promotion', n.nodeid, allowed);
     RETURN true;
 END
@@ -96,6 +102,9 @@ BEGIN
         RETURN true;
     END IF;
     PERFORM pgautofailover.raise_refusal(pgautofailover.check_start_maintenance(n));
+    IF pgautofailover.stable(n, 'primary') THEN
+        PERFORM pgautofailover.raise_refusal(pgautofailover.check_coordinator(n.formationid, n.groupid));
+    END IF;
     PERFORM pgautofailover.store_intent(n.formationid, n.groupid, 'start_maintenance', n.nodeid);
     RETURN true;
 END
