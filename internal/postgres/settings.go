@@ -186,6 +186,11 @@ func (ssl SSL) settings() pg.Settings {
 	return append(s, pg.Setting{Name: "ssl_ciphers", Value: ciphers})
 }
 
+// nodeKeepalives bound how long a session waits for a node whose host is silent;
+// the system's own bounds are a quarter of an hour and more, and until then the
+// session holds its locks against that node's replacement.
+const nodeKeepalives = " keepalives=1 keepalives_idle=2 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=6000"
+
 func citusSettings(cfg SettingsConfig) pg.Settings {
 	conninfo := "sslmode=" + cfg.SSL.Mode
 	if cfg.SSL.CAFile != "" {
@@ -197,7 +202,7 @@ func citusSettings(cfg SettingsConfig) pg.Settings {
 	s := pg.Settings{
 		{Name: "shared_preload_libraries", Value: "citus,pg_stat_statements"},
 		{Name: "wal_level", Value: "logical"},
-		{Name: "citus.node_conninfo", Value: conninfo},
+		{Name: "citus.node_conninfo", Value: conninfo + nodeKeepalives},
 	}
 	if cfg.CitusCluster != "" {
 		s = append(s,
