@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -216,27 +215,3 @@ func (o citusOptions) awaitCoordinator(ctx context.Context, s *session, file kee
 // sameGroup reports whether a node's data must be a copy of this group's: the
 // group that a new node will be a member of, as far as that is certain.
 func (o citusOptions) sameGroup(group int) bool { return group == max(o.group, 0) && o.group >= 0 }
-
-// activateNode has the coordinator use this node (again).
-func activateNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
-	n, err := localKeeper(env, cmd)
-	if err != nil {
-		return err
-	}
-	if !slices.Contains([]fsm.NodeKind{fsm.Coordinator, fsm.Worker}, n.nodeKind()) {
-		return fatal(exitBadArgs, "The node at %q is not a Citus node: there is nothing to activate", n.pgdata)
-	}
-	cfg := keeper.Config{Paths: n.keeperPaths(), File: n.keeper, Logger: env.log, Version: env.Version}
-	err = keeper.Activate(ctx, cfg)
-	switch {
-	case err == nil:
-	case errors.As(err, new(*keeper.MonitorError)):
-		return withCode(exitMonitor, err)
-	case errors.As(err, new(*keeper.StateError)):
-		return withCode(exitKeeper, err)
-	default:
-		return withCode(exitCoordinator, err)
-	}
-	env.infof("The coordinator uses the node at %q", n.pgdata)
-	return nil
-}

@@ -28,6 +28,7 @@ func newManualCmd(env *Env) *cobra.Command {
 		newSet("monitor", "Talk to the monitor by hand", monitorByHandCmds(env)...),
 		newManualPrimaryCmd(env),
 		newManualStandbyCmd(env),
+		newManualCoordinatorCmd(env),
 	)
 }
 
@@ -42,6 +43,7 @@ func newDoCmd(env *Env) *cobra.Command {
 		newPgCtlSwitchCmd(env),
 		newManualPrimaryCmd(env),
 		newManualStandbyCmd(env),
+		newManualCoordinatorCmd(env),
 	)
 	set.Hidden = env.getenv("PG_AUTOCTL_DEBUG") == ""
 	return set

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -344,34 +343,4 @@ func (n *node) ownEntry(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		n.log.WarnContext(ctx, "could not update the coordinator's own entry yet", "error", err)
 	}
-}
-
-// Activate has the formation's coordinator use this node: a worker that was
-// disabled there, or a coordinator that is not in its own metadata.
-func Activate(ctx context.Context, cfg Config) error {
-	k, err := New(cfg)
-	if err != nil {
-		return err
-	}
-	state, err := ReadState(cfg.Paths.StateFile)
-	if err != nil {
-		return err
-	}
-	who := identity{formation: k.cfg.File.Formation, group: int(state.Group), nodeID: int64(state.NodeID)}
-	db, err := connectMonitor(ctx, k.cfg.File.Monitor, "pg_autoctl activate")
-	if err != nil {
-		return err
-	}
-	s := &pgSession{db: db, identity: who}
-	defer s.Close(ctx)
-	local := k.newNode(who, k.log)
-	defer local.release()
-	// It looks at the monitor while it works on the coordinator.
-	var mu sync.Mutex
-	local.ask = func(ctx context.Context, do func(ctx context.Context, s monitorSession) error) error {
-		mu.Lock()
-		defer mu.Unlock()
-		return do(ctx, s)
-	}
-	return local.withCoordinator(ctx, func(ctx context.Context, s *distSession) error { return local.setEntry(ctx, s, s.cooldown) })
 }
