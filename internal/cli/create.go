@@ -62,6 +62,9 @@ func readCreation(env *Env, cmd *cobra.Command) (creation, error) {
 	if given(cmd, "auth") && on(cmd, "skip-pg-hba") {
 		return c, misuse("Please use either --auth or --skip-pg-hba")
 	}
+	if err := checkTexts(cmd); err != nil {
+		return c, err
+	}
 	var err error
 	if c.site, err = sitePGData(env, cmd); err != nil {
 		return c, err
@@ -255,13 +258,17 @@ func (c *creation) checkPort(ctx context.Context, listen string) error {
 	if c.server.Running {
 		return nil
 	}
+	var unusable error
+	usable := false
 	for _, address := range listenAddresses(listen) {
 		var lc net.ListenConfig
 		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(c.port)))
 		if err == nil {
+			usable = true
 			_ = l.Close()
 			continue
 		}
+		unusable = err
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fatal(exitBadState, "port %d is already in use on this host", c.port).
 				withHint("choose another one with --pgport")
@@ -270,6 +277,11 @@ func (c *creation) checkPort(ctx context.Context, listen string) error {
 			return fatal(exitBadState, "port %d is reserved to the superuser", c.port).
 				withHint("choose a port above 1023 with --pgport")
 		}
+	}
+	if !usable {
+		// The server would not start with nothing to listen on.
+		return fatal(exitBadState, "no address of --listen %q is one of this host: %w", listen, plainCause(unusable)).
+			withHint("name addresses of this host, separated by commas, or leave --listen out for all of them")
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -35,6 +36,9 @@ func createMonitor(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	}
 	if len(formations) > maxExtraFormations {
 		return fatal(exitBadArgs, "Option --formation can be used %d times at most", maxExtraFormations)
+	}
+	if slices.Contains(formations, "") || given(cmd, "formation") && len(formations) == 0 {
+		return fatal(exitBadArgs, "--formation argument is not valid: a formation has a name")
 	}
 	c, err := readCreation(env, cmd)
 	if err != nil {

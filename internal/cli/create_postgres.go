@@ -201,9 +201,6 @@ func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command,
 	if c.tools, err = findTools(ctx, env, orDefault(text(cmd, "pgctl"), file.PgCtl)); err != nil {
 		return file, err
 	}
-	if err := citus.checkExtension(ctx, c.tools); err != nil {
-		return file, err
-	}
 	if err := c.lookAtServer(); err != nil {
 		return file, err
 	}
@@ -223,6 +220,9 @@ func (c *creation) keeperFile(ctx context.Context, env *Env, cmd *cobra.Command,
 	}
 	file.Host = orDefault(file.Host, socket)
 	if err := c.checkPort(ctx, file.ListenAddresses); err != nil {
+		return file, err
+	}
+	if err := citus.checkExtension(ctx, c.tools); err != nil {
 		return file, err
 	}
 	if err := c.meetMonitor(ctx, env, cmd, &file, citus); err != nil {

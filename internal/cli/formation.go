@@ -17,6 +17,9 @@ func newCreateFormationCmd(env *Env) *cobra.Command {
 		if on(cmd, "enable-secondary") && on(cmd, "disable-secondary") {
 			return misuse("Options --enable-secondary and --disable-secondary exclude each other")
 		}
+		if err := checkTexts(cmd); err != nil {
+			return err
+		}
 		number, err := parseInt(text(cmd, "number-sync-standbys"), 128)
 		if err != nil {
 			return fatal(exitBadArgs, "--number-sync-standbys argument is not a valid number: %q", text(cmd, "number-sync-standbys"))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -68,11 +69,15 @@ func newFSMInitCmd(env *Env) *cobra.Command {
 }
 
 func newFSMStepCmd(env *Env) *cobra.Command {
-	cmd := newWordsLeaf("step [ report ]", "Make a state transition if instructed by the monitor", func(cmd *cobra.Command, words []string) error {
-		if len(words) == 1 && words[0] != "report" {
-			return misuse("only the word report may follow, not %q", words[0])
+	cmd := newWordsLeaf("step [ report|advance ]", "Make a state transition if instructed by the monitor; or only report, or only go on", func(cmd *cobra.Command, words []string) error {
+		kind := keeper.StepWhole
+		if len(words) == 1 {
+			if words[0] != "report" && words[0] != "advance" {
+				return misuse("only the word report or advance may follow, not %q", words[0])
+			}
+			kind = keeper.StepKind(strings.ToUpper(words[0]))
 		}
-		n, err := offlineKeeper(env, cmd, "it makes the steps by itself")
+		n, err := localKeeper(env, cmd)
 		if err != nil {
 			return err
 		}
@@ -80,44 +85,40 @@ func newFSMStepCmd(env *Env) *cobra.Command {
 			return fatal(exitBadConfig, "The monitor is disabled for the node at %q", n.pgdata).
 				withHint("assign its goal with: %s manual fsm assign", env.program())
 		}
-		return stepOnce(cmd.Context(), env, n, len(words) == 1)
+		from, to, err := keeper.AskStep(cmd.Context(), n.pid, kind)
+		if errors.Is(err, keeper.ErrNotSuspended) {
+			if err := n.refuseService("it makes the steps by itself; one that is started with " + suspendedVariable + "=1 waits for yours"); err != nil {
+				return err
+			}
+			from, to, err = stepAlone(cmd.Context(), env, n, kind)
+		}
+		if err != nil {
+			return withCode(exitBadState, err)
+		}
+		env.printf("%s ➜ %s\n", from, to)
+		return nil
 	})
 	pgdataFlag(cmd)
 	return cmd
 }
 
-// stepOnce reports once and, unless that is all, walks the edge that the
-// monitor orders.
-func stepOnce(ctx context.Context, env *Env, n node, onlyReport bool) error {
-	before, err := n.keeperState()
-	if err != nil {
-		return err
-	}
-	if onlyReport {
-		a, err := reportOnce(ctx, env, n, before)
-		if err != nil {
-			return err
-		}
-		env.printf("%s ➜ %s\n", before.Current, a.Goal)
-		return nil
+// suspendedVariable has a service make no step by itself.
+const suspendedVariable = "PG_AUTOCTL_SUSPENDED"
+
+// stepAlone makes a step of a node that no service keeps.
+func stepAlone(ctx context.Context, env *Env, n node, kind keeper.StepKind) (from, to fsm.State, err error) {
+	if _, err := n.keeperState(); err != nil {
+		return 0, 0, err
 	}
 	tools, err := postgres.FindTools(ctx, postgres.FindConfig{PgCtl: n.pgCtl()})
 	if err != nil {
-		return withCode(exitPgCtl, err)
+		return 0, 0, withCode(exitPgCtl, err)
 	}
 	k, err := keeper.New(keeper.Config{Paths: n.keeperPaths(), File: n.keeper, Tools: tools, Logger: env.log, Version: env.Version})
 	if err != nil {
-		return withCode(exitBadConfig, err)
+		return 0, 0, withCode(exitBadConfig, err)
 	}
-	if err := k.Step(ctx); err != nil {
-		return withCode(exitBadState, err)
-	}
-	after, err := n.keeperState()
-	if err != nil {
-		return err
-	}
-	env.printf("%s ➜ %s\n", before.Current, after.Current)
-	return nil
+	return k.StepOf(ctx, kind)
 }
 
 // reportOnce tells the monitor what this node is, and stores the goal that it answers.

@@ -116,6 +116,7 @@ func runScripts(t *testing.T, dir, name string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ok": commandOK, "code": commandCode, "until": commandUntil, "tree": scriptTree,
+			"badoptions": commandBadOptions,
 		},
 	})
 }

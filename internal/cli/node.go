@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgdrover/pgdrover/internal/keeper"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
 // nodeFileVariable names the file that a running service follows.
@@ -114,6 +115,9 @@ func runNodeFile(ctx context.Context, env *Env, f nodeFile) error {
 	if err != nil {
 		return err
 	}
+	if err := testDelay(ctx, env); err != nil {
+		return err
+	}
 	if err := initNodeFile(ctx, env, f); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -126,6 +130,21 @@ func runNodeFile(ctx context.Context, env *Env, f nodeFile) error {
 		return quit(code)
 	}
 	return nil
+}
+
+// testDelay waits before a node is created, for tests that need several to be
+// created one after the other: twice the number of seconds that is asked for.
+func testDelay(ctx context.Context, env *Env) error {
+	const variable = "PG_AUTOCTL_TEST_DELAY"
+	value := env.getenv(variable)
+	if value == "" {
+		return nil
+	}
+	seconds, err := parseInt(value, 3600)
+	if err != nil {
+		return fatal(exitBadArgs, "environment variable %s: %w", variable, err)
+	}
+	return sleep(ctx, 2*time.Duration(seconds)*time.Second)
 }
 
 // startNodeFile rewrites a file without its deferrals.
@@ -145,11 +164,20 @@ func startNodeFile(_ context.Context, env *Env, f nodeFile) error {
 	return withCode(exitBadConfig, os.Rename(f.path+".new", f.path))
 }
 
-// applyNodeFile tells the monitor what the file says and may change: a node's
-// settings, a monitor's formations. All are tried; the first failure is the answer.
+// applyNodeFile tells the monitor what the file says and may change, as far as
+// it is not so already: a node's settings, a monitor's formations. All are
+// tried; the first failure is the answer.
 func applyNodeFile(ctx context.Context, env *Env, f nodeFile) error {
+	lines, err := f.changes(ctx, env)
+	if err != nil {
+		return err
+	}
+	if len(lines) == 0 {
+		env.infof("Everything is as %q says", f.path)
+		return nil
+	}
 	first := exitOK
-	for _, words := range f.applyWords(ctx, env) {
+	for _, words := range lines {
 		if code := env.command(ctx, nil, words...); code != exitOK && first == exitOK {
 			first = code
 		}
@@ -160,67 +188,79 @@ func applyNodeFile(ctx context.Context, env *Env, f nodeFile) error {
 	return nil
 }
 
-// applyWords are the command lines that bring a node to what its file says.
-func (f nodeFile) applyWords(ctx context.Context, env *Env) [][]string {
-	pgdata := f.values["postgresql.pgdata"]
-	var lines [][]string
-	if f.values["node.kind"] != "monitor" {
-		if f.is("monitor.no_monitor") {
-			return nil
-		}
-		for _, s := range []struct{ key, property string }{
-			{"settings.candidate_priority", "candidate-priority"},
-			{"settings.replication_quorum", "replication-quorum"},
-			{"settings.region", "region"},
-		} {
-			if value := f.values[s.key]; value != "" {
-				lines = append(lines, []string{"set", "node", s.property, "--pgdata", pgdata, "--", value})
-			}
-		}
-		return lines
+// changes are the command lines that bring a node to what its file says.
+func (f nodeFile) changes(ctx context.Context, env *Env) ([][]string, error) {
+	if f.values["node.kind"] != roleMonitor && f.is("monitor.no_monitor") {
+		return nil, nil
 	}
-	known := f.knownFormations(ctx, env)
-	for _, w := range f.formations {
-		if !known[w.name] {
-			lines = append(lines, []string{"create", "formation", "--pgdata", pgdata, "--formation", w.name, "--kind", w.kind})
+	s, err := siteOf(env, f.values["postgresql.pgdata"])
+	if err != nil {
+		return nil, err
+	}
+	n, err := readNode(env, s)
+	if err != nil {
+		return nil, err
+	}
+	m, err := openNodeMonitor(ctx, env, &n)
+	if err != nil {
+		return nil, err
+	}
+	defer m.close(ctx)
+	if !n.isMonitor() {
+		row, err := m.db.NodeByName(ctx, n.keeper.Formation, n.keeper.Name)
+		if err != nil {
+			return nil, unknownNode(err, n.keeper.Formation, n.keeper.Name)
 		}
-		verb := "disable"
-		if w.secondary {
-			verb = "enable"
-		}
-		lines = append(lines, []string{verb, "secondary", "--pgdata", pgdata, "--formation", w.name})
-		if w.standbys != "" {
-			lines = append(lines, []string{"set", "formation", "number-sync-standbys", "--pgdata", pgdata, "--formation", w.name, "--", w.standbys})
-		}
+		return f.nodeChanges(row), nil
+	}
+	formations, err := m.db.Formations(ctx)
+	if err != nil {
+		return nil, withCode(exitMonitor, err)
+	}
+	return f.formationChanges(formations), nil
+}
+
+// nodeChanges are the settings of a node that the file has otherwise.
+func (f nodeFile) nodeChanges(is pgautofailover.NodeRow) [][]string {
+	var lines [][]string
+	set := func(property, value string) {
+		lines = append(lines, []string{"set", "node", property, "--pgdata", f.values["postgresql.pgdata"], "--", value})
+	}
+	if v, err := parsePriority(f.values["settings.candidate_priority"]); err == nil && v != is.Priority {
+		set("candidate-priority", strconv.Itoa(v))
+	}
+	if v := f.is("settings.replication_quorum"); v != is.Quorum {
+		set("replication-quorum", strconv.FormatBool(v))
+	}
+	if v := f.values["settings.region"]; v != "" && v != is.Region {
+		set("region", v)
 	}
 	return lines
 }
 
-// knownFormations asks the local monitor for its formations; nobody's when it
-// does not answer, which the commands that follow say themselves.
-func (f nodeFile) knownFormations(ctx context.Context, env *Env) map[string]bool {
-	known := map[string]bool{}
-	s, err := siteOf(env, f.values["postgresql.pgdata"])
-	if err != nil {
-		return known
+// formationChanges are the formations that the file has otherwise.
+func (f nodeFile) formationChanges(are []pgautofailover.Formation) [][]string {
+	known := map[string]pgautofailover.Formation{}
+	for _, one := range are {
+		known[one.ID] = one
 	}
-	n, err := readNode(env, s)
-	if err != nil {
-		return known
+	pgdata := f.values["postgresql.pgdata"]
+	var lines [][]string
+	for _, w := range f.formations {
+		is, there := known[w.name]
+		if !there {
+			lines = append(lines, []string{"create", "formation", "--pgdata", pgdata, "--formation", w.name, "--kind", w.kind})
+			is.OptSecondary = true
+		}
+		if w.secondary != is.OptSecondary {
+			verb := map[bool]string{true: "enable", false: "disable"}[w.secondary]
+			lines = append(lines, []string{verb, "secondary", "--pgdata", pgdata, "--formation", w.name})
+		}
+		if w.standbys != "" && w.standbys != strconv.Itoa(is.NumberSyncStandbys) {
+			lines = append(lines, []string{"set", "formation", "number-sync-standbys", "--pgdata", pgdata, "--formation", w.name, "--", w.standbys})
+		}
 	}
-	m, err := openNodeMonitor(ctx, env, &n)
-	if err != nil {
-		return known
-	}
-	defer m.close(ctx)
-	formations, err := m.db.Formations(ctx)
-	if err != nil {
-		return known
-	}
-	for _, one := range formations {
-		known[one.ID] = true
-	}
-	return known
+	return lines
 }
 
 // followNodeFile applies a node's file whenever it has changed, until ctx ends,

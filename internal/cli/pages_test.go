@@ -191,6 +191,11 @@ monitor takes its URI from ` + "`--monitor`, else from `PG_AUTOCTL_MONITOR`" + `
 | ` + "`PGPORT`, `PGHOST`, `PGUSER`, `PGDATABASE`" + ` | defaults of ` + "`--pgport`, `--pghost`, `--username` and `--dbname`" + ` when something is created |
 | ` + "`PGCONNECT_TIMEOUT`" + ` | for how many seconds a command tries to reach the monitor (default 2; creations 30) |
 | ` + "`XDG_CONFIG_HOME`, `XDG_DATA_HOME`, `XDG_RUNTIME_DIR`" + ` | where configuration, state and pid files live (defaults: ` + "`~/.config`, `~/.local/share`, `/tmp`" + `) |
+| ` + "`PG_AUTOCTL_NODESPEC`" + ` | the file of ` + "`node run`" + ` and its like when none is named, and what a service follows |
+| ` + "`PG_AUTOCTL_SUSPENDED`" + ` | a node's service that is started with it makes no step by itself, and those of ` + "`manual fsm step`" + ` when asked |
+| ` + "`PG_AUTOCTL_DEBUG`" + ` | help lists the older names below ` + "`do`; `stop --sigkill` and the next two work" + ` |
+| ` + "`PG_AUTOCTL_EXTENSION_VERSION`" + ` | of a monitor's service: the version that it tells nodes of pg_auto_failover, such as 2.0 |
+| ` + "`PG_AUTOCTL_TEST_DELAY`" + ` | ` + "`node run`" + ` waits twice so many seconds before it creates the node |
 | ` + "`PG_REGRESS_SOCK_DIR`" + ` | directory for the servers' sockets |
 | ` + "`PGDROVER_LOG_FORMAT=json`" + ` | log lines as JSON objects |
 

@@ -93,6 +93,9 @@ func newPgTuneCmd(env *Env) *cobra.Command {
 
 func newHBALanCmd(env *Env) *cobra.Command {
 	cmd := newMixedLeaf("hba-lan", "Let the local network connect, in pg_hba.conf", func(cmd *cobra.Command, _ []string) error {
+		if err := checkTexts(cmd); err != nil {
+			return err
+		}
 		ssl, err := readSSL(env, cmd)
 		if err != nil {
 			return err

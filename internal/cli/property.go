@@ -319,6 +319,9 @@ func setMetadata(ctx context.Context, env *Env, cmd *cobra.Command) error {
 
 // renamed takes name, hostname and port from the command line into the configuration.
 func (n *node) renamed(cmd *cobra.Command) error {
+	if err := checkTexts(cmd); err != nil {
+		return err
+	}
 	if name := text(cmd, "name"); name != "" {
 		n.keeper.Name = name
 	}

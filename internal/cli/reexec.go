@@ -14,8 +14,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/pgdrover/pgdrover/internal/keeper"
 )
 
 // restartSignal asks a running service to go on as the program that is on disk now.
@@ -35,17 +33,20 @@ type successor struct {
 	env    *Env
 	path   string
 	detach context.CancelCauseFunc
+	// leave is the cause that has the service leave its server running.
+	leave error
 	// wanted is the version of the monitor's schema when it is not this program's.
 	wanted chan int
 	ended  chan struct{}
 	wg     sync.WaitGroup
 }
 
-// followSuccessor ends a service with keeper.ErrDetach when it shall go on as
-// another program: the context that it answers is the one to run under.
-func followSuccessor(ctx context.Context, env *Env) (context.Context, *successor) {
+// followSuccessor ends a service, for the cause that has it leave its server
+// running, when it shall go on as another program: the context that it answers
+// is the one to run under.
+func followSuccessor(ctx context.Context, env *Env, leave error) (context.Context, *successor) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &successor{env: env, path: ownProgram(env), detach: cancel, wanted: make(chan int, 1), ended: make(chan struct{})}
+	s := &successor{env: env, path: ownProgram(env), detach: cancel, leave: leave, wanted: make(chan int, 1), ended: make(chan struct{})}
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, restartSignal)
 	s.wg.Go(func() {
@@ -88,7 +89,7 @@ func (s *successor) follow(ctx context.Context, asked <-chan os.Signal) {
 			return
 		case <-asked:
 			s.env.infof("Restarting as the program on disk, %q: the server goes on", s.path)
-			s.detach(keeper.ErrDetach)
+			s.detach(s.leave)
 			return
 		case wanted = <-s.wanted:
 			seen = ""
@@ -102,7 +103,7 @@ func (s *successor) follow(ctx context.Context, asked <-chan os.Signal) {
 			if s.fits(ctx, wanted) {
 				s.env.infof("The monitor has schema version %d, and so has the program on disk, %q: going on as that one", wanted, s.path)
 				s.env.setenv(reexecVariable, strconv.Itoa(wanted)+" "+now)
-				s.detach(keeper.ErrDetach)
+				s.detach(s.leave)
 				return
 			}
 		}
@@ -144,10 +145,10 @@ func (s *successor) fits(ctx context.Context, wanted int) bool {
 func (s *successor) end(ctx context.Context, manager *notifier, pgdata string, err error) error {
 	close(s.ended)
 	s.wg.Wait()
-	if !errors.Is(context.Cause(ctx), keeper.ErrDetach) {
+	if !errors.Is(context.Cause(ctx), s.leave) {
 		return err
 	}
-	if err != nil && !errors.Is(err, keeper.ErrDetach) && !errors.Is(err, context.Canceled) {
+	if err != nil && !errors.Is(err, s.leave) && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	extra := []string{}

@@ -39,6 +39,11 @@ func runNode(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	if !n.isMonitor() {
+		if err := n.renamed(cmd); err != nil {
+			return err
+		}
+	}
 	svc, err := findService(n.site)
 	if err != nil {
 		return err
@@ -72,9 +77,6 @@ func (n *node) takeOptions(ctx context.Context, env *Env, cmd *cobra.Command) er
 	if !given(cmd, "name") && !given(cmd, "hostname") && !given(cmd, "pgport") {
 		return nil
 	}
-	if err := n.renamed(cmd); err != nil {
-		return err
-	}
 	if !n.monitorDisabled() && isFile(n.state) {
 		if err := pushMetadata(ctx, env, n); err != nil {
 			return err
@@ -87,9 +89,20 @@ func runMonitor(ctx context.Context, env *Env, cfg monitor.Config) error {
 	if env.OneThread != nil {
 		env.OneThread()
 	}
-	ctx, next := followSuccessor(ctx, env)
+	version, err := wantedVersion(env)
+	if err != nil {
+		return err
+	}
+	ctx, next := followSuccessor(ctx, env, monitor.ErrDetach)
 	manager := newNotifier(env)
-	cfg.Ready = manager.ready
+	up := make(chan struct{}, 1)
+	cfg.Ready = func() {
+		manager.ready()
+		select {
+		case up <- struct{}{}:
+		default:
+		}
+	}
 	m, err := monitor.New(cfg)
 	if err != nil {
 		return next.end(ctx, manager, cfg.File.PGData, withCode(exitBadConfig, err))
@@ -99,6 +112,15 @@ func runMonitor(ctx context.Context, env *Env, cfg monitor.Config) error {
 	wg.Go(func() { manager.follow(ctx, ended) })
 	following, unfollow := context.WithCancel(ctx)
 	wg.Go(func() { followNodeFile(following, env, true) })
+	wg.Go(func() {
+		select {
+		case <-ended:
+		case <-up:
+			if version != "" {
+				tellVersion(following, env, cfg, version)
+			}
+		}
+	})
 	err = m.Run(ctx)
 	unfollow()
 	close(ended)
@@ -107,7 +129,7 @@ func runMonitor(ctx context.Context, env *Env, cfg monitor.Config) error {
 }
 
 func runKeeper(ctx context.Context, env *Env, cfg keeper.Config) error {
-	ctx, next := followSuccessor(ctx, env)
+	ctx, next := followSuccessor(ctx, env, keeper.ErrDetach)
 	manager := newNotifier(env)
 	cfg.Ready, cfg.VersionMismatch = manager.ready, next.mismatch
 	k, err := keeper.New(cfg)
@@ -120,7 +142,11 @@ func runKeeper(ctx context.Context, env *Env, cfg keeper.Config) error {
 	wg.Go(func() { manager.follow(ctx, ended) })
 	following, unfollow := context.WithCancel(ctx)
 	wg.Go(func() { followNodeFile(following, env, false) })
-	err = k.Run(ctx)
+	serve := k.Run
+	if env.getenv(suspendedVariable) != "" && cfg.File.Monitor != keeper.MonitorDisabled {
+		serve = k.RunSuspended
+	}
+	err = serve(ctx)
 	unfollow()
 	close(ended)
 	wg.Wait()

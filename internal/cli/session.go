@@ -99,6 +99,11 @@ func parseMonitorURI(uri string) (pg.ConnInfo, error) {
 	if err == nil && info.Get("host") == "" && info.Get("dbname") == "" {
 		err = errors.New("neither a host nor a database is named")
 	}
+	for _, host := range info.Hosts() {
+		if _, wrong := parsePort(orDefault(host.Port, "5432")); wrong != nil && err == nil {
+			err = fmt.Errorf("port %q is none", host.Port)
+		}
+	}
 	if err != nil {
 		return info, fatal(exitBadArgs, "Failed to parse the monitor URI: %w", err).
 			withHint("a monitor URI looks like postgres://autoctl_node@host:port/pg_auto_failover?sslmode=prefer; the monitor shows its own with: show uri --formation monitor")

@@ -249,45 +249,8 @@ func (k *Keeper) single(ctx context.Context, state State, do func(s monitorSessi
 
 // Step makes one report and walks at most one edge.
 func (k *Keeper) Step(ctx context.Context) error {
-	lock, err := k.lock()
-	if err != nil {
-		return err
-	}
-	defer lock.release()
-	state, err := ReadState(k.cfg.Paths.StateFile)
-	if err != nil {
-		return err
-	}
-	return k.single(ctx, state, func(s monitorSession, local *node) error {
-		v := local.look(ctx)
-		a, err := s.Report(ctx, oneReport(v, state.Current))
-		if err != nil {
-			return &MonitorError{Op: "report to the monitor", Err: err}
-		}
-		state.Assigned, state.LastMonitorContact = a.Goal, time.Now()
-		if a.Goal == state.Current {
-			return k.saveState(local, state)
-		}
-		edge, ok := fsm.Next(kindOf(k.cfg.File), state.Current, a.Goal)
-		if !ok {
-			return fmt.Errorf("reach state %s: there is no edge from %s", a.Goal, state.Current)
-		}
-		for _, step := range edge.Steps {
-			if err := local.perform(ctx, step, task{From: edge.From, To: edge.To, Number: a.Number, Timeline: a.Timeline, Current: v.TLI}); err != nil {
-				return err
-			}
-		}
-		state.Current = a.Goal
-		if err := k.saveState(local, state); err != nil {
-			return err
-		}
-		r := oneReport(local.look(ctx), state.Current)
-		r.Reached = a.Number
-		if _, err := s.Report(ctx, r); err != nil {
-			return &MonitorError{Op: "report to the monitor", Err: err}
-		}
-		return nil
-	})
+	_, _, err := k.StepOf(ctx, StepWhole)
+	return err
 }
 
 // oneReport says what one look shows.

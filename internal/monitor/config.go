@@ -60,6 +60,10 @@ func (e *ConfigError) Unwrap() error { return e.err }
 // Hint says what to do about it.
 func (e *ConfigError) Hint() string { return e.hint }
 
+// ErrDetach as the cause of a cancelled context ends Run and leaves PostgreSQL
+// running: the next Run adopts it.
+var ErrDetach = errors.New("leave PostgreSQL running")
+
 // stopSignal is a context cause that says which signal asked the monitor to stop.
 type stopSignal interface{ Signal() os.Signal }
 

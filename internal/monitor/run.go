@@ -233,6 +233,10 @@ func (m *Monitor) serveOnce(serving, asked context.Context, up chan<- struct{}) 
 	for {
 		select {
 		case <-serving.Done():
+			if errors.Is(context.Cause(asked), ErrDetach) {
+				m.log.InfoContext(serving, "leaving the monitor's server running", "pid", p.PID())
+				return nil
+			}
 			return m.stop(serving, asked, p)
 		case <-p.Exited():
 			return fmt.Errorf("%w: %s", postgres.ErrExited, p.ExitText())
