@@ -24,6 +24,14 @@ type ControlData struct {
 	MinRecoveryTLI Timeline
 	Checksums      bool
 	WalSegmentSize int64
+	// Needs is what a standby that replays this WAL must be configured for.
+	Needs [5]Need
+}
+
+// Need is the least value of a setting with which a standby starts.
+type Need struct {
+	Setting string
+	AtLeast int
 }
 
 // States of a cluster that was stopped in an orderly way.
@@ -77,6 +85,17 @@ func ParseControlData(text string) (ControlData, error) {
 		MinRecoveryTLI: Timeline(p.number("Min recovery ending loc's timeline")),
 		Checksums:      p.number("Data page checksum version") != 0,
 		WalSegmentSize: int64(p.number("Bytes per WAL segment")),
+	}
+	for n, need := range []struct{ setting, key string }{
+		{"max_connections", "max_connections setting"},
+		{"max_worker_processes", "max_worker_processes setting"},
+		{"max_wal_senders", "max_wal_senders setting"},
+		{"max_prepared_transactions", "max_prepared_xacts setting"},
+		{"max_locks_per_transaction", "max_locks_per_xact setting"},
+	} {
+		if _, told := values[need.key]; told {
+			c.Needs[n] = Need{Setting: need.setting, AtLeast: int(p.number(need.key))}
+		}
 	}
 	if p.err != nil {
 		return ControlData{}, p.err

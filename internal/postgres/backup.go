@@ -59,7 +59,7 @@ func (i *Instance) BaseBackup(ctx context.Context, cfg BackupConfig) error {
 		defer cancel()
 		return errors.Join(err, i.killCopies(clean, cfg.BackupDir), removeContents(cfg.BackupDir))
 	}
-	if err := i.dressCopy(cfg); err != nil {
+	if err := i.dressCopy(ctx, cfg); err != nil {
 		return fmt.Errorf("base backup: %w", err)
 	}
 	if err := i.swapIn(cfg.BackupDir); err != nil {
@@ -225,13 +225,22 @@ func parseProgress(line string) (Progress, bool) {
 // dressCopy makes the copy a standby of ours while nobody can start it yet:
 // the source's own files would make it a primary, or a standby under a
 // stranger's name.
-func (i *Instance) dressCopy(cfg BackupConfig) error {
+func (i *Instance) dressCopy(ctx context.Context, cfg BackupConfig) error {
+	own, err := i.readOwnFiles()
+	if err != nil {
+		return err
+	}
 	c := i.config(cfg.BackupDir)
-	if err := c.copyOwnFiles(i); err != nil {
+	if err := own.restore(c); err != nil {
 		return err
 	}
 	if err := c.forgetSource(cfg.Standby); err != nil {
 		return err
+	}
+	if len(own) > 0 {
+		if err := c.raiseLimits(ctx); err != nil {
+			return err
+		}
 	}
 	return syncDir(cfg.BackupDir)
 }
@@ -241,25 +250,6 @@ func (i *Instance) config(dir string) *Instance {
 	cfg := i.cfg
 	cfg.DataDir = dir
 	return New(cfg)
-}
-
-// ownFiles belong to a node and not to the data: a copy of another node keeps ours.
-func ownFiles() []string { return []string{settingsFile, "server.key", "server.crt"} }
-
-func (i *Instance) copyOwnFiles(from *Instance) error {
-	for _, name := range ownFiles() {
-		data, err := os.ReadFile(from.path(name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("keep %s: %w", name, err)
-		}
-		if err := writeFile(i.path(name), data, 0o600); err != nil {
-			return fmt.Errorf("keep %s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // forgetSource removes what the source's configuration says of the source, and makes a standby of it.

@@ -82,6 +82,7 @@ func TestBaseBackupReportsProgressAndKeepsWhatIsOurs(t *testing.T) {
 	require.NoError(t, err)
 	own, err := os.ReadFile(filepath.Join(n.DataDir(), "postgresql-auto-failover.conf"))
 	require.NoError(t, err)
+	o := n.configureByHand(t)
 
 	var last postgres.Progress
 	backup := n.backup(primary)
@@ -96,8 +97,53 @@ func TestBaseBackupReportsProgressAndKeepsWhatIsOurs(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, own, settings)
 	require.True(t, n.IsStandby())
+	o.requireKept(t, n)
 	n.start(t)
 	require.NoError(t, n.WaitStreaming(within(t)))
+}
+
+// byHand is what an operator has written into a data directory.
+type byHand map[string]string
+
+// configureByHand writes what an operator would, with less sessions than the
+// other nodes have.
+func (n *node) configureByHand(t *testing.T) byHand {
+	t.Helper()
+	path := func(name string) string { return filepath.Join(n.DataDir(), name) }
+	config, err := os.ReadFile(path("postgresql.conf"))
+	require.NoError(t, err)
+	auto, err := os.ReadFile(path("postgresql.auto.conf"))
+	require.NoError(t, err)
+	o := byHand{
+		"postgresql.conf":      string(config) + fmt.Sprintf("restore_command = 'false # %d'\nmax_connections = 20\ninclude_dir = 'mine.d'\n", n.id),
+		"mine.d/a.conf":        "work_mem = '5MB'\n",
+		"pg_ident.conf":        "mine somebody postgres\n",
+		"postgresql.auto.conf": string(auto) + "archive_timeout = '1h'\n",
+	}
+	require.NoError(t, os.MkdirAll(path("mine.d"), 0o700))
+	for name, text := range o {
+		require.NoError(t, os.WriteFile(path(name), []byte(text), 0o600))
+	}
+	return o
+}
+
+// requireKept: all of it is there, with as many sessions as a standby has to have.
+func (o byHand) requireKept(t *testing.T, n *node) {
+	t.Helper()
+	for name, text := range o {
+		now, err := os.ReadFile(filepath.Join(n.DataDir(), name))
+		require.NoError(t, err)
+		if name == "postgresql.auto.conf" {
+			require.Contains(t, string(now), "archive_timeout = '1h'")
+			require.Contains(t, string(now), "max_connections = '100'")
+			require.NotContains(t, string(now), "primary_conninfo")
+			continue
+		}
+		require.True(t, strings.HasSuffix(string(now), text), "%s: %s", name, now) // includes of ours are put on top
+	}
+	files, err := filepath.Glob(filepath.Join(n.DataDir(), "mine.d", "*"))
+	require.NoError(t, err)
+	require.Len(t, files, 1, "what is not its own: %v", files)
 }
 
 // runCopier is a process that makes a base backup until it is killed.
@@ -232,7 +278,12 @@ func TestRewindOfAKilledPrimary(t *testing.T) {
 	// No checkpoint after the promotion: the rewind asks for one itself.
 	standby.promote(t)
 	standby.exec(t, `INSERT INTO t VALUES (-1)`)
+	require.NoError(t, os.Mkdir(filepath.Join(standby.DataDir(), "mine.d"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(standby.DataDir(), "mine.d", "theirs.conf"), []byte("work_mem = '6MB'\n"), 0o600))
+	o := primary.configureByHand(t)
 	rejoin(t, primary, standby)
+	o.requireKept(t, primary)
+	require.Equal(t, "true", primary.ask(t, `SELECT (current_setting('restore_command') LIKE 'false # %' AND current_setting('work_mem') = '5MB')::text`))
 	require.Equal(t, 1, primary.count(t), "what the other line does not have is gone")
 	require.Contains(t, primary.log.String(), "program=pg_rewind")
 

@@ -14,13 +14,26 @@ import (
 
 // writeFile replaces a file in one step: after a crash it holds the old or the
 // new contents, never a part.
-func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	path, err := placeFile(path, data, mode, true)
+	if err != nil {
+		return err
+	}
+	// An error from here on does not matter much: the contents are in place, and
+	// only their survival of a power cut is in doubt.
+	_ = syncDir(filepath.Dir(path))
+	return nil
+}
+
+// placeFile replaces a file and returns its true path. Without durable it is for
+// the caller to have the file and its directory on disk.
+func placeFile(path string, data []byte, mode fs.FileMode, durable bool) (place string, err error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target // an operator's link stays a link
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return path, fmt.Errorf("write %s: %w", path, err)
 	}
 	defer func() {
 		if err != nil {
@@ -28,29 +41,22 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 		}
 	}()
 	if _, err = f.Write(data); err != nil {
-		return err
+		return path, err
 	}
 	if err = f.Chmod(mode); err != nil {
-		return err
+		return path, err
 	}
 	// Nothing of an empty file can be lost.
-	if len(data) > 0 {
+	if len(data) > 0 && durable {
 		err = f.Sync()
 	}
 	if err != nil {
-		return err
+		return path, err
 	}
 	if err = f.Close(); err != nil {
-		return err
+		return path, err
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	// The rename happened: an error from here on must not try to remove the file.
-	if syncErr := syncDir(filepath.Dir(path)); syncErr != nil {
-		return nil // the contents are in place; only their survival of a power cut is in doubt
-	}
-	return nil
+	return path, os.Rename(f.Name(), path)
 }
 
 func ignoreClosed(err error) error {

@@ -231,6 +231,14 @@ func (n *node) exec(t *testing.T, sql string) {
 	require.NoError(t, conn.Close(within(t)))
 }
 
+func (n *node) ask(t *testing.T, sql string) (value string) {
+	t.Helper()
+	conn := pgtest.Connect(t, n.dsn())
+	require.NoError(t, conn.QueryRow(within(t), sql).Scan(&value))
+	require.NoError(t, conn.Close(within(t)))
+	return value
+}
+
 func (n *node) count(t *testing.T) int {
 	t.Helper()
 	conn := pgtest.Connect(t, n.dsn())

@@ -19,6 +19,30 @@ import (
 // histories, only by the first record that each wrote. When that record
 // is gone on either side the answer is yes.
 func (i *Instance) SameLine(ctx context.Context, source pg.ConnInfo, local, other pg.History) (bool, error) {
+	return i.sameLine(ctx, local, other, func(ctx context.Context, name string, offset int64, n int) ([]byte, error) {
+		return readRemoteWAL(ctx, source, name, offset, n)
+	})
+}
+
+// SameLineAs is SameLine for a server that was met.
+func (i *Instance) SameLineAs(ctx context.Context, r *Remote, local pg.History) (bool, error) {
+	return i.sameLine(ctx, local, r.Info.History, r.readWAL)
+}
+
+// readRemoteWAL returns up to n bytes at an offset of a segment of another
+// server; none when the segment is gone.
+func readRemoteWAL(ctx context.Context, source pg.ConnInfo, name string, offset int64, n int) (data []byte, err error) {
+	err = withRemote(ctx, source, func(s *Session) error {
+		const query = `SELECT pg_read_binary_file('pg_wal/' || $1::text, $2::bigint, $3::bigint, true)`
+		return s.conn.QueryRow(ctx, query, name, offset, int64(n)).Scan(&data)
+	})
+	return data, err
+}
+
+// reader reads another server's WAL.
+type reader func(ctx context.Context, name string, offset int64, n int) ([]byte, error)
+
+func (i *Instance) sameLine(ctx context.Context, local, other pg.History, read reader) (bool, error) {
 	tli, _, _ := local.Fork(other)
 	if tli <= 1 {
 		return tli == 1, nil
@@ -40,11 +64,7 @@ func (i *Instance) SameLine(ctx context.Context, source pg.ConnInfo, local, othe
 	if err != nil || mine == nil {
 		return err == nil, err
 	}
-	var theirs []byte
-	err = withRemote(ctx, source, func(s *Session) error {
-		const query = `SELECT pg_read_binary_file('pg_wal/' || $1::text, $2::bigint, $3::bigint, true)`
-		return s.conn.QueryRow(ctx, query, name, offset, int64(len(mine))).Scan(&theirs)
-	})
+	theirs, err := read(ctx, name, offset, len(mine))
 	if err != nil {
 		return false, fmt.Errorf("compare the beginning of timeline %d: %w", tli, err)
 	}

@@ -293,6 +293,22 @@ func (i *Instance) EndOrphans(ctx context.Context) error {
 	}
 }
 
+// collectorPatience is how long a log collector may take to write down the
+// last words of its server.
+const collectorPatience = 5 * time.Second
+
+// awaitOrphans gives the children of a postmaster that is gone the time to end by themselves.
+func (i *Instance) awaitOrphans(ctx context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		pids, err := i.Orphans()
+		if err != nil || len(pids) == 0 || pause(ctx, pollPeriod) != nil {
+			return
+		}
+	}
+}
+
 func (i *Instance) newPostmaster(pid, fd int, cmd *exec.Cmd) (*Postmaster, error) {
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
@@ -460,6 +476,12 @@ func (p *Postmaster) waitReady(ctx context.Context, stall time.Duration) (standb
 
 // exitError tells why a server ended, once its log collector has written that down.
 func (p *Postmaster) exitError(ctx context.Context) error {
+	// A postmaster that ended by itself leaves nothing but its log collector, which
+	// ends by itself too. A signal may kill that before it has written anything: a
+	// process that was just made does not ignore it yet.
+	if strings.HasPrefix(p.ExitText(), "exit status") {
+		p.instance.awaitOrphans(ctx, collectorPatience)
+	}
 	err := p.instance.EndOrphans(ctx)
 	return errors.Join(fmt.Errorf("start PostgreSQL: %w (%s): %s", ErrExited, p.ExitText(), p.instance.StartupLog()), err)
 }

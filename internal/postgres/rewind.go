@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +12,8 @@ import (
 )
 
 // rewindMark is there while pg_rewind works on the directory of that name: what an
-// interrupted one leaves may be replaced, never started.
+// interrupted one leaves may be replaced, never started. It holds the node's own
+// configuration, of which the directory may have another node's by then.
 const rewindMark = ".rewind"
 
 // RewindConfig is one rewind.
@@ -128,6 +128,9 @@ func (i *Instance) RewindInterrupted() bool {
 // RequireCopy marks a directory that must not be trusted any more, although
 // it looks like a server: only a base backup makes it usable again.
 func (i *Instance) RequireCopy() error {
+	if i.RewindInterrupted() {
+		return nil // the mark holds what the copy is to keep
+	}
 	if err := writeFile(i.rewindMark(), nil, 0o600); err != nil {
 		return fmt.Errorf("require a copy: %w", err)
 	}
@@ -144,7 +147,7 @@ func (i *Instance) rewindTo(ctx context.Context, cfg RewindConfig, source System
 	if err != nil {
 		return fmt.Errorf("rewind: %w", err)
 	}
-	if err := writeFile(i.rewindMark(), nil, 0o600); err != nil {
+	if err := own.putAside(i); err != nil {
 		return fmt.Errorf("rewind: %w", err)
 	}
 	err = i.run(ctx, runConfig{
@@ -162,28 +165,14 @@ func (i *Instance) rewindTo(ctx context.Context, cfg RewindConfig, source System
 		return fmt.Errorf("rewind: %w: %w", ErrCannotRewind, err)
 	}
 	// The configuration files are the source's now.
-	for name, data := range own {
-		if err := writeFile(i.path(name), data, 0o600); err != nil {
-			return fmt.Errorf("rewind: keep %s: %w", name, err)
-		}
+	if err := own.restore(i); err != nil {
+		return fmt.Errorf("rewind: %w", err)
 	}
 	if err := i.forgetSource(cfg.Standby); err != nil {
 		return fmt.Errorf("rewind: %w", err)
 	}
-	return nil
-}
-
-func (i *Instance) readOwnFiles() (map[string][]byte, error) {
-	own := make(map[string][]byte)
-	for _, name := range ownFiles() {
-		data, err := os.ReadFile(i.path(name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("keep %s: %w", name, err)
-		}
-		own[name] = data
+	if err := i.raiseLimits(ctx); err != nil {
+		return fmt.Errorf("rewind: %w", err)
 	}
-	return own, nil
+	return nil
 }

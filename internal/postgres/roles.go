@@ -53,7 +53,11 @@ func (s *Session) EnsureRole(ctx context.Context, r Role) error {
 	words = append(words, fmt.Sprintf("CONNECTION LIMIT %d", limit))
 	return s.quietly(ctx, func() error {
 		if r.Password != "" {
-			words = append(words, "PASSWORD", pg.QuoteLiteral(r.Password))
+			secret, err := s.verifier(ctx, r.Name, r.Password)
+			if err != nil {
+				return err
+			}
+			words = append(words, "PASSWORD", pg.QuoteLiteral(secret))
 		}
 		return s.exec(ctx, "alter role "+r.Name, strings.Join(words, " "))
 	})
@@ -66,7 +70,7 @@ func not(yes bool) string {
 	return "NO"
 }
 
-// quietly keeps the statements of f, which hold a password, out of the server's log.
+// quietly keeps the statements of f, which hold what a password is checked by, out of the server's log.
 func (s *Session) quietly(ctx context.Context, f func() error) error {
 	const loud = `RESET log_statement; RESET log_min_error_statement; RESET log_min_duration_sample`
 	const quiet = `SET log_statement = 'none'; SET log_min_error_statement = 'panic'; SET log_min_duration_sample = -1`

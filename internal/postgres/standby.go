@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,10 @@ const (
 type Upstream struct {
 	ConnInfo pg.ConnInfo
 	Slot     string
+	// Hurry: commits on the upstream may be waiting for this standby. The WAL
+	// segment that it begins the new timeline with is not written in full, and brought
+	// to disk, before the first record is; see EndHurry.
+	Hurry bool
 }
 
 // UpstreamConfig says how node ID reaches another node of its group.
@@ -106,7 +111,34 @@ func (i *Instance) WriteStandby(ctx context.Context, up Upstream) error {
 	return nil
 }
 
-func (i *Instance) writeStandbyFiles(up Upstream) error {
+// Repoint gives a running standby another upstream by a reload, and does not
+// wait for that. The server goes by the file before it is on disk, where it is when
+// Repoint returns: commits may be waiting for this standby.
+func (i *Instance) Repoint(ctx context.Context, up Upstream) error {
+	err := errors.Join(i.forgetSeal(), i.resetOverrides(ctx, "primary_conninfo", "primary_slot_name", "recovery_target_timeline"))
+	if err == nil {
+		_, err = updateFile(i.path(signalFile), 0o600, func(string) string { return "" })
+	}
+	if err == nil {
+		err = i.ensureInclude(standbyFile)
+	}
+	if err != nil {
+		return fmt.Errorf("write standby configuration: %w", err)
+	}
+	place, err := placeFile(i.path(standbyFile), []byte(standbySettings(up).Render()), 0o600, false)
+	if err != nil {
+		return fmt.Errorf("write standby configuration: %w", err)
+	}
+	if err := i.AskReload(); err != nil {
+		return fmt.Errorf("reload configuration: %w", err)
+	}
+	if err := errors.Join(syncDir(place), syncDir(filepath.Dir(place))); err != nil {
+		return fmt.Errorf("write standby configuration: %w", diskHint(err))
+	}
+	return nil
+}
+
+func standbySettings(up Upstream) pg.Settings {
 	settings := pg.Settings{}
 	if !up.ConnInfo.IsZero() {
 		settings = append(settings, pg.Setting{Name: "primary_conninfo", Value: up.ConnInfo.DSN()})
@@ -114,12 +146,42 @@ func (i *Instance) writeStandbyFiles(up Upstream) error {
 	if up.Slot != "" {
 		settings = append(settings, pg.Setting{Name: "primary_slot_name", Value: up.Slot})
 	}
-	settings = append(settings, pg.Setting{Name: "recovery_target_timeline", Value: "latest"})
+	if up.Hurry {
+		settings = append(settings, pg.Setting{Name: hurrySetting, Value: "off"})
+	}
+	return append(settings, pg.Setting{Name: "recovery_target_timeline", Value: "latest"})
+}
+
+const hurrySetting = "wal_init_zero"
+
+// EndHurry takes back what was for the first moments behind a new upstream only:
+// segments that are filled when they are made keep the later writes short.
+func (i *Instance) EndHurry() error {
+	text, _ := os.ReadFile(i.path(standbyFile)) // without one nobody is in a hurry
+	if !strings.Contains(string(text), hurrySetting) {
+		return nil
+	}
+	_, err := updateFile(i.path(standbyFile), 0o600, func(image string) string {
+		var b strings.Builder
+		for line := range strings.Lines(image) {
+			if !strings.HasPrefix(line, hurrySetting) {
+				b.WriteString(line)
+			}
+		}
+		return b.String()
+	})
+	if err != nil {
+		return fmt.Errorf("write standby configuration: %w", err)
+	}
+	return i.AskReload()
+}
+
+func (i *Instance) writeStandbyFiles(up Upstream) error {
 	// The signal first: with it and an old upstream the server is still a standby.
 	if _, err := updateFile(i.path(signalFile), 0o600, func(string) string { return "" }); err != nil {
 		return err
 	}
-	if _, err := updateFile(i.path(standbyFile), 0o600, func(string) string { return settings.Render() }); err != nil {
+	if _, err := updateFile(i.path(standbyFile), 0o600, func(string) string { return standbySettings(up).Render() }); err != nil {
 		return err
 	}
 	return i.ensureInclude(standbyFile)
@@ -239,6 +301,10 @@ func (i *Instance) Reload(ctx context.Context) error {
 	s.Close(ctx)
 	return nil
 }
+
+// AskReload has a running server read its files again, at a time of its own. A
+// stopped server is fine.
+func (i *Instance) AskReload() error { return i.signalServer(hangup) }
 
 // reloadPatience is how long a reload may take before it is asked for again.
 const reloadPatience = time.Second
@@ -388,6 +454,11 @@ func (i *Instance) EndReceiver(ctx context.Context) (Observation, error) {
 // timeline, which it returns, in pg_wal and no standby files left. It makes no
 // checkpoint: others can be rewound to this server only after one.
 func (i *Instance) Promote(ctx context.Context) (pg.History, error) {
+	return i.PromoteWhile(ctx, func(*Session) error { return nil })
+}
+
+// PromoteWhile is Promote; meanwhile is done on a session while recovery comes to its end.
+func (i *Instance) PromoteWhile(ctx context.Context, meanwhile func(*Session) error) (pg.History, error) {
 	// By its files, so that recovery ends while the session begins.
 	st, err := i.Status()
 	asked := err == nil && st.State == "ready" && i.IsStandby()
@@ -399,6 +470,9 @@ func (i *Instance) Promote(ctx context.Context) (pg.History, error) {
 	}
 	var tli pg.Timeline
 	err = i.With(ctx, func(s *Session) (err error) {
+		if err = meanwhile(s); err != nil {
+			return err
+		}
 		if err = s.awaitPromotion(ctx, asked); err == nil {
 			tli, err = s.writtenTimeline(ctx)
 		}

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -26,20 +27,89 @@ type SystemInfo struct {
 
 // Identify asks another server for its identity, position and history.
 func Identify(ctx context.Context, source pg.ConnInfo) (SystemInfo, error) {
-	cfg, err := pgconn.ParseConfig(source.With("target_session_attrs", "any").With("dbname", "").DriverDSN())
+	conn, err := connectReplication(ctx, source, "true")
 	if err != nil {
-		return SystemInfo{}, fmt.Errorf("identify %s: the connection string is not valid", source)
+		return SystemInfo{}, err
 	}
-	cfg.RuntimeParams["replication"] = "true"
+	defer closeQuietly(ctx, conn)
+	return identify(ctx, conn)
+}
+
+// Remote is a connection to another server that is asked several things.
+type Remote struct {
+	Info   SystemInfo
+	source pg.ConnInfo
+	conn   *pgconn.PgConn
+	sql    bool // it takes queries as well
+}
+
+// Meet asks another server what Identify does, and keeps the connection.
+func Meet(ctx context.Context, source pg.ConnInfo) (*Remote, error) {
+	r := &Remote{source: source, sql: true}
+	var err error
+	if r.conn, err = connectReplication(ctx, source, "database"); err != nil {
+		// Its access rules may know replication connections of one kind only.
+		if r.conn, r.sql = nil, false; ctx.Err() == nil && answered(err) {
+			r.conn, err = connectReplication(ctx, source, "true")
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if r.Info, err = identify(ctx, r.conn); err != nil {
+		r.Close(ctx)
+		return nil, err
+	}
+	return r, nil
+}
+
+// Close ends the connection.
+func (r *Remote) Close(ctx context.Context) { closeQuietly(ctx, r.conn) }
+
+// readWAL returns up to n bytes at an offset of a segment; none when the segment is gone.
+func (r *Remote) readWAL(ctx context.Context, name string, offset int64, n int) ([]byte, error) {
+	if !r.sql {
+		return readRemoteWAL(ctx, r.source, name, offset, n)
+	}
+	// No parameters on a replication connection; the name is one of ours.
+	query := fmt.Sprintf(`SELECT pg_catalog.pg_read_binary_file('pg_wal/%s', %d, %d, true)`, name, offset, n)
+	row, err := commandRow(ctx, r.conn, query, 1)
+	if err != nil || row[0] == nil {
+		return nil, err
+	}
+	return hex.DecodeString(strings.TrimPrefix(string(row[0]), `\x`))
+}
+
+// answered reports whether an error is a server's answer.
+func answered(err error) bool {
+	_, ok := errors.AsType[*pgconn.PgError](err)
+	return ok
+}
+
+// connectReplication opens a replication connection: "true" for replication
+// alone, "database" for one that takes queries as well.
+func connectReplication(ctx context.Context, source pg.ConnInfo, mode string) (*pgconn.PgConn, error) {
+	if mode == "true" {
+		source = source.With("dbname", "")
+	}
+	cfg, err := pgconn.ParseConfig(source.With("target_session_attrs", "any").DriverDSN())
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: the connection string is not valid", source)
+	}
+	cfg.RuntimeParams["replication"] = mode
+	cfg.RuntimeParams["bytea_output"] = "hex"
 	cfg.DialFunc = dialer().DialContext
 	if source.Get("connect_timeout") == "" {
 		cfg.ConnectTimeout = connectTimeout
 	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return SystemInfo{}, fmt.Errorf("open a replication connection: %w", err)
+		return nil, fmt.Errorf("open a replication connection: %w", err)
 	}
-	defer closeQuietly(ctx, conn)
+	return conn, nil
+}
+
+func identify(ctx context.Context, conn *pgconn.PgConn) (SystemInfo, error) {
 	row, err := commandRow(ctx, conn, "IDENTIFY_SYSTEM", 3)
 	if err != nil {
 		return SystemInfo{}, err
@@ -126,6 +196,15 @@ func withRemote(ctx context.Context, source pg.ConnInfo, f func(*Session) error)
 	s := &Session{conn: conn}
 	defer s.Close(ctx)
 	return f(s)
+}
+
+// InRecovery asks another server whether it is a standby.
+func InRecovery(ctx context.Context, source pg.ConnInfo) (in bool, err error) {
+	err = withRemote(ctx, source, func(s *Session) error {
+		in, err = s.inRecovery(ctx)
+		return err
+	})
+	return in, err
 }
 
 // SlotExists asks another server for a physical replication slot.
