@@ -36,22 +36,55 @@ func defaultBackupDir(pgdata string, nodeID int64) string {
 // settings and HBA rules. A running server goes by them when it returns,
 // except for what needs a restart.
 func (n *node) configure(ctx context.Context) error {
+	changed, err := n.writeSettings()
+	if err != nil {
+		return err
+	}
+	if changed {
+		if err := n.instance().Reload(ctx); err != nil {
+			return err
+		}
+	}
+	return n.ensureHBA(ctx, n.ownRules(ctx))
+}
+
+// freshen has the settings file as this program writes it, before anything else
+// is done: another version, or another program, may have written it. Files that
+// cannot be written are no reason not to keep the server. In maintenance
+// the server is its operator's.
+func (n *node) freshen(ctx context.Context, role fsm.State) {
+	inst := n.instance()
+	if fsm.DutyOf(role).Postgres == fsm.PowerUntouched || !inst.Exists() || inst.RewindInterrupted() {
+		return
+	}
+	changed, err := n.writeSettings()
+	if err == nil && changed {
+		n.log.InfoContext(ctx, "rewrote the server's settings, some of them may need a restart")
+		err = inst.AskReload()
+	}
+	if err != nil {
+		n.log.WarnContext(ctx, "could not rewrite the settings, the server goes on with those that it has", "error", err)
+	}
+}
+
+// writeSettings writes the certificate, when it is ours, and the settings file.
+func (n *node) writeSettings() (changed bool, err error) {
 	file := n.config()
 	inst := n.instance()
 	if file.SSL.selfSigned(file.PGData) {
 		if _, err := inst.EnsureCertificate(file.Hostname); err != nil {
-			return err
+			return false, err
 		}
 	}
 	tuning, err := n.machineTuning()
 	if err != nil {
-		return err
+		return false, err
 	}
 	retention, err := inst.DetectRetention(file.MaxSlotWALKeepSize)
 	if err != nil {
-		return err
+		return false, err
 	}
-	changed, err := inst.WriteSettings(postgres.NodeSettings(postgres.SettingsConfig{
+	return inst.WriteSettings(postgres.NodeSettings(postgres.SettingsConfig{
 		ListenAddresses: file.ListenAddresses, Port: file.Port, AuthMethod: file.AuthMethod,
 		SSL: postgres.SSL{
 			Active: file.SSL.Active, Mode: file.SSL.Mode, CAFile: file.SSL.CAFile, CRLFile: file.SSL.CRLFile,
@@ -60,15 +93,6 @@ func (n *node) configure(ctx context.Context) error {
 		Tuning: tuning, Retention: retention, Hostname: file.Hostname,
 		Citus: kindOf(file) != fsm.Standalone, CitusCluster: file.CitusClusterName,
 	}))
-	if err != nil {
-		return err
-	}
-	if changed {
-		if err := inst.Reload(ctx); err != nil {
-			return err
-		}
-	}
-	return n.ensureHBA(ctx, n.ownRules(ctx))
 }
 
 // ensureHBA has rules in pg_hba.conf, or says which ones an operator has to

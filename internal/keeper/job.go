@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -33,6 +34,15 @@ type task struct {
 	Timeline, Current pg.Timeline
 	// Mode is how StepStop stops.
 	Mode StopMode
+	// List hands the group's list from StepSetList on to a StepPromote that
+	// follows; nil where none does.
+	List *handedList
+}
+
+// handedList is a list that a promotion puts in force.
+type handedList struct {
+	due   bool
+	names pg.StandbyNames
 }
 
 // jobKind says why a job runs, and so what may interrupt it.
@@ -93,6 +103,9 @@ func (e *engine) start(ctx context.Context, j *job) {
 // perform walks the steps.
 func (e *engine) perform(ctx context.Context, j *job) jobResult {
 	t := task{From: j.edge.From, To: j.edge.To, Number: j.number, Timeline: j.next, Current: j.current, Mode: j.mode}
+	if slices.Contains(j.steps, fsm.StepPromote) {
+		t.List = new(handedList)
+	}
 	for _, s := range j.steps {
 		if err := context.Cause(ctx); err != nil {
 			return jobResult{job: j, step: s, err: err}

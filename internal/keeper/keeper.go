@@ -142,6 +142,9 @@ func (k *Keeper) work(ctx context.Context, state State, creating bool) error {
 		Stops:      k.stops, Reloads: k.cfg.Reload,
 		Reload: func() (limits, bool) { return k.reload(local, reporter) },
 	})
+	if !creating {
+		local.freshen(ctx, state.Current)
+	}
 	err := e.run(ctx)
 	local.closeSession(context.WithoutCancel(ctx))
 	if saveErr := k.saveState(local, e.state); saveErr != nil && err == nil {

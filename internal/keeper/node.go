@@ -51,7 +51,8 @@ type node struct {
 	unrecovered int
 	leftOut     bool // timelines were left out for a promotion since this process started
 
-	// Only the observer's goroutine uses these.
+	// looking guards what the observer's goroutine looks with; a step borrows the session while it rests.
+	looking     sync.Mutex
 	session     *postgres.Session
 	sessionPID  int
 	sessionAt   time.Duration // when it began
@@ -290,6 +291,8 @@ func (n *node) inRecovery(ctx context.Context) (bool, error) {
 // look observes the server once: through a kept connection when it runs,
 // through its control file when it does not.
 func (n *node) look(ctx context.Context) view {
+	n.looking.Lock()
+	defer n.looking.Unlock()
 	v := view{At: n.clock()}
 	pm, err := n.server()
 	if err != nil {
@@ -397,6 +400,32 @@ func (n *node) lookStopped(ctx context.Context, v view) view {
 	}
 	v.CleanStop, v.LSN, v.TLI = n.stopped.CleanStop, n.stopped.LSN, n.stopped.TLI
 	return v
+}
+
+// glance asks something on the observer's session while that rests, and else on
+// one of its own: to begin a session costs more than most questions.
+func (n *node) glance(ctx context.Context, f func(context.Context, *postgres.Session) error) error {
+	if done, err := n.borrow(ctx, f); done {
+		return err
+	}
+	return n.instance().With(ctx, func(s *postgres.Session) error { return f(ctx, s) })
+}
+
+// borrow asks on the observer's session; not done when there is none that works.
+func (n *node) borrow(ctx context.Context, f func(context.Context, *postgres.Session) error) (done bool, err error) {
+	pm, err := n.server()
+	if err != nil || pm == nil || !n.looking.TryLock() {
+		return false, nil
+	}
+	defer n.looking.Unlock()
+	if n.session == nil || n.session.Broken() || n.sessionPID != pm.PID() {
+		return false, nil
+	}
+	// Not for long: a server that hangs has to be seen.
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout/2)
+	defer cancel()
+	err = f(ctx, n.session)
+	return !n.session.Broken(), err
 }
 
 func (n *node) closeSession(ctx context.Context) {

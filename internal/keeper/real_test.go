@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -340,7 +341,28 @@ func TestGroupSwitchesOverAndComesBack(t *testing.T) {
 	// A keeper that dies leaves its server alone, and finds it again.
 	before := second.query(t, "SELECT pg_postmaster_start_time()::text")
 	k2.end(t, ErrDetach)
+	// The settings file may be of an earlier version: a start makes it today's.
+	settings := filepath.Join(second.config().File.PGData, "postgresql-auto-failover.conf")
+	image, err := os.ReadFile(settings)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(settings, regexp.MustCompile("(?m)^wal_receiver_timeout.*\n").ReplaceAll(image, nil), 0o600))
+	second.query(t, "SELECT pg_reload_conf()::text")
+	pgtest.Eventually(t, patience, func() error {
+		if now := second.query(t, "SHOW wal_receiver_timeout"); now != "1min" {
+			return fmt.Errorf("wal_receiver_timeout is %s", now)
+		}
+		return nil
+	})
 	second.run(t, false)
+	pgtest.Eventually(t, patience, func() error {
+		if now := second.query(t, "SHOW wal_receiver_timeout"); now != "5s" {
+			return fmt.Errorf("wal_receiver_timeout is %s", now)
+		}
+		return nil
+	})
+	again, err := os.ReadFile(settings)
+	require.NoError(t, err)
+	require.Equal(t, string(image), string(again))
 	g.failover(t)
 	g.wait(t, map[string]fsm.State{"n1": fsm.Primary, "n2": fsm.Secondary})
 	require.NotEqual(t, before, second.query(t, "SELECT pg_postmaster_start_time()::text"))

@@ -250,7 +250,12 @@ func (n *node) promote(ctx context.Context, t task) error {
 			return err
 		}
 	}
-	history, err := n.instance().Promote(ctx)
+	history, err := n.instance().PromoteWhile(ctx, func(s *postgres.Session) error {
+		if t.List == nil || !t.List.due {
+			return nil
+		}
+		return n.applyList(ctx, s, t.List.names)
+	})
 	if err != nil {
 		return err
 	}
@@ -301,6 +306,9 @@ func (n *node) runningTimeline(ctx context.Context) (tli pg.Timeline, err error)
 
 // setList writes the group's list, as it belongs to the goal that the edge
 // leads to: a node that slept through a failover must not apply its successor's.
+//
+// A standby that is about to be promoted gets it while it is promoted. Nothing
+// is acknowledged in between: it goes by its guard, which nobody satisfies.
 func (n *node) setList(ctx context.Context, t task) error {
 	names, err := query(ctx, n, func(ctx context.Context, s monitorSession) (pg.StandbyNames, error) {
 		names, ours, err := s.List(ctx, t.Number)
@@ -322,28 +330,35 @@ func (n *node) setList(ctx context.Context, t task) error {
 	if pm == nil {
 		return n.instance().SetSyncNamesOffline(names)
 	}
-	return n.instance().With(ctx, func(s *postgres.Session) error {
-		have, err := s.SyncNames(ctx)
-		if err != nil {
+	if t.List != nil && n.isArmed() && n.diskNames().Equal(guardList()) && n.instance().IsStandby() {
+		t.List.due, t.List.names = true, names
+		return nil
+	}
+	return n.instance().With(ctx, func(s *postgres.Session) error { return n.applyList(ctx, s, names) })
+}
+
+// applyList has the running server go by a list.
+func (n *node) applyList(ctx context.Context, s *postgres.Session, names pg.StandbyNames) error {
+	have, err := s.SyncNames(ctx)
+	if err != nil {
+		return err
+	}
+	if names.Empty() {
+		n.markArmed(0)
+	}
+	if have != names.String() {
+		if err := s.SetSyncNames(ctx, names); err != nil {
 			return err
 		}
-		if names.Empty() {
-			n.markArmed(0)
-		}
-		if have != names.String() {
-			if err := s.SetSyncNames(ctx, names); err != nil {
-				return err
-			}
-		}
-		if !names.Empty() {
-			return nil
-		}
-		released, err := s.ReleaseSyncWaiters(ctx)
-		if released > 0 {
-			n.log.WarnContext(ctx, "released sessions that waited for a standby", "sessions", released)
-		}
-		return err
-	})
+	}
+	if !names.Empty() {
+		return nil
+	}
+	released, err := s.ReleaseSyncWaiters(ctx)
+	if released > 0 {
+		n.log.WarnContext(ctx, "released sessions that waited for a standby", "sessions", released)
+	}
+	return err
 }
 
 // guardName is a standby that does not exist. Every standby carries a list of

@@ -38,21 +38,38 @@ func (n *node) sameSystem(ctx context.Context, up postgres.UpstreamConfig) (post
 	if err != nil {
 		return info, fmt.Errorf("ask %s: %w", postgres.HostPort(up.Host, up.Port), err)
 	}
+	return info, n.requireSystem(ctx, up, info)
+}
+
+// meet is sameSystem for a server that is asked more than that.
+func (n *node) meet(ctx context.Context, up postgres.UpstreamConfig) (*postgres.Remote, error) {
+	r, err := postgres.Meet(ctx, postgres.CopyFrom(up))
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", postgres.HostPort(up.Host, up.Port), err)
+	}
+	if err := n.requireSystem(ctx, up, r.Info); err != nil {
+		r.Close(ctx)
+		return nil, err
+	}
+	return r, nil
+}
+
+func (n *node) requireSystem(ctx context.Context, up postgres.UpstreamConfig, info postgres.SystemInfo) error {
 	if !n.instance().Exists() {
-		return info, nil
+		return nil
 	}
 	control, ok := n.lastControl()
 	if !ok {
+		var err error
 		if control, err = n.readControl(ctx); err != nil {
-			return info, err
+			return err
 		}
 	}
 	if control.SystemID != info.SystemID {
-		return info, withHint(fmt.Errorf("%w: %s has %s, we have %s", postgres.ErrForeignSystem,
-			postgres.HostPort(up.Host, up.Port), info.SystemID, control.SystemID),
-			"move the data directory away if its contents are not needed")
+		return withHint(fmt.Errorf("%w: %s has %s, we have %s", postgres.ErrForeignSystem,
+			postgres.HostPort(up.Host, up.Port), info.SystemID, control.SystemID), "move the data directory away if its contents are not needed")
 	}
-	return info, nil
+	return nil
 }
 
 // clonePrimary makes the data directory a copy of the primary, taken through
@@ -272,42 +289,52 @@ func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig, o postg
 	if !o.InRecovery {
 		return postgres.LineageDiverged, false, nil
 	}
-	inst := n.instance()
-	for {
-		info, err := n.sameSystem(ctx, up)
-		if err != nil {
-			return postgres.LineageForeign, ended, err
-		}
-		local, err := inst.HistoryOf(o.TLI)
-		if err != nil {
-			return postgres.LineageForeign, ended, err
-		}
-		lineage = postgres.Relate(local, o.LSN, info)
-		follows, receiver := lineage == postgres.LineageFollows, o.Receiver.Status != ""
-		final := ended || o.ReplayIdle && !receiver || follows && receiver || postgres.Relate(local, o.Replayed, info) != postgres.LineageFollows
-		if !final {
-			if o, err = inst.EndReceiver(ctx); err != nil {
-				return lineage, true, err
-			}
-			ended = true
-			continue
-		}
-		if !follows {
-			return lineage, ended, nil
-		}
-		// Two servers promoted at one position have the same history.
-		same, err := inst.SameLine(ctx, postgres.CopyFrom(up), local, info.History)
-		if err == nil && !same {
-			lineage = postgres.LineageAmbiguous
-		}
-		return lineage, ended, err
+	lineage, final, err := n.compare(ctx, up, o)
+	if final || err != nil {
+		return lineage, false, err
 	}
+	if o, err = n.instance().EndReceiver(ctx); err != nil {
+		return lineage, true, err
+	}
+	o.Receiver, o.ReplayIdle = postgres.Receiver{}, true // there is no more to come
+	lineage, _, err = n.compare(ctx, up, o)
+	return lineage, true, err
 }
+
+// compare relates what was seen of the running standby to another server's line;
+// it is not final while the receiver and the replay disagree.
+func (n *node) compare(ctx context.Context, up postgres.UpstreamConfig, o postgres.Observation) (lineage postgres.Lineage, final bool, err error) {
+	inst := n.instance()
+	remote, err := n.meet(ctx, up)
+	if err != nil {
+		return postgres.LineageForeign, false, err
+	}
+	defer remote.Close(ctx)
+	local, err := inst.HistoryOf(o.TLI)
+	if err != nil {
+		return postgres.LineageForeign, false, err
+	}
+	lineage = postgres.Relate(local, o.LSN, remote.Info)
+	follows, receiver := lineage == postgres.LineageFollows, o.Receiver.Status != ""
+	final = o.ReplayIdle && !receiver || follows && receiver || postgres.Relate(local, o.Replayed, remote.Info) != postgres.LineageFollows
+	if !final || !follows {
+		return lineage, final, nil
+	}
+	// Two servers promoted at one position have the same history.
+	same, err := inst.SameLineAs(ctx, remote, local)
+	if err == nil && !same {
+		lineage = postgres.LineageAmbiguous
+	}
+	return lineage, true, err
+}
+
+// errBehind: a standby that others are to follow has not yet what this one has.
+var errBehind = errors.New("it is in recovery and does not hold yet what this standby holds")
 
 // standing looks at the running server and gives it its guard if it is a
 // standby that lost it.
 func (n *node) standing(ctx context.Context) (o postgres.Observation, err error) {
-	err = n.instance().With(ctx, func(s *postgres.Session) error {
+	err = n.glance(ctx, func(ctx context.Context, s *postgres.Session) error {
 		if o, err = s.Observe(ctx); err != nil || !o.InRecovery || o.SyncNames == guardList().String() {
 			return err
 		}
@@ -421,10 +448,9 @@ func (n *node) justCompared() (postgres.UpstreamConfig, bool) {
 // point gives a running standby an upstream. What streams, and from where, is
 // looked at by the steps that follow.
 func (n *node) point(ctx context.Context, up postgres.UpstreamConfig) error {
-	if err := n.instance().WriteStandby(ctx, postgres.StandbyOf(up)); err != nil {
-		return err
-	}
-	return n.instance().With(ctx, func(s *postgres.Session) error { return s.Reload(ctx) })
+	upstream := postgres.StandbyOf(up)
+	upstream.Hurry = true
+	return n.instance().Repoint(ctx, upstream)
 }
 
 // checked is the last comparison that found a standby on a server's line.
@@ -461,6 +487,13 @@ func (n *node) checkTimeline(ctx context.Context) error {
 	n.checked = checked{} // until it is known again
 	n.mu.Unlock()
 	lineage, ended, err := n.relation(ctx, up, o)
+	if err == nil && lineage == postgres.LineageAhead {
+		// One that is about to be promoted may only be late.
+		var late bool
+		if late, err = postgres.InRecovery(ctx, postgres.CopyFrom(up)); err == nil && late {
+			err = fmt.Errorf("compare with %s: %w", postgres.HostPort(up.Host, up.Port), errBehind)
+		}
+	}
 	if err != nil {
 		return errors.Join(err, n.leaveFormer(ctx, up))
 	}
@@ -487,17 +520,17 @@ func (n *node) leaveFormer(ctx context.Context, up postgres.UpstreamConfig) erro
 	if err != nil || !other {
 		return err
 	}
-	if err := n.instance().WriteStandby(ctx, postgres.Upstream{}); err != nil {
-		return err
-	}
-	return n.instance().With(ctx, func(s *postgres.Session) error { return s.Reload(ctx) })
+	return n.instance().Repoint(ctx, postgres.Upstream{})
 }
 
 // checkConnection waits until the receiver streams; it makes a real connection to see it.
 func (n *node) checkConnection(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, streamPatience)
 	defer cancel()
-	return n.instance().WaitStreaming(waiting)
+	if err := n.instance().WaitStreaming(waiting); err != nil {
+		return err
+	}
+	return n.instance().EndHurry()
 }
 
 // endReceiver makes the standby's position final. A server that is no standby

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -107,9 +108,13 @@ func (r *pair) walk(n *node, from, to fsm.State) {
 	r.t.Helper()
 	edge, ok := fsm.Next(fsm.Standalone, from, to)
 	require.True(r.t, ok, "%s to %s", from, to)
+	t := task{From: from, To: to}
+	if slices.Contains(edge.Steps, fsm.StepPromote) {
+		t.List = new(handedList)
+	}
 	for _, s := range edge.Steps {
 		for range 2 {
-			require.NoError(r.t, n.perform(r.t.Context(), s, task{From: from, To: to}), "%s to %s: %s", from, to, s)
+			require.NoError(r.t, n.perform(r.t.Context(), s, t), "%s to %s: %s", from, to, s)
 		}
 	}
 }
@@ -186,7 +191,11 @@ func TestElectionOnRealServers(t *testing.T) {
 func TestFormerPrimaryIsRewound(t *testing.T) {
 	t.Parallel()
 	r := newPair(t)
+	order := task{From: fsm.PreparePromotion, To: fsm.WaitPrimary, List: new(handedList)}
+	require.NoError(t, r.n2.perform(t.Context(), fsm.StepSetList, order))
+	require.Equal(t, guardList(), r.look(r.n2).SyncNames, "the list comes with the promotion")
 	r.walk(r.n2, fsm.PreparePromotion, fsm.WaitPrimary)
+	require.True(t, r.look(r.n2).SyncNames.Empty())
 	// Both write now, as only a test can make them.
 	require.Equal(t, "1", r.p1.query(t, "CREATE TABLE lost (id int)", "INSERT INTO lost VALUES (1)", "SELECT count(*)::text FROM lost"))
 	require.Equal(t, "1", r.p2.query(t, "CREATE TABLE t (id int)", "INSERT INTO t VALUES (1)", "SELECT count(*)::text FROM t"))
