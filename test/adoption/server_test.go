@@ -133,26 +133,26 @@ func (o *owner) debianCluster(t *testing.T, m *group.Member) string {
 		_ = os.RemoveAll(etc)
 		_ = os.Remove(fmt.Sprintf("/var/log/postgresql/postgresql-%s-%s.log", version, name))
 	})
-	o.configure(t, filepath.Join(etc, "postgresql.conf"))
+	o.configure(t, m, filepath.Join(etc, "postgresql.conf"))
 	return etc
 }
 
 // configure writes what an owner writes.
-func (o *owner) configure(t *testing.T, file string) {
+func (o *owner) configure(t *testing.T, m *group.Member, file string) {
 	t.Helper()
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
 	require.NoError(t, err)
-	_, err = fmt.Fprintf(f, "archive_mode = on\narchive_command = '%s'\nrestore_command = '%s'\nwork_mem = '5MB'\nmax_slot_wal_keep_size = '3GB'\n", o.command("archive"), o.command("restore"))
+	_, err = fmt.Fprintf(f, "archive_mode = on\narchive_command = '%s'\nrestore_command = '%s'\nwork_mem = '5MB'\nmax_slot_wal_keep_size = '3GB'\n", o.command(m, "archive"), o.command(m, "restore"))
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 }
 
-// command is what archives or restores.
-func (o *owner) command(what string) string {
+// command is what archives or restores; each node has its own.
+func (o *owner) command(m *group.Member, what string) string {
 	if what == "archive" {
-		return fmt.Sprintf("cp %%p %s/%%f", o.archive)
+		return fmt.Sprintf("cp %%p %s/%%f # %s", o.archive, m.Name)
 	}
-	return fmt.Sprintf("cp %s/%%f %%p", o.archive)
+	return fmt.Sprintf("cp %s/%%f %%p # %s", o.archive, m.Name)
 }
 
 // copyServer makes a standby of a running server, as its owner does.
@@ -167,7 +167,7 @@ func (o *owner) copyServer(t *testing.T, from, to *group.Member) {
 	require.NoError(t, os.WriteFile(filepath.Join(to.Dir, "pg_hba.conf"), []byte("local all,replication all trust\nhost all,replication all localhost trust\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(to.Dir, "pg_ident.conf"), nil, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(to.Dir, "standby.signal"), nil, 0o600))
-	o.configure(t, filepath.Join(to.Dir, "postgresql.conf"))
+	o.configure(t, to, filepath.Join(to.Dir, "postgresql.conf"))
 	pgtest.GiveToServerUser(t, to.Dir)
 }
 
@@ -195,8 +195,8 @@ func (o *owner) stopServer(t *testing.T, m *group.Member) {
 func (o *owner) requireKept(t *testing.T, m *group.Member, system string) {
 	t.Helper()
 	for setting, want := range map[string]string{
-		"archive_mode": "on", "archive_command": o.command("archive"),
-		"restore_command": o.command("restore"), "work_mem": "5MB", "archive_timeout": "1h", "max_slot_wal_keep_size": "3GB",
+		"archive_mode": "on", "archive_command": o.command(m, "archive"),
+		"restore_command": o.command(m, "restore"), "work_mem": "5MB", "archive_timeout": "1h", "max_slot_wal_keep_size": "3GB",
 	} {
 		require.Equal(t, want, m.Ask(t, "SELECT current_setting($1)", setting), "%s of %s", setting, m.Name)
 	}
