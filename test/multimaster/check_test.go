@@ -90,7 +90,10 @@ func TestTwoNodes(t *testing.T) {
 		{"CheckerNoticesALostTransaction", checkerNoticesALostTransaction},
 		{"Check02EqualCommitTimes", check02EqualCommitTimes},
 		{"CheckerNoticesAnotherTieRule", checkerNoticesAnotherTieRule},
-		{"ClockAhead", clockAhead},
+		{"ClockTwoSecondsAhead", clockTwoSecondsAhead},
+		{"ClockOneHourAhead", clockOneHourAhead},
+		{"ClockSteppedBack", clockSteppedBack},
+		{"ForwardingProviderDropsASubscription", forwardingProviderDropsASubscription},
 		// Last: on 15 all of it also goes back to where it came from.
 		{"Check15MillionRows", check15MillionRows},
 	})

@@ -3,6 +3,7 @@ package multimaster
 import (
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,7 +16,11 @@ func TestFeatures(t *testing.T) {
 	inTurn(t, mesh(t, 2, "", map[string]string{"spock.exception_behaviour": "sub_disable"}), []step{
 		{"FilteredRowsAndColumns", filteredRowsAndColumns},
 		{"CountersAddUp", countersAddUp},
+		{"EveryTypeUnderHostileSettings", everyTypeUnderHostileSettings},
 		{"SequencesAreAhead", sequencesAreAhead},
+		{"TruncateLosesToLaterRows", truncateLosesToLaterRows},
+		{"SetsOfSomeActions", setsOfSomeActions},
+		{"SpocksOwnChoices", spocksOwnChoices},
 		{"TableThatCannotBeCopied", tableThatCannotBeCopied},
 		{"AppliedWithDelay", appliedWithDelay},
 		{"Check12DisableMendEnable", check12DisableMendEnable},
@@ -104,6 +109,101 @@ func sequencesAreAhead(t *testing.T, nodes []*node) {
 	noExceptions(t, b)
 }
 
+// apart makes changes on two nodes, one after the other, neither of which sees the other's before both are made.
+func apart(a, b *node, changes ...func()) {
+	a.away(b)
+	b.away(a)
+	for _, change := range changes {
+		change()
+	}
+	a.back(b)
+	b.back(a)
+}
+
+// TRUNCATE is a delete of all rows that are older than it: those that another node wrote later stay.
+func truncateLosesToLaterRows(t *testing.T, nodes []*node) {
+	t.Helper()
+	fresh(t, oneTable, nodes...)
+	a, b := nodes[0], nodes[1]
+	a.exec(t, "INSERT INTO t SELECT i, 'start' FROM generate_series(1, 3) i")
+	settle(t, nodes...)
+	apart(a, b,
+		func() { b.exec(t, "UPDATE t SET v = 'older' WHERE id = 2; INSERT INTO t VALUES (4, 'older')") },
+		func() { a.exec(t, "TRUNCATE t") },
+		func() { b.exec(t, "UPDATE t SET v = 'later' WHERE id = 1; INSERT INTO t VALUES (5, 'later')") })
+	settle(t, nodes...)
+	equal(t, "SELECT * FROM t ORDER BY id", nodes...)
+	require.Equal(t, "1|later|0\n5|later|0", a.text(t, "SELECT * FROM t ORDER BY id"))
+	noExceptions(t, nodes...)
+}
+
+// Sets that carry some actions only: the others stay on the node that made them.
+func setsOfSomeActions(t *testing.T, nodes []*node) {
+	t.Helper()
+	settle(t, nodes...)
+	a, b := nodes[0], nodes[1]
+	for _, n := range nodes {
+		n.exec(t, "CREATE TABLE part_of (id int PRIMARY KEY, v text)")
+	}
+	a.exec(t, `SELECT spock.repset_create('some_actions', replicate_update := false, replicate_truncate := false);
+		SELECT spock.repset_add_table('some_actions', 'part_of')`)
+	b.exec(t, "SELECT spock.sub_add_repset('sub_n1_n2', 'some_actions')")
+	b.eventually(t, "SELECT status FROM spock.sub_show_status('sub_n1_n2')", "replicating", a)
+	b.follow(t, a)
+	a.exec(t, "INSERT INTO part_of VALUES (1, 'one'), (2, 'two'), (3, 'three')")
+	a.exec(t, "UPDATE part_of SET v = 'not sent'; DELETE FROM part_of WHERE id = 3; TRUNCATE part_of")
+	b.follow(t, a)
+	require.Equal(t, "1|one\n2|two", b.text(t, "SELECT * FROM part_of ORDER BY id"))
+	a.exec(t, "SELECT spock.repset_alter('some_actions', replicate_insert := false, replicate_update := true, replicate_truncate := true)")
+	a.exec(t, "INSERT INTO part_of VALUES (4, 'not sent')")
+	b.follow(t, a)
+	require.Equal(t, "1|one\n2|two", b.text(t, "SELECT * FROM part_of ORDER BY id"))
+	a.exec(t, "TRUNCATE part_of")
+	b.follow(t, a)
+	require.Empty(t, b.text(t, "SELECT * FROM part_of"))
+	noExceptions(t, b)
+}
+
+// spocksOwnChoices: what Spock 5 does where it differs, by settings: a delete and a TRUNCATE always win, and an update of a
+// missing row is an exception, or left out.
+func spocksOwnChoices(t *testing.T, nodes []*node) {
+	t.Helper()
+	fresh(t, oneTable, nodes...)
+	a, b := nodes[0], nodes[1]
+	set := func(sql string) {
+		t.Helper()
+		b.stop(t, syscall.SIGTERM)
+		b.exec(t, sql)
+		b.start(t)
+	}
+	set(`ALTER DATABASE app SET spock.delete_conflict = apply; ALTER DATABASE app SET spock.truncate_conflict = apply;
+		ALTER DATABASE app SET spock.update_missing = error`)
+	a.exec(t, "INSERT INTO t SELECT i, 'start' FROM generate_series(1, 3) i")
+	settle(t, nodes...)
+	apart(a, b,
+		func() { a.exec(t, "DELETE FROM t WHERE id = 1") },
+		func() { b.exec(t, "UPDATE t SET v = 'later' WHERE id = 1") })
+	b.follow(t, a)
+	require.Equal(t, "2\n3", b.text(t, "SELECT id FROM t ORDER BY id"), "the delete wins")
+	apart(a, b,
+		func() { a.exec(t, "TRUNCATE t") },
+		func() { b.exec(t, "INSERT INTO t VALUES (4, 'later')") })
+	b.follow(t, a)
+	require.Empty(t, b.text(t, "SELECT * FROM t"), "the TRUNCATE wins")
+
+	a.exec(t, "INSERT INTO t VALUES (6, 'a')")
+	b.follow(t, a)
+	b.exec(t, "BEGIN; SELECT spock.repair_mode(true); DELETE FROM t WHERE id = 6; DELETE FROM spock.pgdrover_tombstone; COMMIT")
+	a.exec(t, "UPDATE t SET v = 'missing' WHERE id = 6")
+	b.eventually(t, "SELECT status FROM spock.sub_show_status('sub_n1_n2')", "disabled", a)
+	require.Contains(t, b.text(t, "SELECT error_message FROM spock.exception_log"), "logical replication did not find row to be updated in replication target relation (public.t)")
+	set("ALTER DATABASE app SET spock.update_missing = skip; DELETE FROM spock.exception_log; SELECT spock.sub_enable('sub_n1_n2')")
+	b.follow(t, a)
+	require.Empty(t, b.text(t, "SELECT * FROM t"))
+	noExceptions(t, b)
+	set("ALTER DATABASE app RESET ALL")
+}
+
 // A table that is missing here cannot be copied. The stream of the others goes
 // on, and the table follows as soon as it is there.
 func tableThatCannotBeCopied(t *testing.T, nodes []*node) {
@@ -189,11 +289,14 @@ func cascadeWithoutASchema(t *testing.T, nodes []*node) {
 	c.subscribe(t, a, wholeCopy+", forward_origins := '{all}', skip_schema := '{hidden}', force_text_transfer := true")
 	c.exec(t, "SELECT spock.sub_wait_for_sync('sub_n1_n3')")
 	require.Equal(t, "t", c.text(t, "SELECT to_regnamespace('hidden') IS NULL"))
+	equal(t, "SELECT * FROM kind.every ORDER BY id", a, c)
+	a.exec(t, "UPDATE kind.every SET "+assignments(2)+" WHERE id = 4; INSERT INTO kind.every VALUES (5, "+values(1)+")")
 	a.exec(t, "INSERT INTO t VALUES (2, 'of a'); INSERT INTO journal VALUES ('n1', 1)")
 	b.exec(t, "INSERT INTO t VALUES (3, 'of b'); INSERT INTO journal VALUES ('n2', 1)")
 	settle(t, nodes...)
 	c.follow(t, a)
 	equal(t, "SELECT * FROM t ORDER BY id", a, c)
+	equal(t, "SELECT * FROM kind.every ORDER BY id", a, b, c)
 	require.Equal(t, "n1|1\nn2|1", c.text(t, "SELECT * FROM journal ORDER BY 1"))
 	// A server that can keep slots on its standbys is asked to.
 	require.Equal(t, "t", a.text(t, `SELECT bool_and(current_setting('server_version_num')::int < 170000 OR (to_jsonb(s) ->> 'failover')::boolean)

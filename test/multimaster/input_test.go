@@ -41,6 +41,7 @@ func TestBadSubscriptions(t *testing.T) {
 		{"sub", to(b), "", "itself"},
 		{"", to(a), "", `subscription name "" is too short`},
 		{"With Blanks", to(a), "", "contains invalid character"},
+		{strings.Repeat("long", 16), to(a), "", "is too long"},
 		{"sub", to(a), ", enabled := false, synchronize_data := true", "in disabled state is not allowed to synchronize"},
 	} {
 		_, err := b.try(fmt.Sprintf("SELECT spock.sub_create('%s', '%s'%s)", bad.name, bad.dsn, bad.options))
@@ -187,6 +188,28 @@ func TestProviderRestoredFromBackup(t *testing.T) {
 	require.Equal(t, "2000", b.text(t, "SELECT count(*) FROM t"))
 }
 
+// The same, but on a new timeline, as a restore to a point in time and a promotion leave it: the provider has written more
+// than was applied of it, only not the same.
+func TestProviderRestoredToAPointInTime(t *testing.T) {
+	t.Parallel()
+	a, b := follower(t, nil)
+	a.halt(t, syscall.SIGQUIT)
+	a.backup(t)
+	a.boot()
+	a.exec(t, "INSERT INTO t SELECT i, 'forgotten' FROM generate_series(2, 200) i")
+	b.follow(t, a)
+	b.stop(t, syscall.SIGTERM)
+	a.halt(t, syscall.SIGQUIT)
+	a.restore(t)
+	a.shell(t, "touch "+a.server.Dir+"/standby.signal")
+	a.boot()
+	a.exec(t, "SELECT pg_promote()")
+	a.exec(t, "INSERT INTO t SELECT i, 'instead' FROM generate_series(2, 2000) i; SELECT pg_switch_wal()")
+	b.start(t)
+	b.refusedWith(t, "provider left timeline 1 at")
+	require.Equal(t, "200", b.text(t, "SELECT count(*) FROM t"))
+}
+
 // A subscriber that came back from an older backup misses what its provider
 // does not send again.
 func TestSubscriberRestoredFromBackup(t *testing.T) {
@@ -231,4 +254,13 @@ func TestSlotLost(t *testing.T) {
 	b.exec(t, "SELECT spock.sub_wait_for_sync('sub_n1_n2')")
 	b.follow(t, a)
 	equal(t, "SELECT count(*), sum(number) FROM journal", a, b)
+
+	// A slot that somebody has made anew begins where it was made, not where this node is.
+	b.stop(t, syscall.SIGTERM)
+	a.eventually(t, "SELECT active FROM pg_replication_slots", "f")
+	a.exec(t, "INSERT INTO t VALUES (100, 'lost with the slot')")
+	a.exec(t, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots;
+		SELECT pg_create_logical_replication_slot('spk_app_n1_sub_n1_n2', 'pgoutput')`)
+	b.start(t)
+	b.refusedWith(t, "this node only at")
 }

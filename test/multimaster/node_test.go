@@ -27,6 +27,8 @@ type node struct {
 	owner  testing.TB // the test with which it all ends
 	server *pgtest.Server
 	engine *pgtest.Process
+	// options are what its engine is given besides the database.
+	options []string
 	// links are what each of the others reaches this node by.
 	links      map[string]*pgtest.Link
 	subscribed map[string]bool
@@ -57,9 +59,16 @@ func newNode(t testing.TB, name string, settings map[string]string) *node {
 // newBare makes a database with the schema that is no node yet.
 func newBare(t testing.TB, name string, settings map[string]string) *node {
 	t.Helper()
+	n := newEmpty(t, name, settings)
+	must(t, "spock", "install", "--dsn", n.server.DSN(database))
+	return n
+}
+
+// newEmpty makes an empty database.
+func newEmpty(t testing.TB, name string, settings map[string]string) *node {
+	t.Helper()
 	n := &node{name: name, owner: t, server: newServer(t, name, settings), links: map[string]*pgtest.Link{}, subscribed: map[string]bool{}}
 	t.Cleanup(n.disconnect)
-	must(t, "spock", "install", "--dsn", n.server.DSN(database))
 	return n
 }
 
@@ -94,7 +103,7 @@ func (n *node) start(t testing.TB) {
 	t.Helper()
 	n.engine = pgtest.Start(t, pgtest.Command{
 		Name: "engine-" + n.name, Path: group.Program(t), Owner: n.owner,
-		Args: []string{"spock", "run", "-vv", "--dsn", n.server.DSN(database), "--pgctl", filepath.Join(n.server.Bin, "pg_ctl")},
+		Args: append([]string{"spock", "run", "-vv", "--dsn", n.server.DSN(database), "--pgctl", filepath.Join(n.server.Bin, "pg_ctl")}, n.options...),
 	})
 }
 

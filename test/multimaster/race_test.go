@@ -104,10 +104,9 @@ func hammer(ctx context.Context, n *node, transactions int) error {
 	return nil
 }
 
-// Changes from the future: up to the limit they wait until this clock has
-// passed them, so that what is written here afterwards is later; beyond it they
-// are applied at once, and counted.
-func clockAhead(t *testing.T, nodes []*node) {
+// A node's clock is two seconds ahead: what it wrote waits until this clock has passed it, so that what is written here
+// afterwards is later.
+func clockTwoSecondsAhead(t *testing.T, nodes []*node) {
 	t.Helper()
 	fresh(t, oneTable, nodes...)
 	a, b := nodes[0], nodes[1]
@@ -119,11 +118,61 @@ func clockAhead(t *testing.T, nodes []*node) {
 	b.exec(t, "UPDATE t SET v = 'later'")
 	require.Equal(t, "t", a.text(t, fmt.Sprintf("SELECT (pg_xact_commit_timestamp(xmin)) < '%s' FROM t",
 		b.text(t, "SELECT pg_xact_commit_timestamp(xmin) FROM t"))), "what was written after a change is later than it")
-	b.stop(t, syscall.SIGTERM)
+	settle(t, nodes...)
+	equal(t, "SELECT * FROM t", nodes...)
+	require.Equal(t, "1|later|0", a.text(t, "SELECT * FROM t"))
+}
+
+// A node's clock is an hour ahead: nobody waits for that. Its changes are applied at once, counted, and shown.
+func clockOneHourAhead(t *testing.T, nodes []*node) {
+	t.Helper()
+	fresh(t, oneTable, nodes...)
+	a, b := nodes[0], nodes[1]
+	forwarding(t, a, b)
 	a.forge(t, a.text(t, "SELECT now() + '1 h'::interval"), "INSERT INTO t VALUES (2, 'in an hour')")
-	b.start(t)
-	b.eventually(t, "SELECT count(*) FROM t", "2", a)
+	b.eventually(t, "SELECT count(*) FROM t", "1", a)
 	b.eventually(t, "SELECT value > 0 FROM spock.pgdrover_counter WHERE name = 'clock_ahead'", "t")
 	status := must(t, "spock", "status", "--dsn", b.server.DSN(database))
 	require.Contains(t, status.Stdout, "clock_ahead")
+	settle(t, nodes...)
+	equal(t, "SELECT * FROM t", nodes...)
+}
+
+// A node's clock was set back: its changes are applied in the order in which it made them, and the step is counted.
+func clockSteppedBack(t *testing.T, nodes []*node) {
+	t.Helper()
+	fresh(t, oneTable, nodes...)
+	a, b := nodes[0], nodes[1]
+	forwarding(t, a, b)
+	a.exec(t, "INSERT INTO t VALUES (1, 'before')")
+	a.forge(t, a.text(t, "SELECT now() - '10 min'::interval"), "UPDATE t SET v = 'after'")
+	b.follow(t, a)
+	require.Equal(t, "1|after|0", b.text(t, "SELECT * FROM t"))
+	b.eventually(t, "SELECT value > 0 FROM spock.pgdrover_counter WHERE name = 'clock_stepped_back'", "t")
+	status := must(t, "spock", "status", "--dsn", b.server.DSN(database))
+	require.Contains(t, status.Stdout, "clock_stepped_back")
+	noExceptions(t, nodes...)
+}
+
+// Two nodes forward to each other. One of them drops its subscription while the other has not yet read what came through
+// it: that is still the other's own work, and does not come back to it.
+func forwardingProviderDropsASubscription(t *testing.T, nodes []*node) {
+	t.Helper()
+	fresh(t, oneTable, nodes...)
+	a, b := nodes[0], nodes[1]
+	forwarding(t, a, b)
+	a.stop(t, syscall.SIGTERM)
+	a.exec(t, "INSERT INTO journal SELECT 'n1', i FROM generate_series(1, 50) i")
+	b.follow(t, a)
+	b.exec(t, "SELECT spock.sub_drop('sub_n1_n2'); INSERT INTO journal VALUES ('n2', 1)")
+	delete(b.subscribed, "n1")
+	a.start(t)
+	a.follow(t, b)
+	require.Equal(t, "n1|50|50\nn2|1|1", a.text(t, "SELECT node, count(*), count(DISTINCT number) FROM journal GROUP BY 1 ORDER BY 1"))
+	// The number is free again as soon as nobody is behind it.
+	b.eventually(t, "SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'pgdrover_retired%'", "0", a)
+	b.subscribe(t, a, ", forward_origins := '{all}'")
+	settle(t, nodes...)
+	equal(t, "SELECT node, count(*) FROM journal GROUP BY 1 ORDER BY 1", nodes...)
+	noExceptions(t, nodes...)
 }

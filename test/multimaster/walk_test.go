@@ -49,6 +49,7 @@ func TestManualWalkThrough(t *testing.T) {
 	inTurn(t, []*node{a, b}, []step{
 		{"Check11TransdiscardWithDDL", check11TransdiscardWithDDL},
 		{"Check14BacklogWithSetChanges", check14BacklogWithSetChanges},
+		{"ColumnDroppedWhileItIsWritten", columnDroppedWhileItIsWritten},
 	})
 
 	// What an operator looks at.
@@ -61,4 +62,24 @@ func TestManualWalkThrough(t *testing.T) {
 		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM pg_replication_slots"), "slots that stay behind on %s", n.name)
 		n.exec(t, fmt.Sprintf("SELECT spock.node_drop('%s')", n.name))
 	}
+}
+
+// One node drops a column that another one still writes: the value is left out, and nothing else of the row.
+func columnDroppedWhileItIsWritten(t *testing.T, nodes []*node) {
+	t.Helper()
+	fresh(t, oneTable, nodes...)
+	a, b := nodes[0], nodes[1]
+	a.exec(t, "ALTER TABLE t ADD COLUMN w text")
+	a.exec(t, "INSERT INTO t VALUES (1, 'start', 0, 'w')")
+	settle(t, nodes...)
+	apart(a, b,
+		func() { b.exec(t, "UPDATE t SET v = 'new', w = 'late'; INSERT INTO t VALUES (2, 'two', 0, 'late')") },
+		func() { a.exec(t, "ALTER TABLE t DROP COLUMN w") })
+	settle(t, nodes...)
+	equal(t, "SELECT * FROM t ORDER BY id", nodes...)
+	require.Equal(t, "1|new|0\n2|two|0", a.text(t, "SELECT * FROM t ORDER BY id"))
+	noExceptions(t, nodes...)
+	b.exec(t, "INSERT INTO t VALUES (3, 'three')")
+	settle(t, nodes...)
+	equal(t, "SELECT * FROM t ORDER BY id", nodes...)
 }

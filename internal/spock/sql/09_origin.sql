@@ -27,10 +27,11 @@ BEGIN
     END IF;
     SELECT o.roident INTO id FROM pg_catalog.pg_replication_origin o WHERE o.roname = origin_name;
     IF id IS NULL AND superuser THEN
-        -- An origin of that node that was retired is the same author: nothing of it may come back to us.
+        -- One of that name that was retired is the same author, and is called so again. One of another name stays as it is:
+        -- in what was not read yet it bears that name.
         SELECT r.roident INTO id FROM spock.pgdrover_origin r
-          JOIN pg_catalog.pg_replication_origin o ON o.roident = r.roident
-         WHERE r.node_id = origin_node AND r.retired_at IS NOT NULL ORDER BY r.roident LIMIT 1;
+          JOIN pg_catalog.pg_replication_origin o ON o.roident = r.roident AND o.roname = 'pgdrover_retired_' || r.roident
+         WHERE r.node_id = origin_node AND r.roname = origin_name AND r.retired_at IS NOT NULL ORDER BY r.roident LIMIT 1;
         IF id IS NOT NULL THEN
             UPDATE pg_catalog.pg_replication_origin o SET roname = origin_name WHERE o.roident = id;
             -- Its old position is none of the new subscription's.
@@ -62,7 +63,8 @@ END
 $$;
 
 -- Ends an origin. Whoever receives what we apply is told the author by the origin's name, so it must still have one while
--- any slot of this server has WAL of it ahead: on 15 every subscriber, later those to whom we forward.
+-- any slot of this server has WAL of it ahead: on 15 every subscriber, later those to whom we forward. They are told the name
+-- that it had when we applied the transaction, and our table keeps that.
 CREATE OR REPLACE FUNCTION pgdrover.origin_retire(origin_name text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -71,14 +73,14 @@ DECLARE
     known boolean;
 BEGIN
     IF id IS NULL THEN
-        DELETE FROM spock.pgdrover_origin r WHERE r.roname = origin_name;
+        DELETE FROM spock.pgdrover_origin r WHERE r.roname = origin_name AND r.retired_at IS NULL;
         RETURN;
     END IF;
     known := EXISTS (SELECT FROM spock.pgdrover_origin r WHERE r.roident = id);
     IF superuser AND known AND EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_type = 'logical') THEN
         UPDATE pg_catalog.pg_replication_origin o SET roname = 'pgdrover_retired_' || id WHERE o.roident = id;
         UPDATE spock.pgdrover_origin r
-           SET roname = 'pgdrover_retired_' || id, sub_id = NULL, retired_at = pg_catalog.pg_current_wal_insert_lsn()
+           SET sub_id = NULL, retired_at = pg_catalog.pg_current_wal_insert_lsn()
          WHERE r.roident = id;
         RETURN;
     END IF;
@@ -96,9 +98,9 @@ DECLARE
     o record;
     n integer := 0;
 BEGIN
-    FOR o IN SELECT r.roident, r.roname FROM spock.pgdrover_origin r
-               JOIN pg_catalog.pg_replication_origin c ON c.roident = r.roident AND c.roname = r.roname
-              WHERE r.retired_at IS NOT NULL AND r.roname = 'pgdrover_retired_' || r.roident
+    FOR o IN SELECT c.roname FROM spock.pgdrover_origin r
+               JOIN pg_catalog.pg_replication_origin c ON c.roident = r.roident AND c.roname = 'pgdrover_retired_' || r.roident
+              WHERE r.retired_at IS NOT NULL
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s
                                  WHERE s.slot_type = 'logical'
                                    AND (s.confirmed_flush_lsn IS NULL OR s.confirmed_flush_lsn < r.retired_at))
