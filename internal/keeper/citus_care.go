@@ -62,8 +62,9 @@ func (c *care) job(role fsm.State, now time.Duration) func(ctx context.Context) 
 }
 
 // careAsCoordinator keeps the metadata as the monitor knows the formation:
-// nothing stays prepared for a promotion that is not under way, no node stays
-// that is gone, and the coordinator's own entry is right.
+// nothing waits for a worker that is being replaced, nothing stays prepared for a
+// promotion that is not under way, no node stays that is gone, and the
+// coordinator's own entry is right.
 func (n *node) careAsCoordinator(ctx context.Context) error {
 	return n.careFor(ctx, n.locally, func(ctx context.Context, s *distSession) error {
 		rows, list, err := s.facts(ctx)
@@ -74,18 +75,21 @@ func (n *node) careAsCoordinator(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		var errs error
+		for _, at := range replaced(rows, nodes) {
+			errs = errors.Join(errs, n.cutOff(ctx, s, at))
+		}
 		for _, p := range list {
 			if !abandoned(p, nodes) {
 				continue
 			}
 			n.log.WarnContext(ctx, "rolling back a prepared transaction that no promotion waits for", "name", p.GID, "age", p.Age.String())
 			if err := s.finish(ctx, "ROLLBACK", p.GID); err != nil {
-				return err
+				return errors.Join(errs, err)
 			}
 		}
-		var errs error
 		if knowsCoordinator(rows) {
-			errs = n.setEntry(ctx, s, citusRepair)
+			errs = errors.Join(errs, n.setEntry(ctx, s, citusRepair))
 		}
 		return errors.Join(errs, n.removeStrangers(ctx, s, strangers(rows, nodes)))
 	})

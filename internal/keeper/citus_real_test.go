@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -47,6 +49,11 @@ func newCitusWorld(t *testing.T) *citusWorld {
 	t.Helper()
 	bin, genuine := pgtest.Citus(t)
 	t.Logf("the extension is the real one: %t", genuine)
+	return newCitusWorldOf(t, bin, genuine)
+}
+
+func newCitusWorldOf(t *testing.T, bin string, genuine bool) *citusWorld {
+	t.Helper()
 	settings := map[string]string{"shared_preload_libraries": "citus", "max_prepared_transactions": "100"}
 	if genuine {
 		settings["citus.node_conninfo"] = "'sslmode=prefer'"
@@ -236,26 +243,19 @@ func TestPromotionWaitsForTheCoordinator(t *testing.T) {
 func TestHungSessionDoesNotHoldUpAPromotion(t *testing.T) {
 	t.Parallel()
 	w := newCitusWorld(t)
-	if !w.genuine {
-		t.Skip("only the extension itself locks shards and ends who holds them")
-	}
 	n := w.node("worker", 0, w.server.Port+1) // the only server there is holds the shards
 	n.file.Timeouts.CitusUpdateNodeLockCooldown = 2000
-	for _, sql := range []string{
-		fmt.Sprintf("SELECT citus_set_coordinator_host('127.0.0.1', %d)", w.server.Port),
-		fmt.Sprintf("SELECT citus_set_node_property('127.0.0.1', %d, 'shouldhaveshards', true)", w.server.Port),
-		"CREATE TABLE rows (id bigint PRIMARY KEY)",
-		"SELECT create_distributed_table('rows', 'id', shard_count => 2)",
-	} {
-		_, err := w.conn.Exec(t.Context(), sql)
-		require.NoError(t, err, sql)
+	work := "SELECT pg_advisory_xact_lock_shared(19740, 0)" // what the stand-in locks
+	if w.genuine {
+		work = "INSERT INTO rows VALUES (1)"
+		w.distribute()
+	} else {
+		w.entry(0, w.server.Port)
 	}
-	hung, err := pgx.Connect(t.Context(), w.server.DSN("postgres"))
+	hung := w.session()
+	_, err := hung.Exec(t.Context(), "BEGIN")
 	require.NoError(t, err)
-	defer func() { _ = hung.Close(context.WithoutCancel(t.Context())) }()
-	_, err = hung.Exec(t.Context(), "BEGIN")
-	require.NoError(t, err)
-	_, err = hung.Exec(t.Context(), "INSERT INTO rows VALUES (1)")
+	_, err = hung.Exec(t.Context(), work)
 	require.NoError(t, err)
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -267,4 +267,133 @@ func TestHungSessionDoesNotHoldUpAPromotion(t *testing.T) {
 	require.NoError(t, n.withCoordinator(ctx, func(ctx context.Context, s *distSession) error {
 		return s.finish(ctx, "ROLLBACK", updateGID(0))
 	}))
+}
+
+// distribute has the coordinator's server hold the shards of a table.
+func (w *citusWorld) distribute() {
+	w.t.Helper()
+	for _, sql := range []string{
+		fmt.Sprintf("SELECT citus_set_coordinator_host('127.0.0.1', %d)", w.server.Port),
+		fmt.Sprintf("SELECT citus_set_node_property('127.0.0.1', %d, 'shouldhaveshards', true)", w.server.Port),
+		"CREATE TABLE rows (id bigint PRIMARY KEY)",
+		"SELECT create_distributed_table('rows', 'id', shard_count => 2)",
+	} {
+		_, err := w.conn.Exec(w.t.Context(), sql)
+		require.NoError(w.t, err, sql)
+	}
+}
+
+// session is one more session of a client.
+func (w *citusWorld) session() *pgx.Conn {
+	w.t.Helper()
+	conn, err := pgx.Connect(w.t.Context(), w.server.DSN("postgres"))
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(w.t.Context())) })
+	return conn
+}
+
+// TestWorkerThatHangsIsCutOff, stand-in for the extension: a session of the coordinator waits for
+// a server that will never answer, on a host whose system says that all is well.
+// No signal ends it; the end of its connection does, once that worker is being replaced.
+func TestWorkerThatHangsIsCutOff(t *testing.T) {
+	t.Parallel()
+	w := newCitusWorldOf(t, pgtest.CitusStandIn(t), false)
+	mute, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = mute.Close() }()
+	address, err := netip.ParseAddrPort(mute.Addr().String())
+	require.NoError(t, err)
+	port := int(address.Port())
+	w.entry(1, port)
+	hung := w.session()
+	told := make(chan error, 1)
+	go func() {
+		_, err := hung.Exec(t.Context(), "SELECT citus.execute(1, 'SELECT 1')")
+		told <- err
+	}()
+	conn, err := mute.Accept()
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+
+	pid := int(hung.PgConn().PID())
+	_, err = w.conn.Exec(t.Context(), "SELECT pg_terminate_backend($1)", pid)
+	require.NoError(t, err)
+	coordinator := w.node("coordinator", 0, w.server.Port)
+	look := func() {
+		rows := []distNode{{ID: 1, Group: 1, Host: "127.0.0.1", Port: port, Role: citusPrimary, Cluster: defaultCluster, Active: true}}
+		require.NoError(t, coordinator.withCoordinator(t.Context(), func(ctx context.Context, s *distSession) error {
+			for _, at := range replaced(rows, w.nodes) {
+				if err := coordinator.cutOff(ctx, s, at); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	// The node is there, and nobody is about to take its place.
+	w.nodes = []pgautofailover.NodeRow{
+		{ID: 1, Group: 1, Host: "127.0.0.1", Port: port, Goal: fsm.Primary, Reported: fsm.Primary},
+		{ID: 2, Group: 1, Host: "127.0.0.1", Port: port + 1, Goal: fsm.Secondary, Reported: fsm.Secondary},
+	}
+	look()
+	select {
+	case err := <-told:
+		t.Fatalf("the session has ended: %v", err)
+	default:
+	}
+	w.nodes[0].Goal, w.nodes[1].Goal = fsm.Draining, fsm.PreparePromotion
+	look()
+	require.Error(t, <-told)
+	require.Eventually(t, func() bool {
+		var there bool
+		err := w.conn.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid).Scan(&there)
+		return err == nil && !there
+	}, patience, 20*time.Millisecond)
+}
+
+// TestCallsByHand, stand-in for the extension: what an operator has a node say to the coordinator.
+func TestCallsByHand(t *testing.T) {
+	t.Parallel()
+	w := newCitusWorldOf(t, pgtest.CitusStandIn(t), false)
+	tell := func(n *node, call CoordinatorCall) error {
+		return n.withCoordinator(t.Context(), func(ctx context.Context, s *distSession) error { return n.tell(ctx, s, call) })
+	}
+	entry := func() (active bool) {
+		require.NoError(t, w.conn.QueryRow(t.Context(), "SELECT isactive FROM pg_dist_node WHERE groupid = 1").Scan(&active))
+		return active
+	}
+	first, second := w.node("worker", 1, 5001), w.node("worker", 1, 5002)
+	require.ErrorContains(t, tell(first, CoordinatorActivate), "this node is not in the coordinator's metadata")
+	for range 2 { // again changes nothing
+		require.NoError(t, tell(first, CoordinatorAdd))
+		require.False(t, entry())
+	}
+	for range 2 {
+		require.NoError(t, tell(first, CoordinatorActivate))
+		require.True(t, entry())
+	}
+	for _, call := range []CoordinatorCall{CoordinatorAdd, CoordinatorActivate, CoordinatorRemove} {
+		require.ErrorContains(t, tell(second, call), "group 1 is node 127.0.0.1:5001 in the coordinator's metadata")
+	}
+	for range 2 {
+		require.NoError(t, tell(second, CoordinatorPrepare))
+		require.Equal(t, []string{"master_update_node 1"}, w.gids())
+	}
+	require.NoError(t, tell(second, CoordinatorRollback))
+	require.NoError(t, tell(second, CoordinatorRollback))
+	require.Empty(t, w.gids())
+	require.Equal(t, 5001, w.port(1))
+	require.NoError(t, tell(second, CoordinatorPrepare))
+	require.NoError(t, tell(second, CoordinatorCommit))
+	require.NoError(t, tell(second, CoordinatorCommit))
+	require.Empty(t, w.gids())
+	require.Equal(t, 5002, w.port(1))
+	for range 2 {
+		require.NoError(t, tell(second, CoordinatorRemove))
+	}
+	var left int
+	require.NoError(t, w.conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_dist_node").Scan(&left))
+	require.Zero(t, left)
+	require.NoError(t, tell(first, CoordinatorUse))
+	require.True(t, entry())
 }

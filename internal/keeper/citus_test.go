@@ -205,3 +205,36 @@ func TestCareIsDueForPrimariesNowAndThen(t *testing.T) {
 	require.Nil(t, c.job(fsm.Primary, 5*time.Second))
 	require.NotNil(t, c.job(fsm.Primary, 5*time.Second+workerCare))
 }
+
+func TestReplaced(t *testing.T) {
+	t.Parallel()
+	row := func(host string, reported, goal fsm.State, health fsm.Health) pgautofailover.NodeRow {
+		return pgautofailover.NodeRow{Group: 2, Host: host, Port: 5432, Reported: reported, Goal: goal, Health: health}
+	}
+	candidate := row("b", fsm.Secondary, fsm.PreparePromotion, fsm.HealthGood)
+	for name, c := range map[string]struct {
+		rows  []distNode
+		nodes []pgautofailover.NodeRow
+		want  int
+	}{
+		"at rest":                          {[]distNode{oldRow}, []pgautofailover.NodeRow{row("a", fsm.Primary, fsm.Primary, fsm.HealthBad)}, 0},
+		"it hangs and is replaced":         {[]distNode{coordRow, otherRow, oldRow}, []pgautofailover.NodeRow{row("a", fsm.Primary, fsm.Draining, fsm.HealthBad), candidate}, 3},
+		"nobody has looked at it":          {[]distNode{oldRow}, []pgautofailover.NodeRow{row("a", fsm.Primary, fsm.Draining, fsm.HealthUnknown), candidate}, 3},
+		"it answers, and stops by itself":  {[]distNode{oldRow}, []pgautofailover.NodeRow{row("a", fsm.Primary, fsm.Draining, fsm.HealthGood), candidate}, 0},
+		"it has stopped":                   {[]distNode{oldRow}, []pgautofailover.NodeRow{row("a", fsm.Draining, fsm.Draining, fsm.HealthBad), candidate}, 0},
+		"nobody takes its place":           {[]distNode{oldRow}, []pgautofailover.NodeRow{row("a", fsm.Primary, fsm.Draining, fsm.HealthBad)}, 0},
+		"writes are led elsewhere already": {[]distNode{rightRow}, []pgautofailover.NodeRow{row("a", fsm.Primary, fsm.Draining, fsm.HealthBad), candidate}, 0},
+		"a read replica":                   {[]distNode{replicaRow}, []pgautofailover.NodeRow{row("r", fsm.Secondary, fsm.Demoted, fsm.HealthBad), candidate}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := replaced(c.rows, c.nodes)
+			if c.want == 0 {
+				require.Empty(t, got)
+				return
+			}
+			require.Len(t, got, 1)
+			require.Equal(t, c.want, got[0].ID)
+		})
+	}
+}

@@ -92,22 +92,12 @@ func (f *formation) writeToOldPrimary(t *testing.T, w *writer) {
 	straight := f.writeStraight(t, old)
 	straight.next.Store(time.Now().UnixMicro())
 	straight.waitAck(t, time.Now())
+	w.begin()
 	resume := old.Freeze(t)
-	if f.genuine {
-		// A session of the coordinator that is writing to a server which hangs cannot be ended
-		// by anybody while that host's kernel still answers: its locks are in the way until then.
-		f.WaitFor(t, "the failover to be ordered", func(all []group.Status) error {
-			for _, s := range all {
-				if groupOf(s.Name) == 1 && s.Name != old.Name && s.Goal != "secondary" {
-					return nil
-				}
-			}
-			return errors.New("it is not")
-		})
-		resume()
-	}
+	defer resume()
 	next := f.primary(t, 1, old)
 	w.waitAck(t, time.Now())
+	t.Logf("%s hangs: write gap %s", old.Name, w.longest())
 	resume()
 	f.requireHealed(t, w)
 	straight.end()
@@ -123,8 +113,8 @@ func (f *formation) writeToOldPrimary(t *testing.T, w *writer) {
 func (f *formation) coordinatorAway(t *testing.T, w *writer) {
 	old := f.primary(t, 1, nil)
 	var resume []func()
-	for _, name := range pair(0) {
-		resume = append(resume, f.Node(name).Freeze(t))
+	for _, m := range f.members(0) {
+		resume = append(resume, m.Freeze(t))
 	}
 	wake := func() {
 		for _, r := range resume {
@@ -133,6 +123,7 @@ func (f *formation) coordinatorAway(t *testing.T, w *writer) {
 		resume = nil
 	}
 	defer wake()
+	f.requirePlannedRefused(t, old)
 	old.KillBoth(t)
 	pgtest.Eventually(t, group.Patience, func() error {
 		for _, line := range f.Events(t) {
@@ -164,6 +155,40 @@ func (f *formation) coordinatorAway(t *testing.T, w *writer) {
 	t.Logf("the worker went on %s after the return of the coordinator", time.Since(back).Round(time.Millisecond))
 	old.Start(t)
 	f.requireHealed(t, w)
+}
+
+// requirePlannedRefused waits until the monitor knows that the coordinator does not
+// answer; what an operator wants of a worker's primary is refused then, and nothing changes.
+func (f *formation) requirePlannedRefused(t *testing.T, primary *group.Member) {
+	t.Helper()
+	f.WaitFor(t, "the coordinator to be known as away", func(all []group.Status) error {
+		for _, s := range all {
+			if groupOf(s.Name) == 0 && s.Health != 0 {
+				return fmt.Errorf("%s looks healthy", s.Name)
+			}
+		}
+		return nil
+	})
+	for _, args := range [][]string{
+		{"perform", "switchover", "--pgdata", f.Monitor.Dir, "--group", "1"},
+		{"perform", "failover", "--pgdata", f.Monitor.Dir, "--group", "1"},
+		{"enable", "maintenance", "--pgdata", primary.Dir, "--allow-failover"},
+	} {
+		out := f.Run(t, args...)
+		if out.Code == 0 || !strings.Contains(out.Stderr, `cannot change the primary of group 1 in formation "default" now: the coordinator does not take writes`) ||
+			!strings.Contains(out.Stderr, "HINT: The coordinator has to lead writes to the group's new primary.") {
+			t.Fatalf("%q without the coordinator: exit code %d\n%s", args, out.Code, out.Stderr)
+		}
+	}
+	all, err := f.States()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		if groupOf(s.Name) == 1 && s.Reported+s.Goal != "primaryprimary" && s.Reported+s.Goal != "secondarysecondary" {
+			t.Fatalf("a refused request changed %s", s)
+		}
+	}
 }
 
 func (f *formation) switchovers(t *testing.T, w *writer) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -22,14 +23,51 @@ type formation struct {
 	*group.Group
 	genuine bool
 	workers int
+	alone   bool // the coordinator has no standby
+	brisk   bool // nodes are given up as soon as by default
+	net     *pgtest.Network
+	// options of a node's creation, and read replicas, which come after all others.
+	options  map[string][]string
+	replicas []string
+	created  func(m *group.Member) // is told of each node, may be nil
 }
 
-// pair are the names of a group's nodes.
-func pair(number int) [2]string {
-	if number == 0 {
-		return [2]string{"coordinator-a", "coordinator-b"}
+// names are those of a group's nodes.
+func (f *formation) names(number int) []string {
+	switch {
+	case number > 0:
+		return []string{fmt.Sprintf("worker%d-a", number), fmt.Sprintf("worker%d-b", number)}
+	case f.alone:
+		return []string{"coordinator-a"}
 	}
-	return [2]string{fmt.Sprintf("worker%d-a", number), fmt.Sprintf("worker%d-b", number)}
+	return []string{"coordinator-a", "coordinator-b"}
+}
+
+// allNames are those of all nodes.
+func (f *formation) allNames() []string {
+	var all []string
+	for number := range f.workers + 1 {
+		all = append(all, f.names(number)...)
+	}
+	return append(all, f.replicas...)
+}
+
+// members are a group's nodes.
+func (f *formation) members(number int) []*group.Member {
+	var all []*group.Member
+	for _, name := range f.names(number) {
+		all = append(all, f.Node(name))
+	}
+	return all
+}
+
+// address is what the metadata call a node.
+func address(m *group.Member) string {
+	host := "localhost"
+	if m.Host != nil {
+		host = m.IP()
+	}
+	return fmt.Sprintf("%s:%d", host, m.Port)
 }
 
 func groupOf(name string) int {
@@ -38,45 +76,75 @@ func groupOf(name string) int {
 	return number
 }
 
+// dial is how clients reach the formation: from the monitor's host.
+func (f *formation) dial() func(ctx context.Context, network, address string) (net.Conn, error) {
+	if f.net != nil {
+		return f.Monitor.Host.DialContext
+	}
+	return new(net.Dialer).DialContext
+}
+
 // start makes a formation and waits until every group is whole.
-func start(t *testing.T, bin string, genuine bool, workers int) *formation {
+func start(t testing.TB, bin string, genuine bool, workers int) *formation {
 	t.Helper()
-	g := group.New(t, group.Config{Bin: bin, MonitorSettings: map[string]string{
-		"startup_grace_period": "1s",
+	f := &formation{genuine: genuine, workers: workers}
+	f.start(t, bin)
+	return f
+}
+
+func (f *formation) start(t testing.TB, bin string) {
+	t.Helper()
+	settings := map[string]string{"startup_grace_period": "1s"}
+	if !f.brisk {
 		// A small machine under many tests is silent for seconds by itself.
-		"node_considered_unhealthy_timeout": "6s",
-		"health_check_timeout":              "4s",
-	}})
-	f := &formation{Group: g, genuine: genuine, workers: workers}
-	for number := range workers + 1 {
-		for _, name := range pair(number) {
-			kind, options := "coordinator", []string(nil)
-			if number > 0 {
-				kind, options = "worker", []string{"--group", fmt.Sprint(number)}
-			}
-			m := g.CreateKind(t, kind, name, options...)
-			if name == pair(number)[0] {
+		settings["node_considered_unhealthy_timeout"], settings["health_check_timeout"] = "6s", "4s"
+	}
+	g := group.New(t, group.Config{Bin: bin, Network: f.net, MonitorSettings: settings})
+	f.Group = g
+	for number := range f.workers + 1 {
+		for i, name := range f.names(number) {
+			m := f.create(t, name)
+			if i == 0 {
 				g.WaitState(t, m, "single")
 			}
 		}
 	}
+	for _, name := range f.replicas {
+		f.create(t, name)
+	}
 	f.waitWhole(t)
-	return f
 }
 
-// waitWhole waits until every group has a primary and a secondary.
-func (f *formation) waitWhole(t *testing.T) {
+func (f *formation) create(t testing.TB, name string) *group.Member {
+	t.Helper()
+	kind, options := "coordinator", f.options[name]
+	if number := groupOf(name); number > 0 {
+		kind, options = "worker", append([]string{"--group", fmt.Sprint(number)}, options...)
+	}
+	m := f.CreateKind(t, kind, name, options...)
+	if f.created != nil {
+		f.created(m)
+	}
+	return m
+}
+
+// waitWhole waits until every group has a primary and a secondary; a coordinator that is alone is single.
+func (f *formation) waitWhole(t testing.TB) {
 	t.Helper()
 	f.WaitFor(t, "every group to be whole", func(all []group.Status) error {
-		if len(all) != 2*(f.workers+1) {
+		if len(all) != len(f.allNames()) {
 			return fmt.Errorf("%d nodes are registered", len(all))
 		}
 		primaries := make(map[int]int)
 		for _, s := range all {
+			open := "primary"
+			if f.alone && groupOf(s.Name) == 0 && len(f.replicas) == 0 {
+				open = "single"
+			}
 			switch {
-			case s.Reported != s.Goal || s.Goal != "primary" && s.Goal != "secondary":
+			case s.Reported != s.Goal || s.Goal != open && s.Goal != "secondary":
 				return fmt.Errorf("%s is not at rest", s.Name)
-			case s.Goal == "primary":
+			case s.Goal == open:
 				primaries[groupOf(s.Name)]++
 			}
 		}
@@ -90,7 +158,7 @@ func (f *formation) waitWhole(t *testing.T) {
 }
 
 // primary waits until a group has a node that is open, other than this one, and returns it.
-func (f *formation) primary(t *testing.T, number int, not *group.Member) *group.Member {
+func (f *formation) primary(t testing.TB, number int, not *group.Member) *group.Member {
 	t.Helper()
 	var name string
 	f.WaitFor(t, fmt.Sprintf("group %d to have a primary", number), func(all []group.Status) error {
@@ -107,7 +175,7 @@ func (f *formation) primary(t *testing.T, number int, not *group.Member) *group.
 }
 
 // query runs one query on a node's database.
-func query[T any](t *testing.T, m *group.Member, sql string, args ...any) []T {
+func query[T any](t testing.TB, m *group.Member, sql string, args ...any) []T {
 	t.Helper()
 	list, err := ask[T](m, sql, args...)
 	if err != nil {
@@ -131,7 +199,7 @@ func ask[T any](m *group.Member, sql string, args ...any) ([]T, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[T])
 }
 
-func run(t *testing.T, m *group.Member, sql string) {
+func run(t testing.TB, m *group.Member, sql string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), group.Patience)
 	defer cancel()
@@ -147,7 +215,7 @@ func run(t *testing.T, m *group.Member, sql string) {
 
 // createLedger makes the table that writers fill, and on every worker one that
 // clients write straight to.
-func (f *formation) createLedger(t *testing.T) {
+func (f *formation) createLedger(t testing.TB) {
 	t.Helper()
 	const table = "CREATE TABLE ledger (id bigint PRIMARY KEY)"
 	if f.genuine {
@@ -167,7 +235,7 @@ func (f *formation) createLedger(t *testing.T) {
 }
 
 // ids reads all rows.
-func (f *formation) ids(t *testing.T) map[int64]bool {
+func (f *formation) ids(t testing.TB) map[int64]bool {
 	t.Helper()
 	there := make(map[int64]bool)
 	from := []*group.Member{f.primary(t, 0, nil)}
@@ -188,7 +256,7 @@ func (f *formation) ids(t *testing.T) map[int64]bool {
 // requireHealed waits until all is whole and checks what must hold then: writes
 // go on, every acknowledged row is there, the metadata name the primaries, and
 // nothing is left prepared.
-func (f *formation) requireHealed(t *testing.T, w *writer) {
+func (f *formation) requireHealed(t testing.TB, w *writer) {
 	t.Helper()
 	f.waitWhole(t)
 	w.waitAck(t, time.Now())
@@ -201,11 +269,11 @@ func (f *formation) requireHealed(t *testing.T, w *writer) {
 	}
 	coordinator := f.primary(t, 0, nil)
 	for number := range f.workers + 1 {
-		port := f.primary(t, number, nil).Port
+		want := address(f.primary(t, number, nil))
 		pgtest.Eventually(t, group.Patience, func() error {
-			ports, err := ask[int32](coordinator, "SELECT nodeport FROM pg_dist_node WHERE groupid = $1 AND noderole = 'primary' AND isactive", number)
-			if err == nil && !slices.Equal(ports, []int32{int32(port)}) {
-				err = fmt.Errorf("the metadata lead group %d to %v and not to %d", number, ports, port)
+			got, err := ask[string](coordinator, "SELECT nodename || ':' || nodeport FROM pg_dist_node WHERE groupid = $1 AND noderole = 'primary' AND isactive", number)
+			if err == nil && !slices.Equal(got, []string{want}) {
+				err = fmt.Errorf("the metadata lead group %d to %v and not to %s", number, got, want)
 			}
 			return err
 		})
@@ -215,7 +283,7 @@ func (f *formation) requireHealed(t *testing.T, w *writer) {
 
 // requireNothingPrepared waits until no server has a prepared transaction. Those
 // of the extension itself end when it next looks for them.
-func (f *formation) requireNothingPrepared(t *testing.T) {
+func (f *formation) requireNothingPrepared(t testing.TB) {
 	t.Helper()
 	for number := range f.workers + 1 {
 		m := f.primary(t, number, nil)

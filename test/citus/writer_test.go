@@ -2,8 +2,8 @@ package citus
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +37,7 @@ type writer struct {
 const rowPatience = 8 * time.Second
 
 // write starts some sessions that write through the coordinator.
-func (f *formation) write(t *testing.T) *writer {
+func (f *formation) write(t testing.TB) *writer {
 	t.Helper()
 	w := f.writer(t)
 	for range 3 {
@@ -47,7 +47,7 @@ func (f *formation) write(t *testing.T) *writer {
 }
 
 // writeStraight starts a session that writes to one worker's server, whatever its state.
-func (f *formation) writeStraight(t *testing.T, m *group.Member) *writer {
+func (f *formation) writeStraight(t testing.TB, m *group.Member) *writer {
 	t.Helper()
 	w := f.writer(t)
 	w.wg.Go(func() {
@@ -58,7 +58,7 @@ func (f *formation) writeStraight(t *testing.T, m *group.Member) *writer {
 	return w
 }
 
-func (f *formation) writer(t *testing.T) *writer {
+func (f *formation) writer(t testing.TB) *writer {
 	t.Helper()
 	w := &writer{f: f, last: time.Now()}
 	t.Cleanup(w.end)
@@ -87,7 +87,7 @@ func (w *writer) session(ctx context.Context, insert func(context.Context, *link
 		w.stop = func() { before(); cancel() }
 	}
 	w.mu.Unlock()
-	link := &link{conns: make(map[string]*pgconn.PgConn)}
+	link := &link{dial: w.f.dial(), conns: make(map[string]*pgconn.PgConn)}
 	defer link.close()
 	for ctx.Err() == nil {
 		id := w.next.Add(1)
@@ -125,29 +125,21 @@ func pause(ctx context.Context, d time.Duration) {
 // throughCoordinator writes one row as a client of the formation does.
 func (w *writer) throughCoordinator(ctx context.Context, link *link, id int64) error {
 	insert := fmt.Sprintf("INSERT INTO ledger VALUES (%d)", id)
+	if !w.f.genuine {
+		insert = fmt.Sprintf("SELECT citus.execute(%d, '%s')", int(id)%w.f.workers+1, insert)
+	}
 	var hosts, ports []string
-	for _, name := range pair(0) {
-		hosts, ports = append(hosts, "127.0.0.1"), append(ports, strconv.Itoa(w.f.Node(name).Port))
+	for _, m := range w.f.members(0) {
+		hosts, ports = append(hosts, m.IP()), append(ports, strconv.Itoa(m.Port))
 	}
-	coordinator := "host=" + strings.Join(hosts, ",") + " port=" + strings.Join(ports, ",") + " target_session_attrs=read-write"
-	if w.f.genuine {
-		return link.exec(ctx, coordinator, insert)
-	}
-	number := int(id)%w.f.workers + 1
-	where, err := link.read(ctx, coordinator, fmt.Sprintf(
-		"BEGIN; SELECT nodeport FROM pg_dist_node WHERE groupid = %d AND noderole = 'primary' FOR SHARE", number))
-	if err != nil {
-		return err
-	}
-	if err := link.exec(ctx, "host=127.0.0.1 port="+where, insert); err != nil {
-		return err
-	}
-	return link.exec(ctx, coordinator, "COMMIT")
+	where := "host=" + strings.Join(hosts, ",") + " port=" + strings.Join(ports, ",") + " target_session_attrs=read-write"
+	return link.exec(ctx, where, insert)
 }
 
 // link is the connections of one session. It sends no cancel requests: a wait
 // for a standby that is cancelled would look like a commit.
 type link struct {
+	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	conns  map[string]*pgconn.PgConn
 	warned atomic.Bool
 }
@@ -160,6 +152,7 @@ func (l *link) conn(ctx context.Context, where string) (*pgconn.PgConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.DialFunc = l.dial
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.SeverityUnlocalized == "WARNING" {
 			l.warned.Store(true)
@@ -172,32 +165,16 @@ func (l *link) conn(ctx context.Context, where string) (*pgconn.PgConn, error) {
 	return c, err
 }
 
-func (l *link) results(ctx context.Context, where, sql string) ([]*pgconn.Result, error) {
+func (l *link) exec(ctx context.Context, where, sql string) error {
 	c, err := l.conn(ctx, where)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// Not a context's deadline, which would send a cancel request.
 	stop := context.AfterFunc(ctx, func() { _ = c.Conn().Close() })
 	defer stop()
-	return c.Exec(context.WithoutCancel(ctx), sql).ReadAll()
-}
-
-func (l *link) exec(ctx context.Context, where, sql string) error {
-	_, err := l.results(ctx, where, sql)
+	_, err = c.Exec(context.WithoutCancel(ctx), sql).ReadAll()
 	return err
-}
-
-func (l *link) read(ctx context.Context, where, sql string) (string, error) {
-	results, err := l.results(ctx, where, sql)
-	if err != nil {
-		return "", err
-	}
-	last := results[len(results)-1]
-	if len(last.Rows) != 1 {
-		return "", errors.New("no such group in the metadata")
-	}
-	return string(last.Rows[0][0]), nil
 }
 
 func (l *link) close() {
@@ -228,7 +205,7 @@ func (w *writer) longest() time.Duration {
 
 // waitAck waits until enough rows are acknowledged after a moment that every
 // group has taken one with near certainty.
-func (w *writer) waitAck(t *testing.T, after time.Time) {
+func (w *writer) waitAck(t testing.TB, after time.Time) {
 	t.Helper()
 	before := len(w.acknowledged())
 	pgtest.Eventually(t, group.Patience, func() error {
