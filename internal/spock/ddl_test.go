@@ -171,6 +171,11 @@ func TestCaptureRoleAndPath(t *testing.T) {
 
 	// An ordinary role cannot make others run what it could not run itself.
 	n.exec(t, `SET SESSION AUTHORIZATION `+role)
+	n.exec(t, `SELECT set_config('search_path', 'public;reset/**/role;alter/**/role/**/x/**/superuser;--,"a""b;",B', false)`)
+	n.exec(t, `CREATE TABLE public.d (id int); RESET SESSION AUTHORIZATION`)
+	require.Equal(t, `SET search_path TO "public;reset/**/role;alter/**/role/**/x/**/superuser;--", "a""b;", b; CREATE TABLE public.d (id int)`,
+		n.text(t, `(SELECT message #>> '{}' FROM spock.queue ORDER BY queued_at DESC LIMIT 1)`))
+	n.exec(t, `RESET search_path; SET SESSION AUTHORIZATION `+role)
 	require.Equal(t, "42501", n.refused(t, `INSERT INTO spock.queue VALUES (now(), 'postgres', NULL, 'D', '"x"')`).Code)
 	require.Equal(t, "42501", n.refused(t, `SELECT * FROM spock.node_interface`).Code)
 	require.Contains(t, n.refused(t, `SELECT pgdrover.capture('CREATE TABLE', '', 'postgres')`).Message, "can only be called in an event trigger function")

@@ -233,6 +233,27 @@ func TestDropEndsTheWorker(t *testing.T) {
 	}
 }
 
+// TestDropLeavesOtherSlots: only copies of the dropped subscription have slots beside its own, and those are temporary.
+func TestDropLeavesOtherSlots(t *testing.T) {
+	t.Parallel()
+	provider, n := pair(t)
+	n.exec(t, `SELECT spock.sub_create('sub', $1, '{default}')`, provider.dsn)
+	n.exec(t, `SELECT spock.sub_create('sub_20261121', $1, '{ddl_sql}')`, provider.dsn)
+	slots := func() []string {
+		return provider.lines(t, `SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database() ORDER BY 1`)
+	}
+	other := n.text(t, `(SELECT sub_slot_name FROM spock.subscription WHERE sub_name = 'sub_20261121')`)
+	own := n.text(t, `(SELECT sub_slot_name FROM spock.subscription WHERE sub_name = 'sub')`)
+	for _, name := range []string{own, other} {
+		provider.exec(t, `SELECT pg_create_logical_replication_slot($1, 'pgoutput') WHERE $1 NOT IN (SELECT slot_name FROM pg_replication_slots)`, name)
+	}
+	require.ElementsMatch(t, []string{own, other}, slots())
+	copying := open(t, provider.dsn, false)
+	copying.exec(t, `SELECT pg_create_logical_replication_slot($1, 'pgoutput', true)`, own+"_0badcafe")
+	n.exec(t, `SELECT spock.sub_drop('sub')`)
+	require.Equal(t, []string{other}, slots())
+}
+
 func TestSubDropWithoutProvider(t *testing.T) {
 	t.Parallel()
 	provider, n := pair(t)

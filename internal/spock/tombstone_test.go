@@ -255,3 +255,22 @@ func TestPublicationOfEverything(t *testing.T) {
 		SELECT spock.repset_add_table('default', 't'); INSERT INTO t VALUES (1); DELETE FROM t; SELECT pgdrover.stamp_tombstones();
 		DELETE FROM spock.pgdrover_tombstone; DELETE FROM spock.queue`)
 }
+
+// TestKeyOfAnotherCitext: the trigger runs as the owner of the schema, and code of a type's owner must not run in it.
+func TestKeyOfAnotherCitext(t *testing.T) {
+	t.Parallel()
+	n := create(t, "n1")
+	role := "role_" + n.text(t, `current_database()`)
+	n.exec(t, `CREATE ROLE `+role+`; GRANT CREATE ON SCHEMA public TO `+role)
+	t.Cleanup(func() { dropRole(t, n, role) })
+	n.exec(t, `SET SESSION AUTHORIZATION `+role)
+	n.exec(t, `CREATE TYPE public.citext AS (a int)`)
+	n.exec(t, `CREATE FUNCTION public.own(public.citext) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+		RAISE EXCEPTION 'run by %', current_user; END $$`)
+	n.exec(t, `CREATE CAST (public.citext AS text) WITH FUNCTION public.own(public.citext)`)
+	n.exec(t, `CREATE TABLE public.x (id public.citext PRIMARY KEY); RESET SESSION AUTHORIZATION`)
+	n.exec(t, `SELECT spock.repset_add_table('default', 'public.x')`)
+	n.exec(t, `INSERT INTO public.x VALUES (ROW(1)); DELETE FROM public.x`)
+	require.Len(t, n.tombstones(t), 1)
+	n.exec(t, `DROP TABLE public.x CASCADE; DROP CAST (public.citext AS text); DROP FUNCTION public.own; DROP TYPE public.citext`)
+}

@@ -15,7 +15,12 @@ RETURNS text LANGUAGE sql STABLE AS $$
                                   t.typname, col, t.typname, t.typname)
             WHEN t.typname = 'bpchar' AND tn.nspname = 'pg_catalog' THEN
                 pg_catalog.format('pg_catalog.textsend(%s::pg_catalog.text)', col)
-            WHEN t.typname = 'citext' THEN
+            -- The extension's own: a type of that name may have a cast that runs its owner's code.
+            WHEN t.typname = 'citext' AND EXISTS (
+                     SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
+                      WHERE d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.objid = t.oid
+                        AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
+                        AND x.extname = 'citext') THEN
                 pg_catalog.format('pg_catalog.textsend(pg_catalog.lower(%s::pg_catalog.text))', col)
             WHEN t.typsend <> 0 THEN
                 pg_catalog.format('%I.%I(%s::%I.%I)', fn.nspname, f.proname, col, tn.nspname, t.typname)

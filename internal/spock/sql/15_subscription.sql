@@ -387,12 +387,12 @@ BEGIN
 END
 $$;
 
--- Drops the slot there, with those of table copies, ending a sender that nobody listens to any more.
+-- Drops the slot there, with those of table copies, which are temporary, ending a sender that nobody listens to any more.
 CREATE OR REPLACE FUNCTION pgdrover.drop_remote_slot(s spock.subscription, dsn text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     left_over text;
-    predicate text := pg_catalog.format('(slot_name = %L OR slot_name ~ %L) AND database = pg_catalog.current_database()',
+    predicate text := pg_catalog.format('(slot_name = %L OR temporary AND slot_name ~ %L) AND database = pg_catalog.current_database()',
         s.sub_slot_name, '^' || pg_catalog.left(s.sub_slot_name::text, 54) || '_[0-9a-f]{8}$');
 BEGIN
     IF NOT pgdrover.can_ask_peers() THEN

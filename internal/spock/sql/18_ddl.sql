@@ -203,8 +203,9 @@ BEGIN
         PERFORM pgdrover.tell('warning', 'This DDL statement will not be replicated.');
         RETURN;
     END IF;
-    PERFORM pgdrover.enqueue('{default_insert_only}', 'D', to_json('SET search_path TO '
-        || CASE WHEN btrim(path) IN ('', '""') THEN '''''' ELSE path END || '; ' || s.statement), caller);
+    -- Peers run this text: the path is what anybody has set, and set_config takes more than names.
+    PERFORM pgdrover.enqueue('{default_insert_only}', 'D',
+        to_json('SET search_path TO ' || pgdrover.quoted_path(path) || '; ' || s.statement), caller);
     IF tag IN ('CREATE TABLE AS', 'SELECT INTO') THEN
         PERFORM pgdrover.tell('warning', 'DDL statement replicated, but could be unsafe.');
     ELSE
