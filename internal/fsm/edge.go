@@ -41,7 +41,9 @@ const (
 	// StepSetList writes the group's stored list to synchronous_standby_names
 	// and reloads. When the list is empty it also releases the sessions that
 	// wait for a standby; only an order of the monitor brings us here. On a
-	// stopped server or a standby it is in place before the server next opens.
+	// stopped server it is in place before the server next opens. A standby that a
+	// later step of the edge promotes may get it while it is promoted, before or after
+	// recovery ends: until then it goes by its guard, and acknowledges nothing.
 	StepSetList
 	// StepEnforceList waits until a list that is not empty holds for every
 	// session: a new connection shows it and the checkpointer has taken note,

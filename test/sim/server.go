@@ -404,6 +404,11 @@ func (s *server) guard() {
 	}
 }
 
+// guarded: every process goes by the list that nobody satisfies.
+func (s *server) guarded() bool {
+	return s.listDisk.Number == -1 && s.shown.Number == -1 && s.old.Number == -1 && s.force.Number == -1
+}
+
 // dropSkipped takes away the history files of timelines that nobody began and
 // nothing has followed.
 func (s *server) dropSkipped() {

@@ -62,7 +62,25 @@ func (k *keeper) stepPromote(wk *walk) outcome {
 			return outcome{again, k.h.rng.delay(2 * time.Millisecond)} // anything may happen before it promotes
 		}
 		s.promote()
-		return k.soon(wk, time.Minute)
+		// The list comes at any time from now on, also when recovery is over already.
+		return outcome{next, k.h.rng.delay(20 * time.Millisecond)}
+	case 2:
+		if s.state != running || s.sick {
+			return outcome{kind: failed}
+		}
+		if wk.handed {
+			s.listDisk = wk.list
+			s.reload()
+		}
+		return outcome{next, k.h.rng.delay(2 * time.Millisecond)}
+	case 3:
+		if s.state != running {
+			return outcome{kind: failed}
+		}
+		if s.recovery || wk.handed && !s.pmFrozen && s.shown.Number != s.listDisk.Number {
+			return k.soon(wk, time.Minute)
+		}
+		return outcome{next, time.Millisecond}
 	default:
 		if s.state != running {
 			return outcome{kind: failed}
@@ -77,6 +95,7 @@ func (k *keeper) stepSetList(wk *walk) outcome {
 	s := k.h.s
 	switch wk.part {
 	case 0:
+		wk.handed = false
 		return k.ask(wk, func() bool {
 			wk.list = k.w.mon.list()
 			return true
@@ -90,6 +109,10 @@ func (k *keeper) stepSetList(wk *walk) outcome {
 		}
 		if k.w.rules.Broken == NoteFirst {
 			wk.lsn = s.end.at
+		}
+		if s.state == running && s.recovery && s.guarded() && slices.Contains(wk.steps[wk.i:], fsm.StepPromote) {
+			wk.handed = true // nothing is acknowledged before it is in force
+			return outcome{done, time.Millisecond}
 		}
 		s.listDisk = wk.list
 		s.reload()
@@ -154,6 +177,9 @@ func (k *keeper) stepWaitVoters(wk *walk) outcome {
 				s.checkpoint()
 			}
 			return outcome{done, time.Millisecond}
+		}
+		if k.w.now-wk.began > 2*time.Second {
+			s.slots = k.mask // whoever is to be the voter may need its slot first
 		}
 		return outcome{again, 50 * time.Millisecond}
 	}
@@ -413,7 +439,8 @@ func (k *keeper) stepCheckTimeline(wk *walk) outcome {
 		return k.askSource(wk, false)
 	case 1:
 		up := k.w.hosts[wk.source.host].s
-		if !k.reachable(up) || up.recovery || s.state != down && s.state != running {
+		late := up.recovery && !up.end.holds(s.end) // it may still receive, or replay, what we hold
+		if !k.reachable(up) || late || s.state != down && s.state != running {
 			if s.signal && s.upDisk.host != wk.source.host {
 				s.standby(nowhere)
 				s.reload()

@@ -23,6 +23,7 @@ type walk struct {
 	began   time.Duration
 	source  upstream
 	list    fsm.List
+	handed  bool // the list is for the promotion to put in force
 	lsn     pg.LSN
 	copy    *stream
 	upGen   int
