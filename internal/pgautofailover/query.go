@@ -65,6 +65,7 @@ func queries() map[string]string {
 		"qRemoveNode":              qRemoveNode,
 		"qRemoveNodeByHost":        qRemoveNodeByHost,
 		"qRemoveNodes":             qRemoveNodes,
+		"qReportCopy":              qReportCopy,
 		"qReportPostgresVersion":   qReportPostgresVersion,
 		"qReportTimelineHistory":   qReportTimelineHistory,
 		"qRestless":                qRestless,

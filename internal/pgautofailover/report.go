@@ -110,6 +110,15 @@ func (db *DB) ReportVersion(ctx context.Context, nodeID int64, v Version) error 
 	return wrap("report the version", err)
 }
 
+const qReportCopy = `SELECT pgautofailover.report_copy($1)`
+
+// ReportCopy says in the node's events that it is copied anew, because the
+// primary does not hold the WAL that it needs.
+func (db *DB) ReportCopy(ctx context.Context, nodeID int64) error {
+	_, err := db.conn.Exec(ctx, qReportCopy, nodeID)
+	return wrap("tell why the node is copied", err)
+}
+
 const qSetNodeSystemIdentifier = `SELECT node_id FROM pgautofailover.set_node_system_identifier($1, $2)`
 
 // SetNodeSystemIdentifier stores the system identifier of a node's data directory.

@@ -12,19 +12,25 @@ import (
 )
 
 // SchemaNumber is the version of the schema that this program installs and needs.
-const SchemaNumber = 1
+const SchemaNumber = 2
 
 // CompatVersion is the version of the pgautofailover extension that old
 // keepers are told by default; setting pgautofailover.extension_version changes it.
 const CompatVersion = "2.2"
 
-//go:embed sql/*.sql
+//go:embed sql/*.sql sql/upgrade/*.sql
 var sqlFiles embed.FS
 
 // installOrder lists the files of an installation; each may use what those before it made.
-func installOrder() []string {
+func installOrder() []string { return append(tableFiles(), functionFiles()...) }
+
+// tableFiles make what holds data: an upgrade changes it by statements of its own.
+func tableFiles() []string { return []string{"01_schema.sql", "02_table.sql"} }
+
+// functionFiles make what follows from the program alone: an upgrade drops it and runs them again.
+func functionFiles() []string {
 	return []string{
-		"01_schema.sql", "02_table.sql", "03_lock.sql", "04_notify.sql", "05_first_goal.sql", "06_check.sql",
+		"03_lock.sql", "04_notify.sql", "05_first_goal.sql", "06_check.sql",
 		"07_formation.sql", "08_register.sql", "09_report.sql", "10_request.sql", "11_setting.sql", "12_read.sql",
 		"13_decider.sql", "14_introspect.sql", "20_grant.sql",
 	}
@@ -37,7 +43,28 @@ type upgrade struct {
 }
 
 // upgrades lists the steps between versions, oldest first; the first version needs none.
-func upgrades() []upgrade { return nil }
+func upgrades() []upgrade { return []upgrade{{from: 1, file: "upgrade/1--2.sql"}} }
+
+// dropFunctions takes away what functionFiles make. Functions of an extension stay, which may have been put into our schema.
+const dropFunctions = `
+DROP VIEW pgautofailover.fsm;
+DROP TRIGGER disable_secondary_check ON pgautofailover.formation;
+DROP TABLE pgautofailover.first_goal, pgautofailover.fsm_rule, pgautofailover.fsm_order;
+DROP SCHEMA pgautofailover_catalog CASCADE;
+DO $$
+DECLARE
+    fn regprocedure;
+BEGIN
+    FOR fn IN
+        SELECT p.oid FROM pg_catalog.pg_proc p
+         WHERE p.pronamespace = 'pgautofailover'::regnamespace
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                            WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+    LOOP
+        EXECUTE pg_catalog.format('DROP ROUTINE %s', fn);
+    END LOOP;
+END
+$$`
 
 var (
 	// ErrNotInstalled says that the database has no schema pgautofailover of ours.
@@ -115,18 +142,10 @@ func change(ctx context.Context, db *DB, install bool) error {
 	switch {
 	case errors.Is(err, ErrNotInstalled) && install:
 		err = runFiles(ctx, tx, installOrder())
-		version = SchemaNumber
 	case errors.Is(err, errForeign) && !install:
 		err = takeOver(ctx, tx)
-		version = SchemaNumber
 	case err == nil && version < SchemaNumber:
-		var files []string
-		for _, u := range upgrades() {
-			if u.from >= version {
-				files = append(files, u.file)
-			}
-		}
-		err = runFiles(ctx, tx, files)
+		err = raise(ctx, tx, version)
 	case err == nil && version > SchemaNumber:
 		err = hinted{
 			fmt.Sprintf("upgrade schema pgautofailover: it has version %d, this program knows %d", version, SchemaNumber),
@@ -145,6 +164,20 @@ func change(ctx context.Context, db *DB, install bool) error {
 		}
 	}
 	return wrap(op, tx.Commit(ctx))
+}
+
+// raise brings the schema from a version to this program's.
+func raise(ctx context.Context, tx pgx.Tx, version int) error {
+	var files []string
+	for _, u := range upgrades() {
+		if u.from >= version {
+			files = append(files, u.file)
+		}
+	}
+	if _, err := tx.Conn().PgConn().Exec(ctx, dropFunctions).ReadAll(); err != nil {
+		return wrap("drop the functions of the version before", err)
+	}
+	return runFiles(ctx, tx, append(files, functionFiles()...))
 }
 
 func runFiles(ctx context.Context, tx pgx.Tx, files []string) error {

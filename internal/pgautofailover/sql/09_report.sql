@@ -178,6 +178,24 @@ RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path TO pg_catalog, pg_tem
      WHERE nodeid = $1
 $$;
 
+-- A standby that was away for too long is copied again; its events shall say why it takes so long.
+CREATE FUNCTION pgautofailover.report_copy(node_id bigint)
+RETURNS void LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
+DECLARE
+    n pgautofailover.node;
+    line text;
+BEGIN
+    SELECT m.* INTO n FROM pgautofailover.node m WHERE m.nodeid = node_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = format('couldn''t find node with nodeid %s', node_id);
+    END IF;
+    line := format('%s copies the data directory: the primary does not hold its WAL any more',
+                   initcap(left(pgautofailover.node_text(n), 1)) || substr(pgautofailover.node_text(n), 2));
+    PERFORM pgautofailover.notify_log(line);
+    PERFORM pgautofailover.store_event(n, line);
+END
+$$;
+
 -- A node that was rewound may carry another history under the same numbers: what it says last is true, and timelines
 -- that its history does not have any more are forgotten.
 CREATE FUNCTION pgautofailover.report_timeline_history(node_id bigint, history jsonb)

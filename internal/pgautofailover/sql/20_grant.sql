@@ -24,7 +24,7 @@ BEGIN
                'set_node_replication_quorum', 'set_node_region', 'get_nodes', 'get_other_nodes', 'get_primary',
                'get_coordinator', 'get_most_advanced_standby', 'synchronous_standby_names', 'current_state',
                'last_events', 'perform_failover', 'perform_promotion', 'start_maintenance', 'stop_maintenance',
-               'remove_node', 'report_postgres_version', 'report_timeline_history', 'accept_timeline',
+               'remove_node', 'report_postgres_version', 'report_timeline_history', 'report_copy', 'accept_timeline',
                'resolve_accepted_timeline', 'node_timeline_status', 'dump_fsm', 'dump_fsm_edges',
                'check_fsm_reachability', 'decider_alive')
     LOOP

@@ -1,0 +1,2 @@
+-- From version 1 to version 2. The tables are the same; what is new is in functions, and those are made anew at every
+-- upgrade. A change of a table gets its statement here, or in the file of the next step.
