@@ -156,6 +156,8 @@ func (a *alone) List(ctx context.Context, number int64) (pg.StandbyNames, bool, 
 }
 
 func (a *alone) StartMaintenance(context.Context) error                    { return errDisabled }
+func (a *alone) Refused(context.Context) (string, error)                   { return "", nil }
+func (a *alone) Copies(context.Context) error                              { return nil }
 func (a *alone) StopMaintenance(context.Context) error                     { return nil }
 func (a *alone) UpdateMetadata(context.Context, string, string, int) error { return nil }
 func (a *alone) PublishHistory(context.Context, pg.History) error          { return nil }

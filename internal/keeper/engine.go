@@ -103,6 +103,7 @@ type engine struct {
 	peersKnown bool
 	peersDone  []peer
 	slotsAt    time.Duration // when the slots were last seen to
+	stirredAt  time.Duration // when the upstream was last made to say something
 	published  pg.Timeline
 	// reconfigured: the server goes by the configuration as last read.
 	reconfigured bool
@@ -573,6 +574,10 @@ func (e *engine) upkeep() *job {
 	if tli := e.view.TLI; tli != e.published && duty.Postgres == fsm.PowerRunning {
 		return care(nil, e.cfg.Machine.publish, func() { e.published = tli })
 	}
+	if e.view.Connecting && role.In(fsm.CatchingUp, fsm.Secondary) && e.cfg.Clock()-e.stirredAt > stirEvery {
+		e.stirredAt = e.cfg.Clock()
+		return care(nil, e.cfg.Machine.stir, nil)
+	}
 	if role == fsm.Secondary && !e.armed {
 		return care(nil, e.cfg.Machine.arm, func() { e.armed = true })
 	}
@@ -639,6 +644,10 @@ const slotsEvery = 10 * time.Second
 // others: in the middle of a failover, with news many times a second, it would
 // only take time from those who work on it.
 const advanceEvery = time.Second
+
+// stirEvery is how often a standby whose receiver has heard nothing yet makes
+// its upstream say something.
+const stirEvery = time.Second
 
 // mendAfter is how long a standby may take to begin streaming by itself.
 const mendAfter = 10 * time.Second

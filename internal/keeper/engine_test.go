@@ -425,6 +425,29 @@ func TestSlotsAreSeenToNowAndThen(t *testing.T) {
 	})
 }
 
+// TestReceiverThatHearsNothingIsSpokenTo: where nobody writes, the upstream of a
+// standby that comes back has nothing to say, and nobody would know that it streams.
+func TestReceiverThatHearsNothingIsSpokenTo(t *testing.T) {
+	inWorld(t, fsm.CatchingUp, func(w *world) {
+		w.server.recovery, w.server.deaf = true, true
+		w.monitor.peers = []peer{{ID: 2, Host: "h", Port: 1, Goal: fsm.Primary}}
+	}, func(t *testing.T, w *world) {
+		w.pass(3 * time.Second)
+		spoken := func() (n int) {
+			w.server.edit(func() { n = w.server.stirred })
+			return n
+		}
+		before := spoken()
+		require.Positive(t, before)
+		require.LessOrEqual(t, before, 3)
+		w.server.edit(func() { w.server.deaf = false })
+		w.pass(time.Second)
+		before = spoken()
+		w.pass(5 * time.Second)
+		require.Equal(t, before, spoken())
+	})
+}
+
 // TestAnotherMonitorCountsFromOne: after a reload that names another monitor
 // the numbers of the one before mean nothing, and what it still answers neither.
 func TestAnotherMonitorCountsFromOne(t *testing.T) {

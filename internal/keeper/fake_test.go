@@ -34,7 +34,8 @@ type fakeMonitor struct {
 	goal     assignment
 	reports  []heard
 	asked    []string
-	refuse   error // of start_maintenance
+	refuse   error  // of start_maintenance
+	refused  string // afterwards
 	onStart  func()
 	sessions int
 	notes    chan notification
@@ -155,6 +156,13 @@ func (s *fakeSession) StartMaintenance(context.Context) error {
 	return nil
 }
 
+func (s *fakeSession) Refused(context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused, nil
+}
+
+func (s *fakeSession) Copies(context.Context) error                           { return s.note("copies") }
 func (s *fakeSession) StopMaintenance(context.Context) error                  { return s.note("stop_maintenance") }
 func (s *fakeSession) PublishHistory(context.Context, pg.History) error       { return nil }
 func (s *fakeSession) SetSystemIdentifier(context.Context, pg.SystemID) error { return nil }
@@ -181,6 +189,8 @@ type fakeServer struct {
 	steps    []fsm.Step
 	begin    pg.Timeline // what it was told to begin
 	mended   int
+	stirred  int
+	deaf     bool // its receiver has heard nothing yet
 	streams  fsm.Streaming
 	blocked  map[fsm.Step]bool
 	broken   map[fsm.Step]error
@@ -253,6 +263,10 @@ func (s *fakeServer) mend(context.Context) error {
 	s.edit(func() { s.mended++ })
 	return nil
 }
+func (s *fakeServer) stir(context.Context) error {
+	s.edit(func() { s.stirred++ })
+	return nil
+}
 func (s *fakeServer) reconfigure(context.Context, fsm.State) error { return nil }
 
 func (s *fakeServer) events() <-chan struct{} {
@@ -277,7 +291,7 @@ func (s *fakeServer) look(ctx context.Context) view {
 	case s.running:
 		v.Ready, v.Alive, v.InRecovery, v.TLI, v.LSN, v.SyncNames = true, true, s.recovery, 1, s.lsn, s.names
 		v.Sealed, v.Refused = s.sealed && s.recovery, s.refusing
-		v.Streaming = s.streams
+		v.Streaming, v.Connecting = s.streams, s.deaf
 		for id, lives := range s.standbys {
 			seen := standbySeen{ID: id, ReplyTime: time.Unix(1, 0)}
 			if lives {

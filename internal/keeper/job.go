@@ -21,6 +21,8 @@ type machine interface {
 	// mend finds out why a standby does not stream, and copies the primary when
 	// nothing else helps.
 	mend(ctx context.Context) error
+	// stir has the upstream of a standby send something.
+	stir(ctx context.Context) error
 	// reconfigure brings the server in line with a configuration that was read again.
 	reconfigure(ctx context.Context, role fsm.State) error
 }

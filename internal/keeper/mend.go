@@ -37,9 +37,27 @@ func (n *node) mend(ctx context.Context) error {
 	}
 	if gone {
 		n.log.WarnContext(ctx, "the primary does not hold the WAL that this standby needs any more, copying it")
+		err := n.ask(ctx, func(ctx context.Context, s monitorSession) error { return s.Copies(ctx) })
+		if err != nil {
+			n.log.WarnContext(ctx, "could not tell the monitor why the data directory is copied", "error", err)
+		}
 		return n.copyAndStart(ctx, up, true)
 	}
 	return n.instance().Follow(ctx, postgres.StandbyOf(up))
+}
+
+// stir has the primary write something: a receiver knows that it is served only
+// once it has heard something, and asks for that after seconds. An upstream
+// that is still in recovery cannot write, and need not.
+func (n *node) stir(ctx context.Context) error {
+	up, err := n.primary(ctx)
+	if err != nil {
+		return err
+	}
+	if err := postgres.Stir(ctx, postgres.CopyFrom(up)); err != nil {
+		n.log.DebugContext(ctx, "could not have the primary write anything", "error", err)
+	}
+	return nil
 }
 
 // oldestSegment is the oldest WAL that a server holds, on whatever timeline.

@@ -161,6 +161,16 @@ func (s *pgSession) StartMaintenance(ctx context.Context) error {
 	return err
 }
 
+func (s *pgSession) Refused(ctx context.Context) (string, error) {
+	last, err := s.db.LastRequest(ctx, s.formation, s.group)
+	if err != nil || last.Kind != fsm.IntentStartMaintenance || last.NodeID != s.nodeID || last.Open || last.Applied {
+		return "", err
+	}
+	return last.Outcome, nil
+}
+
+func (s *pgSession) Copies(ctx context.Context) error { return s.db.ReportCopy(ctx, s.nodeID) }
+
 func (s *pgSession) StopMaintenance(ctx context.Context) error {
 	_, err := s.db.StopMaintenance(ctx, s.nodeID)
 	return err

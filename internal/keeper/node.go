@@ -364,6 +364,7 @@ func fill(v *view, o postgres.Observation) {
 		if o.Receiver.Streaming() {
 			v.Streaming = fsm.StreamingYes
 		}
+		v.Connecting = o.Receiver.Status == "connecting"
 	}
 	for _, s := range o.Standbys {
 		v.Standbys = append(v.Standbys, standbySeen{ID: s.ID, ReplyTime: s.ReplyTime})

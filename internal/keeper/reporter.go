@@ -46,11 +46,15 @@ type nodeEvidence interface {
 	PublishHistory(ctx context.Context, h pg.History) error
 	PublishVersion(ctx context.Context, number int, version, full string) error
 	SetSystemIdentifier(ctx context.Context, id pg.SystemID) error
+	// Copies tells that the node is copied anew because the primary lacks its WAL.
+	Copies(ctx context.Context) error
 }
 
 // nodeRequests is what a node asks the monitor for.
 type nodeRequests interface {
 	StartMaintenance(ctx context.Context) error
+	// Refused says why the last StartMaintenance came to nothing after all; empty while nobody said so.
+	Refused(ctx context.Context) (string, error)
 	StopMaintenance(ctx context.Context) error
 	// UpdateMetadata gives the node another name or address.
 	UpdateMetadata(ctx context.Context, name, host string, port int) error

@@ -523,12 +523,31 @@ func (n *node) leaveFormer(ctx context.Context, up postgres.UpstreamConfig) erro
 	return n.instance().Repoint(ctx, postgres.Upstream{})
 }
 
+// heardByNow is when a receiver should have heard something where anybody writes.
+const heardByNow = 150 * time.Millisecond
+
 // checkConnection waits until the receiver streams; it makes a real connection to see it.
 func (n *node) checkConnection(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, streamPatience)
 	defer cancel()
-	if err := n.instance().WaitStreaming(waiting); err != nil {
-		return err
+	done := make(chan error, 1)
+	go func() { done <- n.instance().WaitStreaming(waiting) }()
+	timer := time.NewTimer(heardByNow)
+	defer timer.Stop()
+	for streaming := false; !streaming; {
+		select {
+		case err := <-done:
+			if err != nil {
+				return err
+			}
+			streaming = true
+		case <-timer.C:
+			// A primary where nobody writes has nothing to say.
+			if err := n.stir(waiting); err != nil {
+				n.log.DebugContext(ctx, "could not ask for the primary", "error", err)
+			}
+			timer.Reset(stirEvery)
+		}
 	}
 	return n.instance().EndHurry()
 }

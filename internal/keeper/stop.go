@@ -32,6 +32,7 @@ const (
 	handoverPatience = 30 * time.Second
 	farewellPatience = 3 * time.Second
 	undoPause        = 2 * time.Second
+	refusalPoll      = 500 * time.Millisecond
 )
 
 // stopModeOf reads the cause of a cancelled context.
@@ -102,10 +103,46 @@ func (e *engine) askHandover(ctx context.Context) {
 	e.stop.asked, e.stop.handing = true, true
 	e.stop.deadline = e.cfg.Clock() + handoverPatience
 	e.aside.Go(func() {
-		e.stop.handover <- e.reporter.ask(ctx, func(ctx context.Context, s monitorSession) error {
+		err := e.reporter.ask(ctx, func(ctx context.Context, s monitorSession) error {
 			return s.StartMaintenance(ctx)
 		})
+		for said := true; said; {
+			select {
+			case e.stop.handover <- err:
+			case <-ctx.Done():
+				return
+			}
+			if said = err == nil; said {
+				err = e.refusal(ctx)
+			}
+		}
 	})
+}
+
+// refusal waits until the monitor gives up a handover that it had agreed to: the
+// group may have changed before it was taken up.
+func (e *engine) refusal(ctx context.Context) error {
+	tick := time.NewTicker(refusalPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		answer := make(chan string, 1) // the question may go on after ctx has ended
+		err := e.reporter.ask(ctx, func(ctx context.Context, s monitorSession) error {
+			reason, err := s.Refused(ctx)
+			answer <- reason
+			return err
+		})
+		if err != nil {
+			continue
+		}
+		if reason := <-answer; reason != "" {
+			return errors.New(reason)
+		}
+	}
 }
 
 // handoverAnswered takes the monitor's answer.

@@ -79,6 +79,20 @@ func TestStopThatNobodyTakesOverEndsInTime(t *testing.T) {
 	})
 }
 
+func TestStopDoesNotWaitForAHandoverThatIsRefusedLater(t *testing.T) {
+	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
+		w.pass(2 * time.Second)
+		w.monitor.mu.Lock()
+		w.monitor.refused = "node 1 cannot go to maintenance: there is no candidate"
+		w.monitor.mu.Unlock()
+		begin := w.clock()
+		w.end(sigterm{})
+		require.Less(t, w.clock()-begin, 2*time.Second)
+		require.False(t, w.server.runs())
+		require.False(t, w.saved[len(w.saved)-1].MaintenanceOnStop)
+	})
+}
+
 func TestSecondSignalIsStronger(t *testing.T) {
 	inWorld(t, fsm.Primary, nil, func(t *testing.T, w *world) {
 		w.pass(2 * time.Second)

@@ -24,9 +24,11 @@ type view struct {
 	TLI       pg.Timeline
 	LSN       pg.LSN
 	Streaming fsm.Streaming
-	SyncState string
-	Standbys  []standbySeen
-	SyncNames pg.StandbyNames
+	// Connecting: the receiver has its connection and has heard nothing on it yet.
+	Connecting bool
+	SyncState  string
+	Standbys   []standbySeen
+	SyncNames  pg.StandbyNames
 	// CleanStop: the server is down and LSN is the location of the shutdown
 	// checkpoint that it wrote as a primary.
 	CleanStop bool
