@@ -315,7 +315,7 @@ func (w *Worker) copyWhole(ctx context.Context, c *copier, kind, status string, 
 	if err := dump.restore(ctx, "post-data"); err != nil && (status != "c" || !strings.Contains(err.Error(), "already exists")) {
 		return err
 	}
-	return nil
+	return c.copyDeltas(ctx)
 }
 
 // resumable tells whether an attempt that did not come to its end can be gone on
