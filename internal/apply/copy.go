@@ -29,6 +29,8 @@ type copier struct {
 	snapshot string
 	with     string // a statement for the transaction of the copy
 	recent   recent
+	pace     *pace
+	jobs     int // sessions at a time; 0 leaves it to us
 }
 
 // lane is a pair of sessions that copy: one reads from the snapshot, the other
@@ -214,6 +216,11 @@ func (c *copier) copyAll(ctx context.Context, kind string, resumed bool) error {
 		return err
 	}
 	defer c.closeLocal(context.WithoutCancel(ctx))
+	ended, err := c.readPace(ctx)
+	if err != nil {
+		return err
+	}
+	defer ended()
 	tables = slices.DeleteFunc(tables, func(t copied) bool {
 		return slices.Contains(c.w.sub.schemas, t.schema) || done[t.schema+"."+t.name]
 	})
@@ -281,7 +288,11 @@ const maxLanes = 4
 // server has few.
 func (c *copier) lanes(ctx context.Context, pieces int) []*lane {
 	all := []*lane{&c.lane}
-	for n := 1; n < min(maxLanes, runtime.GOMAXPROCS(0), pieces); n++ {
+	most := min(maxLanes, runtime.GOMAXPROCS(0))
+	if c.jobs > 0 {
+		most = c.jobs
+	}
+	for n := 1; n < min(most, pieces); n++ {
 		l := &lane{origin: fmt.Sprintf("%.57s_copy%d", c.w.sub.slot, n)}
 		_, err := c.w.db.Exec(ctx, "SELECT pgdrover.origin_create($1, $2, $3, $4)", l.origin, uint32(c.w.sub.provider), c.w.sub.id, 100+n)
 		if err == nil {
@@ -386,7 +397,7 @@ func (c *copier) showProgress(ctx context.Context, pieces []*piece) error {
 	return nil
 }
 
-// startOver empties a table that an earlier attempt has filled, if only in part.
+// startOver takes out of a table what an earlier attempt has copied, if only in part.
 func (c *copier) startOver(ctx context.Context, t copied) error {
 	table := [][]byte{fmt.Append(nil, c.w.sub.id), []byte(t.schema), []byte(t.name)}
 	result := c.local.ExecParams(ctx, "SELECT 1 FROM spock.pgdrover_copy WHERE sub_id = $1 AND nspname = $2 AND relname = $3 AND state = 'done' LIMIT 1",
@@ -398,7 +409,12 @@ func (c *copier) startOver(ctx context.Context, t copied) error {
 		return nil
 	}
 	c.w.log.InfoContext(ctx, "copy table again", "table", t.schema+"."+t.name)
-	if err := runAll(ctx, c.local, "TRUNCATE "+t.quoted()+" CASCADE"); err != nil {
+	// Only what the copy has written goes: it has the oldest stamp there is, under
+	// an origin of the provider's, or one that is gone. Rows of other tables that
+	// refer to these will find them again.
+	if err := runAll(ctx, c.local, fmt.Sprintf(`DELETE FROM ONLY %s AS k WHERE (SELECT s."timestamp" = 'epoch' AND NOT EXISTS (SELECT FROM spock.pgdrover_origin o
+			WHERE o.roident = s.roident AND o.node_id <> %d) FROM pg_xact_commit_timestamp_origin(k.xmin) s);
+		DELETE FROM spock.pgdrover_stamp WHERE relid = %s::regclass`, t.quoted(), uint32(c.w.sub.provider), pg.QuoteLiteral(t.quoted()))); err != nil {
 		return fmt.Errorf("empty %s.%s: %w", t.schema, t.name, err)
 	}
 	return nil
@@ -434,7 +450,7 @@ func (c *copier) copyPiece(ctx context.Context, l *lane, p *piece) error {
 	if len(quoted) > 0 {
 		target += " (" + list + ")"
 	}
-	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT", target+" FROM STDIN", &p.bytes)
+	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT", target+" FROM STDIN", &p.bytes, c.pace)
 	if err == nil && into != p.quoted() {
 		err = runAll(ctx, l.local, fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %[2]s FROM %[3]s ON CONFLICT DO NOTHING; DROP TABLE %[3]s",
 			p.quoted(), list, into))
@@ -506,7 +522,7 @@ func (l *lane) columnsOf(ctx context.Context, t copied) ([]string, error) {
 const copyBuffer = 256 << 10
 
 // pipe sends the bytes of one COPY into another, as they come.
-func (l *lane) pipe(ctx context.Context, from, to string, size *atomic.Int64) (rows int64, err error) {
+func (l *lane) pipe(ctx context.Context, from, to string, size *atomic.Int64, pace *pace) (rows int64, err error) {
 	r, out := io.Pipe()
 	var read error
 	var wg sync.WaitGroup
@@ -518,7 +534,7 @@ func (l *lane) pipe(ctx context.Context, from, to string, size *atomic.Int64) (r
 		}
 		_ = out.CloseWithError(read)
 	})
-	tag, write := l.local.CopyFrom(ctx, &counter{r: r, n: size}, to)
+	tag, write := l.local.CopyFrom(ctx, &counter{r: r, n: size, pass: func(n int) error { return pace.pass(ctx, n) }}, to)
 	_ = r.CloseWithError(io.ErrClosedPipe)
 	wg.Wait()
 	if read != nil && !errors.Is(read, io.ErrClosedPipe) {
@@ -531,12 +547,16 @@ func (l *lane) pipe(ctx context.Context, from, to string, size *atomic.Int64) (r
 }
 
 type counter struct {
-	r io.Reader
-	n *atomic.Int64
+	r    io.Reader
+	n    *atomic.Int64
+	pass func(n int) error
 }
 
 func (c *counter) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
 	c.n.Add(int64(n))
+	if err == nil {
+		err = c.pass(n)
+	}
 	return n, err
 }
