@@ -163,7 +163,7 @@ func spockctrlOption(name string) string {
 // spockctrlSwitches are the options that take a boolean, or nothing.
 func spockctrlSwitches() []string {
 	names := []string{
-		"ignore-errors", "show-secrets", "dry-run", "resume", "restart", "no-sleep", "allow-shell", "allow-raw-sql", "legacy-out-files",
+		"ignore-errors", "show-secrets", "dry-run", "resume", "restart", "no-sleep", "allow-shell", "allow-raw-sql", "legacy-out-files", "parallel",
 	}
 	for _, c := range workflow.Commands() {
 		for _, param := range c.Params {

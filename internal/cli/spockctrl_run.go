@@ -155,7 +155,7 @@ func (r *runReporter) endLine() {
 func (r *runReporter) bar(e orchestrator.Event) {
 	const width, every = 30, 10 * time.Second
 	first := r.bars[e.Step].IsZero()
-	text := fmt.Sprintf("%s on %s: %d %%, %s of %s", e.Phase, e.Node, 100*e.Done/e.Of, byteText(e.Done), byteText(e.Of))
+	text := fmt.Sprintf("%s on %s: %d %%, %s of %s", e.Phase, e.Node, 100*e.Done/e.Of, orchestrator.ByteText(e.Done), orchestrator.ByteText(e.Of))
 	switch {
 	case r.env.OutTerminal:
 		if r.open {
@@ -171,16 +171,6 @@ func (r *runReporter) bar(e orchestrator.Event) {
 		return
 	}
 	r.bars[e.Step] = e.Time
-}
-
-// byteText writes a number of bytes as the server does.
-func byteText(n int64) string {
-	units := []string{"bytes", "kB", "MB", "GB"}
-	i := 0
-	for ; n >= 10240 && i < len(units)-1; i++ {
-		n /= 1024
-	}
-	return fmt.Sprintf("%d %s", n, units[i])
 }
 
 func (r *runReporter) notice(e orchestrator.Event) {

@@ -88,7 +88,7 @@ func TestSpockctrlScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(env.WorkDir, "spockctrl.json"), []byte(config), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ok": inScript(commandOK), "code": inScript(commandCode), "expand": scriptExpand,
+			"ok": inScript(commandOK), "code": inScript(commandCode), "expand": scriptExpand, "tree": scriptTree,
 		},
 	})
 }

@@ -52,7 +52,9 @@ func newWorkflowRunCmd(env *Env) *cobra.Command {
 	f.String("restart", "", "forget an unfinished run and begin at the first step (`yes|no`)")
 	f.String("on-error", "stop", "after a failed step: `stop` or continue")
 	f.String("on-failure", "keep", "after a failed or cancelled run: `keep` what it made, or rollback")
-	f.String("no-sleep", "", "wait for what the pauses of the file are for instead of pausing (`yes|no`)")
+	f.String("no-sleep", "", "wait for what the pauses of the file are for instead of pausing (`yes|no`); also --fast")
+	f.String("parallel", "", "run steps that cannot meet at the same time (`yes|no`)")
+	f.String("legacy-out-files", "", "write the variables of each node to node.out here as well, as spockctrl did (`yes|no`)")
 	f.Duration("step-timeout", 0, "`duration` that no step may exceed")
 	return cmd
 }
@@ -152,6 +154,12 @@ func (f *workflowFile) configure(ctx context.Context) (orchestrator.Config, erro
 		cfg.From, cfg.To = only, only
 	}
 	cfg.Restart, cfg.NoSleep = f.on("restart"), f.on("no-sleep")
+	if f.on("parallel") {
+		cfg.Steps = workflow.Parallelize(cfg.Steps, f.config)
+	}
+	if f.on("legacy-out-files") {
+		cfg.OnAnswer = f.outFile
+	}
 	var err error
 	if cfg.StepTimeout, err = f.cmd.Flags().GetDuration("step-timeout"); err != nil {
 		return cfg, err
@@ -182,6 +190,27 @@ func (f *workflowFile) resumable(ctx context.Context, journal orchestrator.Journ
 		return fail(spockctrlMisuse, "there is no unfinished run of %s", f.path)
 	}
 	return nil
+}
+
+// outFile writes an answer where spockctrl kept its variables: a line for each
+// row, columns as label=value. What it held before is gone, as it was there.
+func (f *workflowFile) outFile(node string, answer orchestrator.Result) {
+	var b strings.Builder
+	for _, row := range answer.Rows {
+		for i, value := range row {
+			if i > 0 {
+				b.WriteByte('\t')
+			}
+			b.WriteString(answer.Columns[i].Name + "=")
+			if value != nil {
+				b.WriteString(*value)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	if err := os.WriteFile(safeName(node)+".out", []byte(b.String()), 0o600); err != nil {
+		f.env.warnf("write the variables of %s: %v", node, err)
+	}
 }
 
 // safeName makes a name fit for a directory.

@@ -43,17 +43,24 @@ type zodan struct {
 	env  *Env
 	cmd  *cobra.Command
 	json bool
+	// words are those that are no options.
+	words []string
 	// passed, warned and failed count checks.
 	passed, warned, failed int
 }
 
 // newZodanLeaf builds a command with the options that all of them have.
 func newZodanLeaf(env *Env, use, short string, run func(ctx context.Context, z *zodan) error) *cobra.Command {
+	return newZodanWords(env, use, short, 0, run)
+}
+
+// newZodanWords is newZodanLeaf for a command that takes so many words.
+func newZodanWords(env *Env, use, short string, most int, run func(ctx context.Context, z *zodan) error) *cobra.Command {
 	cmd := newMixedLeaf(use, short, func(cmd *cobra.Command, words []string) error {
-		if len(words) > 0 {
-			return zodanUsage("unknown words: %s", strings.Join(words, " "))
+		if len(words) > most {
+			return zodanUsage("unknown words: %s", strings.Join(words[most:], " "))
 		}
-		z := &zodan{env: env, cmd: cmd, json: jsonWanted(cmd)}
+		z := &zodan{env: env, cmd: cmd, json: jsonWanted(cmd), words: words}
 		switch z.text("format") {
 		case "", "text":
 		case "json":

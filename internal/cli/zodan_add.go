@@ -30,6 +30,9 @@ func newAddNodeCmd(env *Env) *cobra.Command {
 	f.Bool("skip-schema", false, "copy rows only, into tables that are there already")
 	f.Bool("allow-ddl", false, "let definitions change during the join; that they stay equal is then yours to see to")
 	f.String("max-retained-wal", "", "undo the join before a node keeps more WAL than that `size` for it, as 20GB; default: no limit")
+	f.Int("jobs", 0, "`number` of tables, or parts of large ones, that are copied at a time; default: by the processors, at most 4")
+	f.String("max-rate", "", "copy no more than that `size` a second, as 50MB; default: no limit")
+	f.Int("max-source-load", 0, "copy slowly while more than that `number` of clients' sessions are at work on the source; default: no limit")
 	f.Bool("skip-check", false, "do not check the cluster before")
 	runFlags(cmd)
 	return cmd
@@ -58,6 +61,9 @@ func addNode(ctx context.Context, z *zodan) error {
 			return zodanUsage("--max-retained-wal: %w", err)
 		}
 	}
+	if a.Limits, err = z.limits(); err != nil {
+		return err
+	}
 	cfg, err := z.membership().Add(ctx, a)
 	switch {
 	case errors.Is(err, orchestrator.ErrNoRun):
@@ -68,6 +74,28 @@ func addNode(ctx context.Context, z *zodan) error {
 	return z.execute(ctx, cfg)
 }
 
+// limits are those of the copy.
+func (z *zodan) limits() (string, error) {
+	jobs, err := z.cmd.Flags().GetInt("jobs")
+	if err != nil {
+		return "", err
+	}
+	load, err := z.cmd.Flags().GetInt("max-source-load")
+	if err != nil {
+		return "", err
+	}
+	if jobs < 0 || jobs > 64 || load < 0 {
+		return "", zodanUsage("--jobs takes a number from 1 to 64, --max-source-load one from 1")
+	}
+	rate := int64(0)
+	if text := z.text("max-rate"); text != "" {
+		if rate, err = parseSize(text); err != nil {
+			return "", zodanUsage("--max-rate: %w", err)
+		}
+	}
+	return orchestrator.Limits(jobs, rate, load), nil
+}
+
 // prepareCode is the exit code of a run that was not begun.
 func prepareCode(err error) int {
 	if _, ok := errors.AsType[*orchestrator.Checked](err); ok {
@@ -75,6 +103,9 @@ func prepareCode(err error) int {
 	}
 	if _, ok := errors.AsType[*orchestrator.OtherRun](err); ok {
 		return zodanPrecheck
+	}
+	if _, ok := errors.AsType[*orchestrator.NamedTwice](err); ok {
+		return zodanMisuse
 	}
 	return exitBadArgs
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,10 @@ func newHealthCheckCmd(env *Env) *cobra.Command {
 	f.String("new-node-dsn", "", "its `connection string`")
 	f.String("check-type", "pre", "`pre` before it joins, post after")
 	f.Bool("strict", false, "a warning is a failure")
+	f.String("max-lag", "1GB", "the most that a node may be behind another, a `size`")
+	f.Duration("long-transaction", time.Minute, "warn of transactions that are open for that `duration`")
+	f.Duration("patience", 10*time.Second, "the `duration` that an engine may take to start, or a mark to arrive")
+	f.Bool("compare-data", false, "after a join: compare the rows of all tables that are replicated whole")
 	for _, ignored := range []string{"new-node-location", "new-node-country", "new-node-info"} {
 		f.String(ignored, "", "accepted, of no use here")
 		f.Lookup(ignored).Hidden = true
@@ -42,6 +47,18 @@ func healthCheck(ctx context.Context, z *zodan) error {
 	}
 	if (cfg.New.Name == "") != (cfg.New.DSN == "") {
 		return zodanUsage("--new-node-name and --new-node-dsn go together")
+	}
+	var err error
+	if cfg.MaxLag, err = parseSize(z.text("max-lag")); err != nil {
+		return zodanUsage("--max-lag: %w", err)
+	}
+	for flag, to := range map[string]*time.Duration{"long-transaction": &cfg.LongTransaction, "patience": &cfg.Patience} {
+		if *to, err = z.cmd.Flags().GetDuration(flag); err != nil {
+			return err
+		}
+	}
+	if cfg.CompareData = z.on("compare-data"); cfg.CompareData && !cfg.Post {
+		return zodanUsage("--compare-data goes with --check-type=post")
 	}
 	z.surveyor().Health(ctx, cfg, z.check)
 	failed := z.failed

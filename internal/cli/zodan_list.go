@@ -21,11 +21,11 @@ func newZodanListCmd(env *Env) *cobra.Command {
 }
 
 func newZodanStatusCmd(env *Env) *cobra.Command {
-	cmd := newZodanLeaf(env, "status", "Show the steps of a run: of the newest one, or of that with --run", func(ctx context.Context, z *zodan) error {
+	cmd := newZodanWords(env, "status [ <run> ]", "Show the steps of a run: of the newest one unless it is named", 1, func(ctx context.Context, z *zodan) error {
 		return z.showRuns(ctx, true)
 	})
 	cmd.Flags().String("src-dsn", "", "`connection string` of the node to ask")
-	cmd.Flags().String("run", "", "`name` of the run, as list shows it")
+	cmd.Flags().String("run", "", "another way to say the `name` of the run, as list shows it")
 	return cmd
 }
 
@@ -58,9 +58,13 @@ func (z *zodan) showRuns(ctx context.Context, steps bool) error {
 	if err != nil {
 		return fail(exitBadArgs, "%w", err)
 	}
+	wanted := ""
+	if steps {
+		wanted = orDefault(strings.Join(z.words, ""), z.text("run"))
+	}
 	shown := 0
 	for _, r := range runs {
-		if steps && z.text("run") != "" && z.text("run") != r.Record.Run {
+		if wanted != "" && wanted != r.Record.Run {
 			continue
 		}
 		shown++

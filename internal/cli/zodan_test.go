@@ -13,11 +13,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/apply"
+	"github.com/pgdrover/pgdrover/internal/orchestrator"
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/internal/spock"
+	"github.com/pgdrover/pgdrover/internal/workflow"
 )
 
 // meshServer is a server of a multi-master cluster with one database, pgedge,
@@ -133,11 +137,119 @@ func TestWorkflowFilesOnServers(t *testing.T) {
 	run("remove_node.json")
 	run("uncross-wire.json")
 	run("uncross-wire.json")
-	for _, s := range nodes {
-		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM pg_replication_slots"))
-		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.node"))
-		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.subscription"))
+	nothingLeft := func() {
+		t.Helper()
+		for _, s := range nodes {
+			require.Equal(t, "0", s.query(t, "SELECT count(*) FROM pg_replication_slots"))
+			require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.node"))
+			require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.subscription"))
+		}
 	}
+	nothingLeft()
+	for _, s := range nodes[1:] {
+		s.Exec(t, "pgedge", "DROP TABLE public.t")
+	}
+	withoutOurs(t, nodes)
+	nothingLeft()
+}
+
+// plainSpock is a server that has what Spock's release 5 documents, and nothing
+// else: whatever of ours is asked of it goes by another name, which does not
+// exist, and the server says so itself.
+type plainSpock struct {
+	orchestrator.Server
+	plain *plain
+}
+
+// plain remembers what servers did not know.
+type plain struct {
+	version string // that it says it has; empty is its own
+	mu      sync.Mutex
+	unknown []string
+}
+
+func (p *plain) dial(ctx context.Context, node workflow.Node, notice func(spock.Notice)) (orchestrator.Server, error) {
+	server, err := orchestrator.Dial(ctx, node, notice)
+	if err != nil {
+		return nil, err
+	}
+	return &plainSpock{server, p}, nil
+}
+
+func (p *plain) hide(sql string) string {
+	if p.version != "" {
+		sql = strings.ReplaceAll(sql, "spock.spock_version_num()", p.version)
+	}
+	return strings.NewReplacer("spock.pgdrover_", "spock.absent_", "pgdrover.", "absent.", "'pgdrover'", "'absent'").Replace(sql)
+}
+
+// note remembers a statement that nobody should have sent without asking first.
+func (p *plain) note(sql string, err error) {
+	switch spock.SQLState(err) {
+	case pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction, pgerrcode.UndefinedColumn, pgerrcode.InvalidSchemaName:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.unknown = append(p.unknown, sql)
+	}
+}
+
+func (s *plainSpock) Run(ctx context.Context, sql string) (orchestrator.Result, error) {
+	answer, err := s.Server.Run(ctx, s.plain.hide(sql))
+	s.plain.note(sql, err)
+	return answer, err
+}
+
+func (s *plainSpock) Ask(ctx context.Context, sql string, args ...*string) (orchestrator.Result, error) {
+	answer, err := s.Server.Ask(ctx, s.plain.hide(sql), args...)
+	s.plain.note(sql, err)
+	return answer, err
+}
+
+// withoutOurs lets nodes join and leave by what Spock documents alone.
+func withoutOurs(t *testing.T, nodes []*meshServer) {
+	t.Helper()
+	p := &plain{}
+	surveyor := &orchestrator.Surveyor{Dial: p.dial}
+	m := &orchestrator.Membership{Surveyor: surveyor, Owner: "a test", StateDir: pgtest.Dir(t)}
+	member := func(i int) workflow.Member {
+		return workflow.Member{Name: "n" + strconv.Itoa(i+1), DSN: nodes[i].info.DSN()}
+	}
+	run := func(cfg orchestrator.Config, err error) {
+		t.Helper()
+		require.NoError(t, err)
+		e, err := orchestrator.New(cfg)
+		require.NoError(t, err)
+		require.NoError(t, e.Run(t.Context()))
+	}
+	join := func(i int) orchestrator.Addition {
+		return orchestrator.Addition{Source: member(0), New: []workflow.Newcomer{{Member: member(i), Location: "NY", Country: "USA", Info: "{}"}}}
+	}
+	nodes[0].Exec(t, "pgedge", "CREATE TABLE public.journal (id int)")
+	nodes[0].Exec(t, "pgedge", "SELECT spock.node_create('n1', '"+nodes[0].info.DSN()+"')")
+	nodes[0].Exec(t, "pgedge", "SELECT spock.repset_add_table('default', 'public.t'), spock.repset_add_table('default_insert_only', 'public.journal')")
+	run(m.Add(t.Context(), join(1)))
+
+	p.version = "50004"
+	_, err := m.Add(t.Context(), join(2))
+	require.ErrorContains(t, err, "does not say rightly how far a copy holds other nodes' changes")
+	require.Equal(t, "0", nodes[2].query(t, "SELECT count(*) FROM spock.node"), "nothing was changed")
+	p.version = ""
+	_, err = m.Add(t.Context(), orchestrator.Addition{Source: member(0), New: join(2).New, Limits: orchestrator.Limits(2, 0, 0)})
+	require.ErrorContains(t, err, "are for nodes that are all served by pgdrover's engine")
+
+	stop := writer(t, nodes[1], 2_000_000)
+	run(m.Add(t.Context(), join(2)))
+	require.Positive(t, stop())
+	same(t, "SELECT count(*) || ' ' || md5(string_agg(t::text, ',' ORDER BY id)) FROM public.t", nodes...)
+	for _, c := range surveyor.Health(t.Context(), orchestrator.HealthConfig{Source: member(0), New: member(2), Post: true, Patience: 2 * time.Minute}, nil) {
+		require.NotEqual(t, orchestrator.Fail, c.Verdict, c.Text)
+	}
+	_, err = surveyor.Runs(t.Context(), member(0))
+	require.ErrorContains(t, err, "it keeps no journals")
+	for i := range nodes {
+		run(m.Remove(t.Context(), orchestrator.Removal{Target: member(len(nodes) - 1 - i)}))
+	}
+	require.Empty(t, p.unknown, "asked without knowing whether it is there")
 }
 
 // writer inserts rows on one server until it is stopped, and fails the test on any error.
@@ -210,12 +322,25 @@ func TestZodanOnServers(t *testing.T) {
 	const rows = "SELECT count(*) || ' ' || md5(string_agg(t::text, ',' ORDER BY id)) FROM public.t"
 	const journal = "SELECT count(*) || ' ' || count(DISTINCT id) FROM public.journal"
 	first, second := writer(t, nodes[0], 10_000), writer(t, nodes[1], 1_000_000)
-	// What is there already is refused before anything is changed.
-	nodes[2].Exec(t, "pgedge", "CREATE TABLE public.stray (id int)")
-	stdout, _ = zodan(5, add(2)...)
-	require.Contains(t, stdout, "FAIL: new node n3 is not empty: public.stray")
-	require.Equal(t, "0", nodes[2].query(t, "SELECT count(*) FROM spock.node"))
-	nodes[2].Exec(t, "pgedge", "DROP TABLE public.stray")
+	// What cannot join is refused with its reason before anything is changed.
+	nodes[2].Exec(t, "pgedge", `CREATE TABLE public.stray (id int); ALTER FUNCTION spock.spock_version() RENAME TO kept_version;
+		CREATE FUNCTION spock.spock_version() RETURNS text LANGUAGE sql AS $$ SELECT '5.0.4'::text $$`)
+	nodes[0].Exec(t, "pgedge", "CREATE ROLE clerk LOGIN")
+	before := everything(t, nodes)
+	stdout, stderr := zodan(5, add(2)...)
+	for _, line := range []string{"new node n3 is not empty: public.stray", "new node n3 lacks the roles clerk", "n3 has version 5.0.4, the source has 5.0.11"} {
+		require.Contains(t, stdout, "\n    FAIL: "+line+"\n")
+	}
+	require.Regexp(t, `(?m)^\S+ \d+ (ERROR|FATAL) 3 of \d+ checks failed; nothing was changed$`, stderr)
+	away := add(2)
+	away[6] = "--new-node-dsn=host=127.0.0.1 port=1 dbname=pgedge"
+	stdout, _ = zodan(5, away...)
+	require.Regexp(t, `(?m)^    FAIL: connect to new node n3: .*connection refused.*$`, stdout)
+	_, stderr = zodan(2, append(add(2), "--new", "n3="+dsn(2))...)
+	require.Regexp(t, `(?m)^\S+ \d+ (ERROR|FATAL) node "n3" is named twice$`, stderr)
+	require.Equal(t, before, everything(t, nodes), "nothing was changed")
+	nodes[2].Exec(t, "pgedge", `DROP TABLE public.stray; DROP FUNCTION spock.spock_version(); ALTER FUNCTION spock.kept_version() RENAME TO spock_version;
+		CREATE ROLE clerk LOGIN`)
 	stdout, _ = zodan(0, add(2)...)
 	require.Contains(t, stdout, "[J13] Enable subscription sub_n2_n3 [OK]")
 	require.Positive(t, first())
@@ -229,13 +354,30 @@ func TestZodanOnServers(t *testing.T) {
 
 	// A node that is gone is removed from one that is left; one that is there leaves by itself.
 	nodes[2].Stop(t, syscall.SIGQUIT)
-	_, stderr := zodan(1, "remove_node", "--target-node-name=n3", "--target-node-dsn="+dsn(2))
+	_, stderr = zodan(1, "remove_node", "--target-node-name=n3", "--target-node-dsn="+dsn(2))
 	require.Contains(t, stderr, "--survivor-dsn=")
 	zodan(0, "remove_node", "--target-node-name=n3", "--target-node-dsn="+dsn(2), "--survivor-dsn="+dsn(0))
 	requireForgotten(t, "n3", nodes[:2])
 	zodan(0, "remove_node", "--target-node-name=n3", "--survivor-dsn="+dsn(0))
 	zodan(0, "remove_node", "--target-node-name=n2", "--target-dsn="+dsn(1))
 	requireForgotten(t, "n2", nodes[:2])
+}
+
+// everything is what a join could change on nodes, but for rows.
+func everything(t *testing.T, nodes []*meshServer) []string {
+	t.Helper()
+	var all []string
+	for _, s := range nodes {
+		all = append(all, s.query(t, `SELECT string_agg(x, ', ' ORDER BY x) FROM (SELECT 'node ' || node_name FROM spock.node
+			UNION ALL SELECT 'subscription ' || sub_name || sub_enabled FROM spock.subscription
+			UNION ALL SELECT 'set ' || set_name || set_nodeid FROM spock.replication_set
+			UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots UNION ALL SELECT 'origin ' || roname FROM pg_replication_origin
+			UNION ALL SELECT 'fence ' || run_id FROM spock.pgdrover_fence UNION ALL SELECT 'run ' || run_id || state FROM spock.pgdrover_run
+			UNION ALL SELECT 'inventory ' || run_id FROM spock.pgdrover_inventory
+			UNION ALL SELECT 'setting ' || setconfig::text FROM pg_db_role_setting
+			UNION ALL SELECT 'object ' || oid::regclass FROM pg_class WHERE relnamespace::regnamespace::text !~ '^pg_') AS c(x)`))
+	}
+	return all
 }
 
 // requireForgotten sees that nothing of a node is left.

@@ -41,7 +41,8 @@ type journalSession struct {
 const journalPatience = 10 * time.Second
 
 const (
-	qLoadRun = `SELECT record FROM spock.pgdrover_run WHERE kind = $1 AND target = $2 AND state IN ('running', 'failed', 'wanted')
+	qKeepsRuns = `SELECT pg_catalog.to_regclass('spock.pgdrover_run') IS NOT NULL`
+	qLoadRun   = `SELECT record FROM spock.pgdrover_run WHERE kind = $1 AND target = $2 AND state IN ('running', 'failed', 'wanted')
  ORDER BY serial DESC LIMIT 1`
 	qRunState  = `SELECT state FROM spock.pgdrover_run WHERE run_id = $1`
 	qStoreRun  = `SELECT pgdrover.store_run($1, $2, $3, $4, $5::bigint, $6, $7::jsonb)`
@@ -190,6 +191,9 @@ func (j *ClusterJournal) ask(ctx context.Context, n workflow.Node, sql string, a
 			if err := j.open(ctx, n, s); err != nil {
 				return Result{}, err
 			}
+			if s.absent {
+				return Result{}, errNoPlace
+			}
 		}
 		answer, err := s.server.Ask(ctx, sql, values...)
 		switch code := spock.SQLState(err); {
@@ -218,7 +222,10 @@ func (j *ClusterJournal) open(ctx context.Context, n workflow.Node, s *journalSe
 		return serverError(err)
 	}
 	s.server = server
-	return nil
+	// Spock's own extension has no place for journals.
+	answer, err := server.Ask(ctx, qKeepsRuns)
+	s.absent = err == nil && answer.text(0) == "f"
+	return nil // what went wrong the statement that follows says again
 }
 
 // targetOf is how a list of names stands in the journal.
@@ -234,6 +241,9 @@ type KnownRun struct {
 func (s *Surveyor) Runs(ctx context.Context, m workflow.Member) ([]KnownRun, error) {
 	var all []KnownRun
 	err := s.on(ctx, m, func(server Server) error {
+		if keeps, err := server.Ask(ctx, qKeepsRuns); err != nil || !keeps.is() {
+			return errors.Join(err, errNoPlace)
+		}
 		answer, err := server.Ask(ctx, `SELECT kind, target, record FROM spock.pgdrover_run ORDER BY started_at DESC LIMIT 200`)
 		if err != nil {
 			return err

@@ -31,6 +31,8 @@ type Config struct {
 	Log  *slog.Logger
 	// OnEvent receives what happens, one call at a time; it may be nil.
 	OnEvent func(Event)
+	// OnAnswer receives the whole answer of each step that leaves variables behind; it may be nil.
+	OnAnswer func(node string, answer Result)
 	// Shell runs a command of type shell; without it there are none.
 	Shell func(ctx context.Context, command string, env []string) error
 
@@ -313,15 +315,11 @@ func (e *Executor) walk(ctx context.Context, first int) error {
 		if n > jumps {
 			return errors.New("the workflow's jumps never end")
 		}
-		end := i + 1
-		for end <= last && e.cfg.Steps[i].Parallel != 0 && e.cfg.Steps[end].Parallel == e.cfg.Steps[i].Parallel {
-			end++
-		}
-		if end > i+1 {
-			if err := e.together(ctx, e.cfg.Steps[i:end]); err != nil {
+		if steps := e.beside(i, last); len(steps) > 1 {
+			if err := e.together(ctx, e.undone(steps, i == first)); err != nil && (!e.cfg.GoOn || ctx.Err() != nil) {
 				return err
 			}
-			i = end
+			i += len(steps)
 			continue
 		}
 		next, stop, err := e.one(ctx, e.cfg.Steps[i])
@@ -336,7 +334,32 @@ func (e *Executor) walk(ctx context.Context, first int) error {
 	return nil
 }
 
-// together runs steps at the same time; the first that fails ends the others.
+// beside are the steps that run at the same time as the one at i, from there on.
+func (e *Executor) beside(i, last int) []workflow.Step {
+	end := i + 1
+	for end <= last && e.cfg.Steps[i].Parallel != 0 && e.cfg.Steps[end].Parallel == e.cfg.Steps[i].Parallel {
+		end++
+	}
+	return e.cfg.Steps[i:end]
+}
+
+// undone leaves out what an earlier call has done already beside the step at
+// which this one goes on.
+func (e *Executor) undone(steps []workflow.Step, resumed bool) []workflow.Step {
+	if !resumed {
+		return steps
+	}
+	var left []workflow.Step
+	for i, s := range steps {
+		if i == 0 || !e.record.status(s.Path).Good() {
+			left = append(left, s)
+		}
+	}
+	return left
+}
+
+// together runs steps at the same time; the first that fails ends the others,
+// unless the run is to go on whatever fails.
 func (e *Executor) together(ctx context.Context, steps []workflow.Step) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -344,7 +367,7 @@ func (e *Executor) together(ctx context.Context, steps []workflow.Step) error {
 	errs := make([]error, len(steps))
 	for i, s := range steps {
 		group.Go(func() {
-			if errs[i] = e.attempt(ctx, s, true); errs[i] != nil && !s.IgnoreErrors {
+			if errs[i] = e.attempt(ctx, s, true); errs[i] != nil && !s.IgnoreErrors && !e.cfg.GoOn {
 				cancel(errs[i])
 			}
 		})

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -35,14 +36,37 @@ type HealthConfig struct {
 	OnlyData bool
 	// Post asks whether a join went well, instead of whether it can.
 	Post bool
+	// MaxLag is how many bytes a subscriber may be behind; 1 GB.
+	MaxLag int64
+	// LongTransaction is how long a transaction may be open without a warning; 1 min.
+	LongTransaction time.Duration
+	// Patience is for what may be well in a moment: an engine that starts, a mark
+	// on its way; 10 s.
+	Patience time.Duration
+	// CompareData compares the rows of all replicated tables after a join.
+	CompareData bool
+}
+
+func (c HealthConfig) withDefaults() HealthConfig {
+	if c.MaxLag == 0 {
+		c.MaxLag = 1 << 30
+	}
+	if c.LongTransaction == 0 {
+		c.LongTransaction = time.Minute
+	}
+	if c.Patience == 0 {
+		c.Patience = 10 * time.Second
+	}
+	return c
 }
 
 // health gathers checks.
 type health struct {
 	*Surveyor
-	cfg    HealthConfig
-	tell   func(Check)
-	checks []Check
+	cfg      HealthConfig
+	tell     func(Check)
+	checks   []Check
+	versions map[string]string // of schema spock, by node
 }
 
 func (h *health) add(verdict Verdict, node, format string, args ...any) {
@@ -61,47 +85,87 @@ func (h *health) verdict(ok bool, node, good, wrong string) {
 	h.add(Fail, node, "%s", wrong)
 }
 
+// must asks a node; what it cannot answer has failed under that name.
+func (h *health) must(ctx context.Context, m workflow.Member, what string, use func(Server) error) {
+	if err := h.on(ctx, m, use); err != nil {
+		h.add(Fail, m.Name, "%s: %s", what, reason(err))
+	}
+}
+
 // Health checks a cluster before or after a node joins. Each check is told as
 // soon as it is answered; what cannot be asked has failed.
 func (s *Surveyor) Health(ctx context.Context, cfg HealthConfig, tell func(Check)) []Check {
-	h := &health{Surveyor: s, cfg: cfg, tell: tell}
-	source := cfg.Source
-	t, err := s.Survey(ctx, source)
+	h := &health{Surveyor: s, cfg: cfg.withDefaults(), tell: tell, versions: map[string]string{}}
+	source, newcomer := cfg.Source.Name, cfg.New.Name
+	t, err := s.Survey(ctx, cfg.Source)
 	if err != nil {
-		h.add(Fail, source.Name, "connect to source node %s: %s", source.Name, reason(err))
-		if cfg.New.Name != "" {
+		h.add(Fail, source, "%s", h.sourceProblem(ctx, err))
+		if newcomer != "" {
 			h.reach(ctx, cfg.New)
 		}
 		return h.checks
 	}
-	h.add(Pass, source.Name, "source node %s can be reached, and schema spock is installed", source.Name)
-	h.add(Pass, source.Name, "source node %s knows %d nodes", source.Name, len(t.Members))
-	versions := map[string]string{}
+	h.add(Pass, source, "source node %s can be reached, and schema spock is installed", source)
+	h.add(Pass, source, "source node %s knows %d nodes", source, len(t.Members))
+	members := h.members(ctx, t)
+	if newcomer != "" && !cfg.Post && h.reach(ctx, cfg.New) {
+		h.settings(ctx, cfg.New, len(t.Members))
+		h.empty(ctx, t)
+		h.room(ctx)
+		members = append(members, cfg.New)
+	}
+	if newcomer != "" {
+		h.sameVersion()
+	}
+	h.facts(ctx, members)
+	h.ways(ctx, members)
+	h.mesh(t)
+	if newcomer != "" && cfg.Post {
+		h.joined(ctx, t, members)
+	}
+	return h.checks
+}
+
+// members checks the nodes of the cluster, and returns those that answer.
+func (h *health) members(ctx context.Context, t *Topology) []workflow.Member {
+	var answering []workflow.Member
 	for _, m := range t.Members {
-		if cfg.New.Name == m.Name && !cfg.Post {
+		if h.cfg.New.Name == m.Name && !h.cfg.Post {
 			continue
 		}
 		if err := t.Unreachable[m.Name]; err != nil {
 			h.add(Fail, m.Name, "connect to node %s: %s", m.Name, reason(err))
 			continue
 		}
-		h.member(ctx, m, versions)
+		answering = append(answering, m)
+		needs := 0
+		if h.cfg.New.Name != "" && !h.cfg.Post {
+			needs = 1
+		}
+		h.settings(ctx, m, needs)
+		if m.Bare {
+			continue
+		}
+		h.subscriptions(ctx, m)
+		h.slots(ctx, t, m)
+		h.walRoom(ctx, m)
 	}
-	if cfg.New.Name != "" && !cfg.Post && h.reach(ctx, cfg.New) {
-		h.settings(ctx, cfg.New, versions)
-		h.empty(ctx, t)
+	return answering
+}
+
+// sourceProblem words why the cluster could not be asked through the source.
+func (h *health) sourceProblem(ctx context.Context, err error) string {
+	name := h.cfg.Source.Name
+	if wrong, ok := errors.AsType[*wrongNode](err); ok {
+		return "source node " + name + ": " + wrong.Error()
 	}
-	if cfg.New.Name != "" {
-		h.sameVersion(versions)
+	if node, ok := errors.AsType[*NodeError](err); !ok || node.Op != opAsk {
+		return "connect to source node " + name + ": " + reason(err)
 	}
-	h.facts(ctx, t)
-	if !cfg.Post {
-		h.mesh(t)
+	if installed, askErr := h.installed(ctx, h.cfg.Source); askErr == nil && !installed {
+		return "schema spock is not installed on source node " + name
 	}
-	if cfg.Post && cfg.New.Name != "" {
-		h.joined(t)
-	}
-	return h.checks
+	return "the nodes that source node " + name + " knows cannot be read: " + reason(err)
 }
 
 // reason is an error without the name of its node, which stands beside it.
@@ -115,148 +179,38 @@ func reason(err error) string {
 	return text
 }
 
+// qInstalled asks catalogs only, which everybody may.
+const qInstalled = `SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = 'spock' AND p.proname = 'spock_version')`
+
+func (h *health) installed(ctx context.Context, m workflow.Member) (installed bool, err error) {
+	err = h.on(ctx, m, func(server Server) error {
+		answer, err := server.Ask(ctx, qInstalled)
+		installed = answer.is()
+		return err
+	})
+	return installed, err
+}
+
+// reach asks whether a new node is there.
 func (h *health) reach(ctx context.Context, m workflow.Member) bool {
-	err := h.on(ctx, m, func(server Server) error {
-		_, err := server.Ask(ctx, "SELECT spock.spock_version()")
-		return err
-	})
-	h.verdict(err == nil, m.Name, "new node "+m.Name+" can be reached, and schema spock is installed", "new node "+m.Name+": "+reasonOr(err))
-	return err == nil
+	installed, err := h.installed(ctx, m)
+	switch {
+	case err != nil:
+		h.add(Fail, m.Name, "connect to new node %s: %s", m.Name, reason(err))
+	case !installed:
+		h.add(Fail, m.Name, "schema spock is not installed on new node %s", m.Name)
+	default:
+		h.add(Pass, m.Name, "new node %s can be reached, and schema spock is installed", m.Name)
+	}
+	return err == nil && installed
 }
 
-func reasonOr(err error) string {
-	if err == nil {
-		return ""
-	}
-	return reason(err)
-}
-
-// member checks a node of the cluster: its settings and its subscriptions.
-func (h *health) member(ctx context.Context, m workflow.Member, versions map[string]string) {
-	h.settings(ctx, m, versions)
-	if m.Bare {
-		return
-	}
-	err := h.on(ctx, m, func(server Server) error {
-		answer, err := server.Ask(ctx, `SELECT subscription_name, status FROM spock.sub_show_status() ORDER BY 1`)
-		if err != nil {
-			return err
-		}
-		var bad []string
-		for _, row := range answer.Rows {
-			if *row[1] != "replicating" {
-				bad = append(bad, *row[0]+" is "+*row[1])
-			}
-		}
-		h.verdict(len(bad) == 0, m.Name, fmt.Sprintf("all %d subscriptions of %s replicate", len(answer.Rows), m.Name),
-			"subscriptions of "+m.Name+": "+strings.Join(bad, ", "))
-		return nil
-	})
-	if err != nil {
-		h.add(Fail, m.Name, "subscriptions of %s: %s", m.Name, reason(err))
-	}
-}
-
-// qSettings asks for what every node needs. The engine is asked for where the schema has one of its own.
-const qSettings = `SELECT spock.spock_version(), current_setting('wal_level'), current_setting('track_commit_timestamp'),
-       current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_catalog.pg_replication_slots),
-       current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_catalog.pg_stat_replication),
-       to_regprocedure('pgdrover.engine_connected()') IS NOT NULL, current_setting('server_encoding'),
-       (SELECT count(*) FROM pg_catalog.pg_prepared_xacts)`
-
-func (h *health) settings(ctx context.Context, m workflow.Member, versions map[string]string) {
-	err := h.on(ctx, m, func(server Server) error {
-		answer, err := server.Ask(ctx, qSettings)
-		if err != nil {
-			return err
-		}
-		versions[m.Name] = answer.text(0)
-		h.verdict(answer.text(1) == "logical", m.Name, "wal_level of "+m.Name+" is logical", "wal_level of "+m.Name+" is "+answer.text(1)+", not logical")
-		h.verdict(answer.text(2) == "on", m.Name, "track_commit_timestamp of "+m.Name+" is on", "track_commit_timestamp of "+m.Name+" is "+answer.text(2))
-		h.verdict(answer.text(3) >= "1" && !strings.HasPrefix(answer.text(3), "-"), m.Name, m.Name+" has "+answer.text(3)+" free replication slots", m.Name+" has no free replication slot: raise max_replication_slots")
-		h.verdict(answer.text(4) >= "1" && !strings.HasPrefix(answer.text(4), "-"), m.Name, m.Name+" has "+answer.text(4)+" free senders", m.Name+" has no free sender: raise max_wal_senders")
-		if answer.text(7) != "0" {
-			h.add(Warn, m.Name, "%s has %s prepared transactions, for which slots wait", m.Name, answer.text(7))
-		}
-		if answer.text(5) != "t" {
-			return nil
-		}
-		engine, err := h.engine(ctx, server)
-		if err == nil {
-			h.verdict(engine, m.Name, "an engine serves "+m.Name, "no engine serves "+m.Name+": pgdrover spock run --dsn …")
-		}
-		return err
-	})
-	if err != nil {
-		h.add(Fail, m.Name, "settings of %s: %s", m.Name, reason(err))
-	}
-}
-
-// engine asks whether an engine serves a database. On one that is no node yet
-// it waits, and serves nothing so far; one that has just lost its server comes
-// back in a moment.
-func (h *health) engine(ctx context.Context, server Server) (bool, error) {
-	const moment = 5 * time.Second
-	for began := time.Now(); ; {
-		answer, err := server.Ask(ctx, `SELECT pgdrover.engine_connected() OR EXISTS (SELECT FROM pg_catalog.pg_stat_activity
- WHERE datname = pg_catalog.current_database() AND application_name ~ '^spock manager')`)
-		if err != nil || answer.is() || time.Since(began) > moment || ctx.Err() != nil {
-			return answer.is(), err
-		}
-		sleep(ctx, moment/10)
-	}
-}
-
-func (h *health) sameVersion(versions map[string]string) {
-	wanted := versions[h.cfg.Source.Name]
-	for _, name := range sortedNames(versions) {
-		h.verdict(versions[name] == wanted, name, fmt.Sprintf("%s has version %s", name, versions[name]),
-			fmt.Sprintf("%s has version %s, the source has %s", name, versions[name], wanted))
-	}
-}
-
-// qEmpty asks a new node for what must not be there.
-const qEmpty = `SELECT
-  (SELECT string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname) FROM pg_catalog.pg_class c
-     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pgdrover', 'lolor')
-      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
-  (SELECT string_agg(sub_name, ', ') FROM spock.subscription),
-  (SELECT string_agg(node_name, ', ') FROM spock.node),
-  (SELECT json_agg(rolname) FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_')`
-
-// empty checks that a new node has nothing that a copy would meet, and the roles that it needs.
-func (h *health) empty(ctx context.Context, t *Topology) {
-	m := h.cfg.New
-	if _, ok := t.Member(m.Name); ok {
-		h.add(Fail, m.Name, "the cluster already has a node %s", m.Name)
-	}
-	var roles string
-	err := h.on(ctx, m, func(server Server) error {
-		answer, err := server.Ask(ctx, qEmpty)
-		if err != nil {
-			return err
-		}
-		h.verdict(answer.text(0) == "" || h.cfg.OnlyData, m.Name, "new node "+m.Name+" has no tables", "new node "+m.Name+" is not empty: "+answer.text(0))
-		h.verdict(answer.text(1) == "", m.Name, "new node "+m.Name+" has no subscriptions", "new node "+m.Name+" has subscriptions: "+answer.text(1))
-		h.verdict(answer.text(2) == "", m.Name, "new node "+m.Name+" is in no cluster", "new node "+m.Name+" knows nodes already: "+answer.text(2))
-		roles = answer.text(3)
-		return nil
-	})
-	if err == nil {
-		err = h.on(ctx, h.cfg.Source, func(server Server) error {
-			answer, err := server.Ask(ctx, `SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_catalog.pg_roles
- WHERE rolname !~ '^pg_' AND rolname NOT IN ('postgres', 'rdsadmin', 'rdsrepladmin', 'rds_superuser')
-   AND NOT EXISTS (SELECT FROM json_array_elements_text($1::json) x WHERE x = rolname)`, &roles)
-			if err != nil {
-				return err
-			}
-			h.verdict(answer.text(0) == "", m.Name, "new node "+m.Name+" has all roles of the source", "new node "+m.Name+" lacks the roles "+answer.text(0))
-			return nil
-		})
-	}
-	if err != nil {
-		h.add(Fail, m.Name, "new node %s: %s", m.Name, reason(err))
+func (h *health) sameVersion() {
+	wanted := h.versions[h.cfg.Source.Name]
+	for _, name := range sortedNames(h.versions) {
+		h.verdict(h.versions[name] == wanted, name, fmt.Sprintf("%s has version %s", name, h.versions[name]),
+			fmt.Sprintf("%s has version %s, the source has %s", name, h.versions[name], wanted))
 	}
 }
 
@@ -278,9 +232,14 @@ func (h *health) mesh(t *Topology) {
 	h.verdict(len(missing) == 0, "", "every node subscribes to every other", "subscriptions are missing: "+strings.Join(missing, ", "))
 }
 
-// joined checks that the new node is one of them.
-func (h *health) joined(t *Topology) {
-	h.mesh(t)
-	_, known := t.Member(h.cfg.New.Name)
-	h.verdict(known, h.cfg.New.Name, "the cluster knows "+h.cfg.New.Name, "the cluster does not know "+h.cfg.New.Name)
+// soon looks again and again until there is no problem left, or patience ends.
+// What it returns are the last problems.
+func (h *health) soon(ctx context.Context, look func() ([]string, error)) ([]string, error) {
+	for began := time.Now(); ; {
+		problems, err := look()
+		if err != nil || len(problems) == 0 || ctx.Err() != nil || time.Since(began) >= h.cfg.Patience {
+			return problems, err
+		}
+		sleep(ctx, min(h.cfg.Patience/10, 500*time.Millisecond))
+	}
 }

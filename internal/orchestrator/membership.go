@@ -38,6 +38,8 @@ type Addition struct {
 	SkipCheck bool
 	// Unfinished is for an unfinished run only: to go on with it, or to undo it.
 	Unfinished bool
+	// Limits bound what the copies take, as Limits words them; empty does not.
+	Limits string
 	// MaxRetainedWAL bounds what a node keeps for the new ones; 0 does not.
 	MaxRetainedWAL int64
 }
@@ -168,7 +170,7 @@ func sameRun(a Addition, j workflow.Joining) error {
 func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, error) {
 	j := workflow.Joining{
 		Run: "add-" + strings.Join(a.names(), "-") + "-" + time.Now().UTC().Format("20060102T150405"), Owner: m.Owner,
-		Source: a.Source, New: a.New, Sets: a.Sets, AllowDDL: a.AllowDDL, OnlyData: a.OnlyData,
+		Source: a.Source, New: a.New, Sets: a.Sets, AllowDDL: a.AllowDDL, OnlyData: a.OnlyData, Limits: a.Limits,
 	}
 	if err := unlike(a); err != nil {
 		return j, err
@@ -194,15 +196,42 @@ func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, er
 			j.Replicas = append(j.Replicas, member)
 		}
 	}
-	return j, m.Surveyor.Newcomers(ctx, &j)
+	if err := m.Surveyor.Newcomers(ctx, &j); err != nil {
+		return j, err
+	}
+	if j.Bare && j.Limits != "" {
+		return j, errors.New("--jobs, --max-rate and --max-source-load are for nodes that are all served by pgdrover's engine")
+	}
+	return j, nil
 }
+
+// Limits words what the copies of a join may take: sessions at a time, bytes a
+// second, and busy sessions of clients on the source. A zero is no limit.
+func Limits(jobs int, rate int64, load int) string {
+	var words []string
+	for _, l := range []struct {
+		name string
+		most int64
+	}{{"jobs", int64(jobs)}, {"rate", rate}, {"load", int64(load)}} {
+		if l.most > 0 {
+			words = append(words, fmt.Sprintf("%s=%d", l.name, l.most))
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// NamedTwice says that a request names a node twice.
+type NamedTwice struct{ Name string }
+
+// Error names it.
+func (e *NamedTwice) Error() string { return fmt.Sprintf("node %q is named twice", e.Name) }
 
 // unlike refuses nodes that are named twice.
 func unlike(a Addition) error {
 	seen := map[string]bool{a.Source.Name: true}
 	for _, n := range a.New {
 		if seen[n.Name] {
-			return fmt.Errorf("node %q is named twice", n.Name)
+			return &NamedTwice{Name: n.Name}
 		}
 		seen[n.Name] = true
 	}

@@ -63,6 +63,9 @@ func (e *Executor) command(ctx context.Context, s workflow.Step) (outcome, error
 		}
 		return outcome{}, err
 	}
+	if s.Command.Name == workflow.CreateSubscription {
+		e.answered(s, answer)
+	}
 	out := outcome{status: OK, variables: firstRow(answer)}
 	switch {
 	case len(answer.Rows) == 1 && len(answer.Columns) == 1 && answer.Rows[0][0] == nil && answer.Columns[0].Type != voidType:

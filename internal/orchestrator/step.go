@@ -182,6 +182,7 @@ func (e *Executor) sql(ctx context.Context, s workflow.Step) (outcome, error) {
 		waited, failed := falseWait(answer)
 		switch {
 		case !failed:
+			e.answered(s, answer)
 			return outcome{status: OK, variables: firstRow(answer)}, nil
 		case waited == workerWait && time.Since(began) < e.cfg.Grace:
 			if err := e.pause(ctx, 5*e.cfg.Poll/2); err != nil {
@@ -193,6 +194,16 @@ func (e *Executor) sql(ctx context.Context, s workflow.Step) (outcome, error) {
 			return outcome{variables: firstRow(answer)}, fmt.Errorf("%w: %s is false", ErrTimeout, waited)
 		}
 	}
+}
+
+// answered passes on the answer of a step of a file.
+func (e *Executor) answered(s workflow.Step, answer Result) {
+	if e.cfg.OnAnswer == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cfg.OnAnswer(s.Node, answer)
 }
 
 // refused words the error of a step whose query says false.

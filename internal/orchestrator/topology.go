@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/spock"
@@ -53,6 +54,9 @@ type Surveyor struct {
 	OnNotice func(spock.Notice)
 }
 
+// opAsk is what failed when a node that could be reached has not answered as it should.
+const opAsk = "ask"
+
 // on asks one node; the error names it.
 func (s *Surveyor) on(ctx context.Context, m workflow.Member, use func(Server) error) error {
 	info, err := pg.ParseConnInfo(m.DSN)
@@ -73,7 +77,7 @@ func (s *Surveyor) on(ctx context.Context, m workflow.Member, use func(Server) e
 	}
 	defer func() { _ = server.Close(context.WithoutCancel(ctx)) }()
 	if err := use(server); err != nil {
-		return &NodeError{Node: m.Name, Op: "ask", Err: Explain(m.Name, err)}
+		return &NodeError{Node: m.Name, Op: opAsk, Err: Explain(m.Name, err)}
 	}
 	return nil
 }
@@ -84,7 +88,7 @@ const (
 	qPeers     = `SELECT DISTINCT ON (n.node_name) n.node_name, i.if_dsn FROM spock.node n JOIN spock.node_interface i ON i.if_nodeid = n.node_id
  WHERE NOT EXISTS (SELECT FROM spock.local_node l WHERE l.node_id = n.node_id) ORDER BY n.node_name, i.if_name = n.node_name DESC, i.if_name`
 	qSets  = `SELECT s.set_name FROM spock.replication_set s JOIN spock.local_node l ON l.node_id = s.set_nodeid ORDER BY s.set_name`
-	qLinks = `SELECT s.sub_name, o.node_name, t.node_name, s.sub_slot_name FROM spock.subscription s
+	qLinks = `SELECT s.sub_name, o.node_name, t.node_name, s.sub_slot_name, s.sub_enabled FROM spock.subscription s
   JOIN spock.node o ON o.node_id = s.sub_origin JOIN spock.node t ON t.node_id = s.sub_target ORDER BY s.sub_name`
 )
 
@@ -140,7 +144,7 @@ func (s *Surveyor) ask(ctx context.Context, server Server, t *Topology, m *workf
 		return nil, err
 	}
 	for _, row := range links.Rows {
-		t.Links = append(t.Links, workflow.Link{Name: *row[0], Provider: *row[1], Subscriber: *row[2], Slot: *row[3]})
+		t.Links = append(t.Links, workflow.Link{Name: *row[0], Provider: *row[1], Subscriber: *row[2], Slot: *row[3], Disabled: *row[4] != "t"})
 	}
 	rows, err := server.Ask(ctx, qPeers)
 	if err != nil {
@@ -182,7 +186,48 @@ func (s *Surveyor) Newcomers(ctx context.Context, j *workflow.Joining) error {
 			return err
 		}
 	}
+	if j.Bare && len(j.Replicas) > 0 {
+		for _, n := range j.New {
+			if err := s.on(ctx, n.Member, func(server Server) error { return exactCopy(ctx, server, j) }); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// qExact asks a node with Spock's own extension whether its copies say how far
+// they hold other nodes' changes, and in which column.
+const qExact = `SELECT spock.spock_version_num(), spock.spock_version(),
+       (SELECT min(a.attname) FROM pg_catalog.pg_attribute a WHERE a.attrelid = pg_catalog.to_regclass('spock.progress')
+         AND a.attname IN ('remote_lsn', 'remote_commit_lsn') AND (a.attname = 'remote_lsn' OR NOT EXISTS (SELECT FROM pg_catalog.pg_attribute b
+           WHERE b.attrelid = a.attrelid AND b.attname = 'remote_lsn')))`
+
+// firstExact is the first release of Spock whose copies say that rightly.
+const firstExact = 50007
+
+func exactCopy(ctx context.Context, server Server, j *workflow.Joining) error {
+	answer, err := server.Ask(ctx, qExact)
+	if err != nil {
+		return err
+	}
+	j.Position = answer.text(2)
+	if n, err := strconv.Atoi(answer.text(0)); err != nil || n < firstExact || j.Position == "" {
+		return &inexact{version: answer.text(1)}
+	}
+	return nil
+}
+
+// inexact is an extension whose copies do not say where they end.
+type inexact struct{ version string }
+
+func (e *inexact) Error() string {
+	return "Spock " + e.version + " does not say rightly how far a copy holds other nodes' changes: a third node cannot join without gaps"
+}
+
+// Hint says from which release on it does.
+func (e *inexact) Hint() string {
+	return "update the extension to 5.0.7 or later on all nodes, or install pgdrover's schema: pgdrover spock install --dsn …"
 }
 
 // hasFence asks whether a node's schema can do more than Spock's.
@@ -307,4 +352,4 @@ func (s *Surveyor) leftSlots(ctx context.Context, l *workflow.Leaving, m workflo
 	})
 }
 
-func sortedNames(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+func sortedNames[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -34,8 +34,8 @@ func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 		}
 		lastErr = err
 		e.tellBar(ctx, s, &barred)
-		now := describe(answer, err) + "\n" + e.rows(ctx, s, s.Progress)
-		blockers := e.rows(ctx, s, s.Blockers)
+		now := describe(answer, err) + "\n" + e.rows(ctx, s, s.Progress, "")
+		blockers := e.rows(ctx, s, s.Blockers, s.BlockersAt)
 		if blockers != "" && blockers != told {
 			told = blockers
 			e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: "waits for " + blockers})
@@ -116,8 +116,9 @@ func describe(answer Result, err error) string {
 	return strings.Join(lines, "; ")
 }
 
-// rows asks a query of the step for its first column; errors are silence.
-func (e *Executor) rows(ctx context.Context, s workflow.Step, sql string) string {
+// rows asks a query of the step for its first column, on the step's node or
+// another one; errors are silence.
+func (e *Executor) rows(ctx context.Context, s workflow.Step, sql, node string) string {
 	if sql == "" {
 		return ""
 	}
@@ -127,7 +128,10 @@ func (e *Executor) rows(ctx context.Context, s workflow.Step, sql string) string
 	if err != nil {
 		return ""
 	}
-	answer, err := e.ask(ctx, s.Node, sql)
+	if node == "" {
+		node = s.Node
+	}
+	answer, err := e.ask(ctx, node, sql)
 	if err != nil {
 		return ""
 	}
@@ -151,7 +155,7 @@ func (e *Executor) watchBlockers(ctx context.Context, s workflow.Step) (stop fun
 		defer close(ended)
 		told := ""
 		for e.pause(ctx, 5*e.cfg.Poll) == nil {
-			if blockers := e.rows(ctx, s, s.Blockers); blockers != told && blockers != "" {
+			if blockers := e.rows(ctx, s, s.Blockers, s.BlockersAt); blockers != told && blockers != "" {
 				told = blockers
 				e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: "waits for " + blockers})
 			}

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -30,10 +31,15 @@ type Joining struct {
 	Sets []string
 	// Bare says that the nodes have Spock's interface only: no fence, no inventory.
 	Bare bool
+	// Position is the column of spock.progress that says how far another node's
+	// changes are applied; remote_lsn when it is empty.
+	Position string
 	// AllowDDL lets definitions change during the join, at the operator's risk.
 	AllowDDL bool
 	// OnlyData says that rows alone are copied, into tables that exist.
 	OnlyData bool
+	// Limits bound what the copies take, as the engines read them; empty does not.
+	Limits string
 }
 
 // Names are those of the nodes that join.
@@ -115,6 +121,13 @@ func (p *planner) begin(j Joining) {
 			s.Undo = "CALL pgdrover.purge_copied(" + run + ")"
 			return s
 		})
+		if j.Limits != "" {
+			p.newcomers(j, func(n Newcomer) Step {
+				s := sqlStep("J2", n.Name, "Limit the copy to "+n.Name+" ("+j.Limits+")", copyLimits("SET pgdrover.copy_limits = "+pg.QuoteLiteral(j.Limits)))
+				s.Undo = copyLimits("RESET pgdrover.copy_limits")
+				return s
+			})
+		}
 		p.newcomers(j, func(n Newcomer) Step {
 			s := sqlStep("J2", n.Name, "Close "+n.Name+" to writers", "SELECT pgdrover.close_node()")
 			s.Undo = "SELECT pgdrover.open_node()"
@@ -162,14 +175,24 @@ func (p *planner) copy(j Joining) {
 		return subscription("J6", j.sets(j.Source), n.Name, "true", more)
 	})
 	p.newcomers(j, func(n Newcomer) Step { return copied(j, n) })
+	if j.Limits != "" && !j.Bare {
+		p.newcomers(j, func(n Newcomer) Step {
+			return sqlStep("J8", n.Name, "Lift the limits of the copy to "+n.Name, copyLimits("RESET pgdrover.copy_limits"))
+		})
+	}
 	p.structure(j)
 	p.add(sqlStep("J10", j.Source.Name, "Read the replication sets of "+j.Source.Name, readSets))
 	p.newcomers(j, func(n Newcomer) Step {
-		return sqlStep("J10", n.Name, "Give "+n.Name+" the same replication sets", writeSets(j.Source.Name))
+		return sqlStep("J10", n.Name, "Give "+n.Name+" the same replication sets", writeSets(j.Source.Name, n.SkipSchemas))
 	})
 	p.handover(j)
 	p.add(mark("J12", j.Source.Name, "copied_lsn"))
 	p.newcomers(j, func(n Newcomer) Step { return reached("J12", n.Name, j.Source.Name, "copied_lsn") })
+}
+
+// copyLimits changes a setting of the local database.
+func copyLimits(change string) string {
+	return "SELECT pgdrover.run(pg_catalog.format('ALTER DATABASE %I ', pg_catalog.current_database()) || " + pg.QuoteLiteral(change) + ")"
 }
 
 // copied waits for the end of a copy.
@@ -186,6 +209,7 @@ func copied(j Joining, n Newcomer) Step {
 		w.Bar = "SELECT sum(CASE c.state WHEN 'done' THEN c.bytes_total ELSE least(c.bytes_done, c.bytes_total) END), sum(c.bytes_total)\n" +
 			"  FROM spock.pgdrover_copy c JOIN spock.subscription s USING (sub_id) WHERE s.sub_name = " + name
 	}
+	w.Blockers, w.BlockersAt = whileSlotIsMade, j.Source.Name
 	w.Refuse = "the copy does not get on; the engine of " + n.Name + " says why"
 	return w
 }
@@ -223,11 +247,12 @@ func handoverKey(i int) string { return "handover_" + strconv.Itoa(i+1) }
 // handover reads how far the copy holds the changes of each replica. That the
 // slot begins before it is checked when the slot is moved there.
 func (p *planner) handover(j Joining) {
+	position := "p." + cmp.Or(j.Position, "remote_lsn")
 	p.pairs(j, func(n Newcomer, i int, r Member) Step {
 		s := sqlStep("J11", n.Name, "Read how far the copy holds the changes of "+r.Name,
-			"SELECT max(p.remote_lsn) AS "+handoverKey(i)+", count(*) > 0 AS result\n"+
+			"SELECT max("+position+") AS "+handoverKey(i)+", count(*) > 0 AS result\n"+
 				"  FROM spock.progress p JOIN spock.local_node l ON l.node_id = p.node_id JOIN spock.node n ON n.node_id = p.remote_node_id\n"+
-				" WHERE n.node_name = "+pg.QuoteLiteral(r.Name)+" AND p.remote_lsn > '0/0'")
+				" WHERE n.node_name = "+pg.QuoteLiteral(r.Name)+" AND "+position+" > '0/0'")
 		s.Refuse = "the copy does not say how far it holds the changes of " + r.Name
 		return s
 	})

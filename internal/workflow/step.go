@@ -52,6 +52,8 @@ type Step struct {
 	Undo string
 	// Blockers is a query for what a step may be waiting for, one text a row.
 	Blockers string
+	// BlockersAt is the node to ask for them when it is not the step's own.
+	BlockersAt string
 	// Progress is a query whose text changes while a waiting step gets on.
 	Progress string
 	// Bar is a query for how much is done and of how much.

@@ -24,6 +24,7 @@ type Link struct {
 	Name                 string
 	Provider, Subscriber string // names of nodes
 	Slot                 string // on the provider
+	Disabled             bool
 }
 
 // SubscriptionName is the name that tools give to a subscription.
@@ -137,6 +138,10 @@ func replicating(phase, node, name string) Step {
 	}
 	return s
 }
+
+// whileSlotIsMade restricts that to a node on which a slot is being made.
+const whileSlotIsMade = `SELECT b.* FROM (` + openTransactions + `) b
+ WHERE EXISTS (SELECT FROM pg_catalog.pg_replication_slots r WHERE r.active_pid IS NOT NULL AND r.confirmed_flush_lsn IS NULL)`
 
 // openTransactions are what the creation of a slot waits for.
 const openTransactions = `SELECT format('process %s of %s, in a transaction for %s', pid, coalesce(usename, 'nobody'),

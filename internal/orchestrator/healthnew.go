@@ -1,0 +1,106 @@
+package orchestrator
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/pgdrover/pgdrover/internal/workflow"
+)
+
+// Checks of a new node: what must not be there, and what must.
+
+// qEmpty asks a new node for what must not be there.
+const qEmpty = `SELECT
+  (SELECT string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname) FROM pg_catalog.pg_class c
+     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pgdrover', 'lolor')
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+  (SELECT string_agg(sub_name, ', ') FROM spock.subscription),
+  (SELECT string_agg(node_name, ', ') FROM spock.node),
+  (SELECT string_agg(roname, ', ' ORDER BY roname) FROM pg_catalog.pg_replication_origin WHERE roname LIKE 'spk\_%'
+      AND NOT EXISTS (SELECT FROM spock.subscription)),
+  (SELECT nullif(count(*), 0) FROM pg_catalog.pg_largeobject_metadata)`
+
+// qRoles are the roles of a server, whether they may log in, and what they are members of.
+const qRoles = `SELECT
+  (SELECT json_object_agg(rolname, rolcanlogin::text) FROM pg_catalog.pg_roles
+    WHERE rolname !~ '^pg_' AND rolname NOT IN ('postgres', 'rdsadmin', 'rdsrepladmin', 'rds_superuser')),
+  (SELECT json_object_agg(m.rolname || ' in ' || g.rolname, '') FROM pg_catalog.pg_auth_members a
+     JOIN pg_catalog.pg_roles m ON m.oid = a.member JOIN pg_catalog.pg_roles g ON g.oid = a.roleid)`
+
+// texts reads a JSON object of texts.
+func texts(object string) map[string]string {
+	all := map[string]string{}
+	_ = json.Unmarshal([]byte(object), &all) // NULL is none
+	return all
+}
+
+// empty checks that a new node has nothing that a copy would meet, and the roles that it needs.
+func (h *health) empty(ctx context.Context, t *Topology) {
+	m := h.cfg.New
+	if _, ok := t.Member(m.Name); ok {
+		h.add(Fail, m.Name, "the cluster already has a node %s", m.Name)
+	}
+	h.must(ctx, m, "new node "+m.Name, func(server Server) error {
+		answer, err := server.Ask(ctx, qEmpty)
+		if err != nil {
+			return err
+		}
+		h.verdict(answer.text(0) == "" || h.cfg.OnlyData, m.Name, "new node "+m.Name+" has no tables", "new node "+m.Name+" is not empty: "+answer.text(0))
+		h.verdict(answer.text(1) == "", m.Name, "new node "+m.Name+" has no subscriptions", "new node "+m.Name+" has subscriptions: "+answer.text(1))
+		h.verdict(answer.text(2) == "", m.Name, "new node "+m.Name+" is in no cluster", "new node "+m.Name+" knows nodes already: "+answer.text(2))
+		if answer.text(3) != "" {
+			h.add(Warn, m.Name, "new node %s has replication origins of an earlier attempt: %s", m.Name, answer.text(3))
+		}
+		if answer.text(4) != "" {
+			h.add(Warn, m.Name, "new node %s has large objects already: %s of them", m.Name, answer.text(4))
+		}
+		return nil
+	})
+	h.roles(ctx)
+}
+
+// roles compares the roles of a new node with those of the source, which own
+// tables and have rights on them.
+func (h *health) roles(ctx context.Context) {
+	m := h.cfg.New
+	var answers []Result
+	for _, x := range []workflow.Member{m, h.cfg.Source} {
+		h.must(ctx, x, "roles of "+x.Name, func(server Server) error {
+			answer, err := server.Ask(ctx, qRoles)
+			if err == nil {
+				answers = append(answers, answer)
+			}
+			return err
+		})
+	}
+	if len(answers) < 2 {
+		return
+	}
+	mine, theirs := texts(answers[0].text(0)), texts(answers[1].text(0))
+	var missing, locked, outside []string
+	for _, role := range sortedNames(theirs) {
+		switch login, ok := mine[role]; {
+		case !ok:
+			missing = append(missing, role)
+		case theirs[role] == "true" && login != "true":
+			locked = append(locked, role)
+		}
+	}
+	h.verdict(len(missing) == 0, m.Name, "new node "+m.Name+" has all roles of the source", "new node "+m.Name+" lacks the roles "+strings.Join(missing, ", "))
+	if len(locked) > 0 {
+		h.add(Fail, m.Name, "roles that may log in on the source may not on new node %s: %s", m.Name, strings.Join(locked, ", "))
+	}
+	members := texts(answers[0].text(1))
+	for _, membership := range sortedNames(texts(answers[1].text(1))) {
+		role, _, _ := strings.Cut(membership, " in ")
+		if _, ok := members[membership]; !ok && !slices.Contains(missing, role) {
+			outside = append(outside, membership)
+		}
+	}
+	if len(outside) > 0 {
+		h.add(Warn, m.Name, "new node %s lacks memberships of roles: %s", m.Name, strings.Join(outside, ", "))
+	}
+}
