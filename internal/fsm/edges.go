@@ -129,8 +129,12 @@ func edgeTable() []edgeRow {
 			to:   []State{Demoted, DemoteTimeout, Draining}, steps: sealedStop,
 		},
 		// A primary that is taken out of a group which goes on without it must not
-		// come back beside its successor; the last node's data stays as it is.
-		{from: []State{Primary, WaitPrimary, JoinPrimary, ApplySettings}, to: []State{Dropped}, steps: []Step{StepStop, StepSeal, StepForgetInit}},
+		// come back beside its successor, nor must one that was about to open;
+		// the last node's data stays as it is.
+		{
+			from: []State{Primary, WaitPrimary, JoinPrimary, ApplySettings, PreparePromotion, StopReplication},
+			to:   []State{Dropped}, steps: []Step{StepStop, StepSeal, StepForgetInit},
+		},
 		{from: States(), to: []State{Dropped}, steps: []Step{StepStop, StepForgetInit}},
 	}
 }
