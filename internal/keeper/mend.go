@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/postgres"
@@ -81,13 +79,8 @@ func (n *node) walGone(ctx context.Context, up postgres.UpstreamConfig) (bool, e
 	if err != nil || at == 0 || control.WalSegmentSize <= 0 {
 		return false, err
 	}
-	conn, err := pgx.Connect(ctx, postgres.CopyFrom(up).DriverDSN())
-	if err != nil {
-		return false, fmt.Errorf("ask %s for its WAL: %w", postgres.HostPort(up.Host, up.Port), err)
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	var oldest, size string
-	if err := conn.QueryRow(ctx, oldestSegment).Scan(&oldest, &size); err != nil {
+	if err := postgres.Ask(ctx, postgres.CopyFrom(up), oldestSegment, &oldest, &size); err != nil {
 		return false, fmt.Errorf("ask %s for its WAL: %w", postgres.HostPort(up.Host, up.Port), err)
 	}
 	return oldest != "" && segmentNumber(at, control.WalSegmentSize) < oldest, nil

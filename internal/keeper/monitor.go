@@ -11,6 +11,7 @@ import (
 	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
+	"github.com/pgdrover/pgdrover/internal/postgres"
 )
 
 // closeTimeout bounds the farewell to a monitor that may be gone.
@@ -31,7 +32,7 @@ func connectMonitor(ctx context.Context, uri, app string) (*pgautofailover.DB, e
 	}
 	db, err := pgautofailover.Connect(ctx, pgautofailover.ConnectConfig{
 		ConnInfo: info, ApplicationName: app, ConnectTimeout: 2 * time.Second,
-		StatementTimeout: 3 * time.Second, LockTimeout: 2 * time.Second,
+		StatementTimeout: 3 * time.Second, LockTimeout: 2 * time.Second, Revoked: postgres.Revocations,
 	})
 	if err != nil {
 		return nil, &MonitorError{Op: "connect to the monitor", Err: err}
@@ -58,6 +59,7 @@ func dialMonitor(ctx context.Context, uri string, who identity) (*pgSession, err
 		return nil, &MonitorError{Op: "listen to the monitor", Err: err}
 	}
 	if err := db.KeepSession(ctx, who.nodeID); err != nil {
+		err = s.confirmed(ctx, err)
 		s.Close(ctx)
 		return nil, &MonitorError{Op: "take the session's lock", Err: err}
 	}
@@ -73,7 +75,7 @@ func (s *pgSession) Close(ctx context.Context) {
 
 func (s *pgSession) Known(ctx context.Context) (known, error) {
 	row, err := s.db.NodeByID(ctx, s.nodeID)
-	return known{State: row.Reported, Reached: row.Reached}, err
+	return known{State: row.Reported, Reached: row.Reached}, s.confirmed(ctx, err)
 }
 
 func (s *pgSession) Report(ctx context.Context, r report) (assignment, error) {
@@ -83,14 +85,29 @@ func (s *pgSession) Report(ctx context.Context, r report) (assignment, error) {
 		CleanStop: r.CleanStop, Streaming: r.Streaming,
 	})
 	if err != nil {
-		return assignment{}, err
+		return assignment{}, s.confirmed(ctx, err)
 	}
 	return assignment{Goal: a.Goal, Number: a.GoalNumber, Timeline: a.Timeline}, nil
 }
 
+// errUnknownNode is the monitor's word that it has no such node. A server is
+// stopped for good on it, so it is never guessed from an error.
+var errUnknownNode = errors.New("the monitor has no such node")
+
 // unknownNode reports that the monitor does not know the node any more.
-func unknownNode(err error) bool {
-	return pgautofailover.SQLState(err) == pgerrcode.UndefinedObject || errors.Is(err, pgautofailover.ErrNotFound)
+func unknownNode(err error) bool { return errors.Is(err, errUnknownNode) }
+
+// confirmed adds errUnknownNode to an error where the same session finds no row
+// of the node. The SQLSTATE alone proves nothing: servers and poolers have the
+// same one for a connection option that they do not know.
+func (s *pgSession) confirmed(ctx context.Context, err error) error {
+	if !errors.Is(err, pgautofailover.ErrNotFound) && pgautofailover.SQLState(err) != pgerrcode.UndefinedObject {
+		return err
+	}
+	if _, rowErr := s.db.NodeByID(ctx, s.nodeID); errors.Is(rowErr, pgautofailover.ErrNotFound) {
+		return fmt.Errorf("%w: %w", errUnknownNode, err)
+	}
+	return err
 }
 
 func (s *pgSession) WaitNotification(ctx context.Context) (notification, error) {

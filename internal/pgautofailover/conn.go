@@ -2,6 +2,7 @@ package pgautofailover
 
 import (
 	"context"
+	"crypto/tls"
 	"maps"
 	"net"
 	"strconv"
@@ -28,6 +29,9 @@ type ConnectConfig struct {
 	StatementTimeout time.Duration
 	// LockTimeout bounds each wait for a lock; 3 s.
 	LockTimeout time.Duration
+	// Revoked reads the file that sslcrl names and returns what is asked about the server's certificate; nil
+	// leaves sslcrl alone.
+	Revoked func(file string) (func(tls.ConnectionState) error, error)
 	// OnNotice receives what the server says besides errors, while a method runs; may be nil.
 	OnNotice func(Notice)
 }
@@ -65,20 +69,14 @@ func Connect(ctx context.Context, cfg ConnectConfig) (*DB, error) {
 }
 
 func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
-	// pgx hands every keyword that it does not know to the server, which would
-	// refuse these: they are libpq's, and have their counterparts below.
-	info := cfg.ConnInfo
-	for _, key := range []string{
-		"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-		"sslcrl", "sslcrldir", "sslcompression", "gssencmode", "gsslib", "gssdelegation", "requirepeer",
-		"application_name", "fallback_application_name",
-	} {
-		info = info.With(key, "")
-	}
-	c, err := pgx.ParseConfig(info.DSN())
+	// The name is ours to say.
+	c, err := pgx.ParseConfig(cfg.ConnInfo.With("application_name", "").DriverDSN())
 	if err != nil {
 		// pgx hides the password in its errors.
 		return nil, wrap("read the monitor's connection string", err)
+	}
+	if err := checkRevoked(c, cfg); err != nil {
+		return nil, wrap("connect to the monitor", err)
 	}
 	orDefault := func(d, fallback time.Duration) time.Duration {
 		if d == 0 {
@@ -114,6 +112,27 @@ func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
 		}
 	}
 	return c, nil
+}
+
+// checkRevoked has the connection refuse a monitor whose certificate is on the list that sslcrl names.
+func checkRevoked(c *pgx.ConnConfig, cfg ConnectConfig) error {
+	file := cfg.ConnInfo.Get("sslcrl")
+	if file == "" || cfg.Revoked == nil {
+		return nil
+	}
+	verify, err := cfg.Revoked(file)
+	if err != nil {
+		return err
+	}
+	if c.TLSConfig != nil {
+		c.TLSConfig.VerifyConnection = verify
+	}
+	for _, other := range c.Fallbacks {
+		if other.TLSConfig != nil {
+			other.TLSConfig.VerifyConnection = verify
+		}
+	}
+	return nil
 }
 
 // limitUnacknowledged ends a connection whose peer does not acknowledge what

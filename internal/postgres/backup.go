@@ -254,7 +254,7 @@ func (i *Instance) config(dir string) *Instance {
 
 // forgetSource removes what the source's configuration says of the source, and makes a standby of it.
 func (i *Instance) forgetSource(up Upstream) error {
-	err := i.setAutoConf(removals([]string{"primary_conninfo", "primary_slot_name", "recovery_target_timeline", syncNamesSetting})...)
+	err := i.setAutoConf(removals(append(upstreamSettings(), syncNamesSetting))...)
 	if err = errors.Join(err, i.forgetSeal()); err != nil {
 		return err
 	}

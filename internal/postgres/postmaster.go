@@ -175,7 +175,22 @@ func (i *Instance) serverArgs(cfg StartConfig) []string {
 	if i.cfg.SocketDir != "" {
 		args = append(args, "-k", i.cfg.SocketDir)
 	}
+	if i.IsStandby() {
+		args = append(args, noTarget()...)
+	}
 	return append(args, cfg.Options...)
+}
+
+// noTarget has a standby replay all that there is, whatever point in time a
+// configuration file still names: an operator restored the primary to it once.
+func noTarget() []string {
+	args := []string{"-c", "recovery_target_timeline=latest"}
+	for _, name := range recoveryTargets() {
+		if name != "recovery_target_inclusive" && name != "recovery_target_action" { // they mean nothing by themselves
+			args = append(args, "-c", name+"=")
+		}
+	}
+	return args
 }
 
 // Adopt watches a server that runs already. ErrNotRunning: there is none.

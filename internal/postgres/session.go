@@ -129,6 +129,9 @@ func connect(ctx context.Context, info pg.ConnInfo, settings map[string]string) 
 	cfg.RuntimeParams["search_path"] = "pg_catalog"
 	maps.Copy(cfg.RuntimeParams, settings)
 	cfg.DialFunc = dialer().DialContext
+	if err := checkRevoked(&cfg.Config, info.Get("sslcrl")); err != nil {
+		return nil, err
+	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)

@@ -97,12 +97,26 @@ func (i *Instance) FollowsOther(up UpstreamConfig) (bool, error) {
 	return now.Get("host") != up.Host || now.Get("port") != strconv.Itoa(up.Port), nil
 }
 
+// upstreamSettings say whom a standby follows, and how far. In postgresql.auto.conf
+// they would win over our files; a restore to a point in time leaves its target
+// there, where a standby would promote itself, or replay nothing from then on.
+func upstreamSettings() []string {
+	return append([]string{"primary_conninfo", "primary_slot_name", "recovery_target_timeline"}, recoveryTargets()...)
+}
+
+func recoveryTargets() []string {
+	return []string{
+		"recovery_target", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn", "recovery_target_name",
+		"recovery_target_inclusive", "recovery_target_action",
+	}
+}
+
 // WriteStandby writes the files of a standby; a running server reads them at its next reload.
 func (i *Instance) WriteStandby(ctx context.Context, up Upstream) error {
 	if err := i.forgetSeal(); err != nil {
 		return fmt.Errorf("write standby configuration: %w", err)
 	}
-	if err := i.resetOverrides(ctx, "primary_conninfo", "primary_slot_name", "recovery_target_timeline"); err != nil {
+	if err := i.resetOverrides(ctx, upstreamSettings()...); err != nil {
 		return fmt.Errorf("write standby configuration: %w", err)
 	}
 	if err := i.writeStandbyFiles(up); err != nil {
@@ -115,7 +129,7 @@ func (i *Instance) WriteStandby(ctx context.Context, up Upstream) error {
 // wait for that. The server goes by the file before it is on disk, where it is when
 // Repoint returns: commits may be waiting for this standby.
 func (i *Instance) Repoint(ctx context.Context, up Upstream) error {
-	err := errors.Join(i.forgetSeal(), i.resetOverrides(ctx, "primary_conninfo", "primary_slot_name", "recovery_target_timeline"))
+	err := errors.Join(i.forgetSeal(), i.resetOverrides(ctx, upstreamSettings()...))
 	if err == nil {
 		_, err = updateFile(i.path(signalFile), 0o600, func(string) string { return "" })
 	}

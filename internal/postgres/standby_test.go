@@ -2,7 +2,12 @@ package postgres_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -10,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -379,6 +385,52 @@ func TestSelfSignedCertificateServes(t *testing.T) {
 	require.NoError(t, conn.QueryRow(within(t), `SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()`).Scan(&ssl))
 	require.True(t, ssl)
 	require.FileExists(t, filepath.Join(n.DataDir(), "server.key"))
+
+	// Our own connections too look at the list of what is revoked.
+	source := postgres.CopyFrom(n.upstream(n)).With("sslmode", "require")
+	for revoked, serial := range map[bool]*big.Int{false: big.NewInt(7), true: nil} {
+		file := revocationList(t, cert.CertFile, serial)
+		_, err := postgres.Identify(within(t), source.With("sslcrl", file))
+		_, errMeet := postgres.Meet(within(t), source.With("sslcrl", file))
+		if !revoked {
+			require.NoError(t, err)
+			require.NoError(t, errMeet)
+			continue
+		}
+		require.ErrorContains(t, err, postgres.ErrRevoked.Error())
+		require.ErrorContains(t, errMeet, postgres.ErrRevoked.Error())
+		require.ErrorContains(t, postgres.Stir(within(t), source.With("sslcrl", file)), postgres.ErrRevoked.Error())
+	}
+	_, err = postgres.Identify(within(t), source.With("sslcrl", cert.CertFile))
+	require.ErrorContains(t, err, "there is none in it")
+}
+
+// revocationList is a file in which the issuer of a certificate revokes a
+// number, or, with nil, that certificate.
+func revocationList(t *testing.T, certFile string, serial *big.Int) string {
+	t.Helper()
+	text, err := os.ReadFile(certFile)
+	require.NoError(t, err)
+	block, _ := pem.Decode(text)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	require.NoError(t, err)
+	if serial == nil {
+		serial = cert.SerialNumber
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	issuer := *cert
+	issuer.KeyUsage |= x509.KeyUsageCRLSign
+	issuer.SubjectKeyId = []byte{1}
+	now := time.Now()
+	list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: now, NextUpdate: now.Add(time.Hour),
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: serial, RevocationTime: now}},
+	}, &issuer, key)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "revoked.pem")
+	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: list}), 0o600))
+	return file
 }
 
 // A receiver whose upstream does not have the WAL any more connects again and again, and never streams.

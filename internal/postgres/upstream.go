@@ -102,6 +102,9 @@ func connectReplication(ctx context.Context, source pg.ConnInfo, mode string) (*
 	if source.Get("connect_timeout") == "" {
 		cfg.ConnectTimeout = connectTimeout
 	}
+	if err := checkRevoked(cfg, source.Get("sslcrl")); err != nil {
+		return nil, err
+	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open a replication connection: %w", err)
@@ -196,6 +199,11 @@ func withRemote(ctx context.Context, source pg.ConnInfo, f func(*Session) error)
 	s := &Session{conn: conn}
 	defer s.Close(ctx)
 	return f(s)
+}
+
+// Ask puts one query to another server and reads its one row.
+func Ask(ctx context.Context, source pg.ConnInfo, query string, dest ...any) error {
+	return withRemote(ctx, source, func(s *Session) error { return s.conn.QueryRow(ctx, query).Scan(dest...) })
 }
 
 // InRecovery asks another server whether it is a standby.
