@@ -331,6 +331,7 @@ func TestSmallThings(t *testing.T) {
 
 	// Read-only: for sessions to come, and on member tables for those that change that for themselves.
 	n.exec(t, `SELECT spock.repset_add_table('default', 'a'); SELECT pgdrover.enforce_readonly('user')`)
+	require.Equal(t, "user", n.text(t, `SELECT mode FROM spock.pgdrover_readonly`))
 	session := n.session(t)
 	_, err = session.Exec(t.Context(), `INSERT INTO b VALUES (1)`)
 	require.ErrorContains(t, err, "read-only transaction")

@@ -195,6 +195,12 @@ func TestChangesNotify(t *testing.T) {
 	_, payload, err = n.db.WaitNotification(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "node_interface", payload)
+	for _, sql := range []string{`ALTER TABLE a ADD COLUMN u int`, `CREATE UNIQUE INDEX a_u ON a (u)`, `DROP INDEX a_u`} {
+		n.exec(t, sql)
+		_, payload, err = n.db.WaitNotification(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "definition", payload, sql)
+	}
 }
 
 func TestSequences(t *testing.T) {
@@ -216,6 +222,25 @@ func TestSequences(t *testing.T) {
 	n.exec(t, `DROP SEQUENCE s; DROP SEQUENCE s2`)
 	require.Equal(t, "0", n.text(t, `SELECT count(*) FROM spock.sequence_state`))
 	require.Equal(t, "0", n.text(t, `SELECT count(*) FROM spock.replication_set_seq`))
+}
+
+// TestSequencesFollowed: what a provider says of a sequence never sets it back, leaves one alone that draws its node's share of
+// the numbers, and is no reason for this node to announce more.
+func TestSequencesFollowed(t *testing.T) {
+	t.Parallel()
+	n := create(t, "n1")
+	n.exec(t, `CREATE TABLE t (id serial PRIMARY KEY); SELECT spock.repset_add_seq('default', 't_id_seq'); SELECT nextval('t_id_seq') FROM generate_series(1, 100)`)
+	require.Equal(t, "1", n.text(t, `pgdrover.sync_sequences()`))
+	require.Equal(t, "0", n.text(t, `pgdrover.sync_sequences()`))
+	for _, v := range []struct{ announced, want string }{{"5000", "5000"}, {"10", "5000"}, {"2147483000", "2147483000"}} {
+		n.exec(t, `SELECT pgdrover.follow_sequence('t_id_seq', `+v.announced+`)`)
+		require.Equal(t, v.want, n.text(t, `SELECT last_value FROM t_id_seq`))
+		require.Equal(t, "0", n.text(t, `pgdrover.sync_sequences()`), "nothing was drawn here")
+	}
+	n.exec(t, `SELECT setval('t_id_seq', 100); SELECT spock.repset_add_table('default', 't'); SELECT pgdrover.sequence_spread(16, 3)`)
+	before := n.text(t, `SELECT last_value FROM t_id_seq`)
+	n.exec(t, `SELECT pgdrover.follow_sequence('t_id_seq', 5000)`)
+	require.Equal(t, before, n.text(t, `SELECT last_value FROM t_id_seq`))
 }
 
 func TestSequenceSpread(t *testing.T) {

@@ -343,6 +343,8 @@ func TestTableSync(t *testing.T) {
 	require.Equal(t, `spock.readonly is set to "user" on this node.`, refused.Detail)
 	n.exec(t, `RESET spock.readonly; INSERT INTO a VALUES (1); SELECT spock.sub_resync_table('sub', 'a', false)`)
 	require.Equal(t, "1", n.text(t, `SELECT count(*) FROM a`))
+	n.exec(t, `CREATE TABLE child (a int REFERENCES a); INSERT INTO child VALUES (1); SELECT spock.sub_resync_table('sub', 'a')`)
+	require.Equal(t, "0 1", n.text(t, `SELECT concat_ws(' ', (SELECT count(*) FROM a), (SELECT count(*) FROM child))`), "what refers to it stays")
 
 	waited := make(chan error, 2)
 	second := open(t, n.dsn, false)

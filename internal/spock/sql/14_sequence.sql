@@ -31,6 +31,24 @@ BEGIN
 END
 $$;
 
+-- Takes up what a provider says of a sequence. Never back: what lies between was drawn here. A sequence that draws this
+-- node's share of the numbers has its own place among them. What this node has announced moves along: its subscribers hear of
+-- the provider's value from the provider, and two nodes that announce to each other would never come to an end.
+CREATE OR REPLACE FUNCTION pgdrover.follow_sequence(seq regclass, announced bigint)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    step bigint := (SELECT s.seqincrement FROM pg_catalog.pg_sequence s WHERE s.seqrelid = seq);
+    here bigint := pgdrover.sequence_value(seq);
+BEGIN
+    IF EXISTS (SELECT FROM spock.pgdrover_spread p WHERE p.max_nodes = step)
+       OR step > 0 AND announced < here OR step < 0 AND announced > here THEN
+        RETURN;
+    END IF;
+    PERFORM pg_catalog.setval(seq, announced);
+    UPDATE spock.sequence_state t SET last_value = t.last_value + (announced - here) WHERE t.seqoid = seq AND step > 0;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgdrover.add_sequence(s spock.replication_set, seq oid, synchronize_data boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE

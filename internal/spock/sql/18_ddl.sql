@@ -318,6 +318,8 @@ BEGIN
     ELSIF rels IS NULL THEN
         RETURN;
     END IF;
+    -- What applies knows its tables, and has to look again.
+    PERFORM pg_notify('spock_change', 'definition');
     PERFORM pgdrover.publish(rels);
     IF TG_TAG = 'ALTER TABLE' THEN
         PERFORM pgdrover.refresh_filters(rels);

@@ -178,11 +178,18 @@ BEGIN
 END
 $$;
 
+-- The mode that is enforced now; nothing while none ever was.
+CREATE TABLE IF NOT EXISTS spock.pgdrover_readonly (
+    one  boolean PRIMARY KEY DEFAULT true CHECK (one),
+    mode text NOT NULL
+);
+
 CREATE OR REPLACE FUNCTION pgdrover.enforce_readonly(mode text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     rel oid;
 BEGIN
+    INSERT INTO spock.pgdrover_readonly (mode) VALUES (enforce_readonly.mode) ON CONFLICT (one) DO UPDATE SET mode = excluded.mode;
     PERFORM pgdrover.run(pg_catalog.format('ALTER DATABASE %I %s', pg_catalog.current_database(),
         CASE WHEN mode = 'off' THEN 'RESET default_transaction_read_only' ELSE 'SET default_transaction_read_only = on' END));
     FOR rel IN SELECT w.relid FROM spock.pgdrover_watch w JOIN pg_catalog.pg_class c ON c.oid = w.relid
