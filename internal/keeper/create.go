@@ -475,7 +475,7 @@ func (c *creation) unregister(ctx context.Context, nodeID int64) error {
 		return err
 	}
 	defer func() { _ = db.Close(ctx) }()
-	if _, err := db.RemoveNode(ctx, nodeID, true); err != nil && !unknownNode(err) {
+	if _, err := db.RemoveNode(ctx, nodeID, true); err != nil && pgautofailover.SQLState(err) != pgerrcode.UndefinedObject {
 		return fmt.Errorf("take the registration back: %w", err)
 	}
 	return nil

@@ -162,7 +162,8 @@ func (s *fakeSession) Refused(context.Context) (string, error) {
 	return s.refused, nil
 }
 
-func (s *fakeSession) Copies(context.Context) error                           { return s.note("copies") }
+func (s *fakeSession) Copies(context.Context) error { return s.note("copies") }
+
 func (s *fakeSession) StopMaintenance(context.Context) error                  { return s.note("stop_maintenance") }
 func (s *fakeSession) PublishHistory(context.Context, pg.History) error       { return nil }
 func (s *fakeSession) SetSystemIdentifier(context.Context, pg.SystemID) error { return nil }
@@ -263,6 +264,7 @@ func (s *fakeServer) mend(context.Context) error {
 	s.edit(func() { s.mended++ })
 	return nil
 }
+
 func (s *fakeServer) stir(context.Context) error {
 	s.edit(func() { s.stirred++ })
 	return nil

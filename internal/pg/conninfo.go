@@ -117,8 +117,12 @@ type HostPort struct{ Host, Port string }
 func (c ConnInfo) DSN() string { return c.pairs(c.Get(passwordKey)) }
 
 // DriverDSN returns the key=value form, password included, without the
-// keywords that only libpq knows: our driver would send them to the server.
+// keywords that only libpq knows: our driver would send them to the server,
+// which would refuse the connection. An address without a name is the host.
 func (c ConnInfo) DriverDSN() string {
+	if c.Get("host") == "" {
+		c = c.With("host", c.Get("hostaddr"))
+	}
 	for _, key := range []string{
 		"sslcrl", "sslcrldir", "sslcompression", "ssl_min_protocol_version", "ssl_max_protocol_version", "sslcertmode",
 		"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",

@@ -289,6 +289,8 @@ func TestConnInfoWith(t *testing.T) {
 	require.Equal(t, "user=u dbname=d", d.With("host", "").DSN())
 	require.True(t, ConnInfo{}.IsZero())
 	require.False(t, ConnInfo{}.With("password", "x").IsZero())
+	require.Equal(t, "port=1 host=10.0.0.1", NewConnInfo("hostaddr", "10.0.0.1", "port", "1", "load_balance_hosts", "random").DriverDSN())
+	require.Equal(t, "host=h", NewConnInfo("host", "h", "hostaddr", "10.0.0.1").DriverDSN())
 	require.Equal(t, "host=h sslmode=verify-ca", NewConnInfo("host", "h", "sslmode", "verify-ca", "sslcrl", "f", "keepalives", "1").DriverDSN())
 	m, err := ParseConnInfo("postgres://a:1,b,c:3/d")
 	require.NoError(t, err)

@@ -65,17 +65,9 @@ func Connect(ctx context.Context, cfg ConnectConfig) (*DB, error) {
 }
 
 func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
-	// pgx hands every keyword that it does not know to the server, which would
-	// refuse these: they are libpq's, and have their counterparts below.
-	info := cfg.ConnInfo
-	for _, key := range []string{
-		"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-		"sslcrl", "sslcrldir", "sslcompression", "gssencmode", "gsslib", "gssdelegation", "requirepeer",
-		"application_name", "fallback_application_name", "replication",
-	} {
-		info = info.With(key, "")
-	}
-	c, err := pgx.ParseConfig(info.DSN())
+	// These are ours to say.
+	info := cfg.ConnInfo.With("application_name", "").With("replication", "")
+	c, err := pgx.ParseConfig(info.DriverDSN())
 	if err != nil {
 		// pgx hides the password in its errors.
 		return nil, wrap("read the connection string", err)
