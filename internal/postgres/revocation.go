@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ErrRevoked: the certificate of a server is on the revocation list.
+// ErrRevoked says that the certificate of a server is on the revocation list.
 var ErrRevoked = errors.New("the server's certificate is revoked")
 
 // checkRevoked has a connection refuse servers whose certificate, or whose
