@@ -175,22 +175,31 @@ func (i *Instance) serverArgs(cfg StartConfig) []string {
 	if i.cfg.SocketDir != "" {
 		args = append(args, "-k", i.cfg.SocketDir)
 	}
-	if i.IsStandby() {
-		args = append(args, noTarget()...)
+	if i.IsStandby() && (i.Sealed() || i.isOurStandby()) {
+		for _, o := range noTarget() {
+			args = append(args, "-c", o)
+		}
 	}
 	return append(args, cfg.Options...)
+}
+
+// isOurStandby reports whether a standby's files are of our making. Others may
+// be a restore to a point in time that an operator has not started yet.
+func (i *Instance) isOurStandby() bool {
+	text, _ := os.ReadFile(i.path(standbyFile)) // without one it is none of ours
+	return strings.Contains(string(text), "recovery_target_timeline")
 }
 
 // noTarget has a standby replay all that there is, whatever point in time a
 // configuration file still names: an operator restored the primary to it once.
 func noTarget() []string {
-	args := []string{"-c", "recovery_target_timeline=latest"}
+	options := []string{"recovery_target_timeline=latest"}
 	for _, name := range recoveryTargets() {
 		if name != "recovery_target_inclusive" && name != "recovery_target_action" { // they mean nothing by themselves
-			args = append(args, "-c", name+"=")
+			options = append(options, name+"=")
 		}
 	}
-	return args
+	return options
 }
 
 // Adopt watches a server that runs already. ErrNotRunning: there is none.

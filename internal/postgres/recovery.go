@@ -129,7 +129,7 @@ func (i *Instance) replay(ctx context.Context, before pg.ControlData) error {
 // privateOptions let a server recover where nobody else can connect. It must
 // listen somewhere: it does in a directory that only we can enter.
 func privateOptions(dir, target string, more ...string) []string {
-	options := []string{"listen_addresses=", "unix_socket_directories=" + dir, "archive_mode=off", "primary_conninfo=", target}
+	options := append(noTarget(), "listen_addresses=", "unix_socket_directories="+dir, "archive_mode=off", "primary_conninfo=", target)
 	var args []string
 	for _, o := range append(options, more...) {
 		args = append(args, "-c", o)
