@@ -5,7 +5,10 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -22,19 +25,24 @@ const CompatVersion = "2.2"
 var sqlFiles embed.FS
 
 // installOrder lists the files of an installation; each may use what those before it made.
-func installOrder() []string { return append(tableFiles(), functionFiles()...) }
+func installOrder() []string { return slices.Concat(tableFiles(), functionFiles(), lastFiles()) }
 
 // tableFiles make what holds data: an upgrade changes it by statements of its own.
 func tableFiles() []string { return []string{"01_schema.sql", "02_table.sql"} }
 
-// functionFiles make what follows from the program alone: an upgrade drops it and runs them again.
+// functionFiles make what follows from the program alone: an upgrade runs them
+// again over what is there. Views and grants of the operator's on our functions
+// thus stay.
 func functionFiles() []string {
 	return []string{
 		"03_lock.sql", "04_notify.sql", "05_first_goal.sql", "06_check.sql",
 		"07_formation.sql", "08_register.sql", "09_report.sql", "10_request.sql", "11_setting.sql", "12_read.sql",
-		"13_decider.sql", "14_introspect.sql", "20_grant.sql",
+		"13_decider.sql", "14_introspect.sql",
 	}
 }
+
+// lastFiles follow when only the functions of this version are left.
+func lastFiles() []string { return []string{"20_grant.sql"} }
 
 // upgrade brings a schema from one version to the next.
 type upgrade struct {
@@ -45,12 +53,10 @@ type upgrade struct {
 // upgrades lists the steps between versions, oldest first; the first version needs none.
 func upgrades() []upgrade { return []upgrade{{from: 1, file: "upgrade/1--2.sql"}} }
 
-// dropFunctions takes away what functionFiles make. Functions of an extension stay, which may have been put into our schema.
-const dropFunctions = `
-DROP VIEW pgautofailover.fsm;
-DROP TRIGGER disable_secondary_check ON pgautofailover.formation;
-DROP TABLE pgautofailover.first_goal, pgautofailover.fsm_rule, pgautofailover.fsm_order;
-DROP SCHEMA pgautofailover_catalog CASCADE;
+// dropOld takes away the functions that this transaction has not written: those
+// of the version before. Functions of an extension stay, which may have been put
+// into our schema.
+const dropOld = `
 DO $$
 DECLARE
     fn regprocedure;
@@ -58,6 +64,7 @@ BEGIN
     FOR fn IN
         SELECT p.oid FROM pg_catalog.pg_proc p
          WHERE p.pronamespace = 'pgautofailover'::regnamespace
+           AND p.xmin <> pg_catalog.pg_current_xact_id()::xid
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                             WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     LOOP
@@ -174,10 +181,25 @@ func raise(ctx context.Context, tx pgx.Tx, version int) error {
 			files = append(files, u.file)
 		}
 	}
-	if _, err := tx.Conn().PgConn().Exec(ctx, dropFunctions).ReadAll(); err != nil {
-		return wrap("drop the functions of the version before", err)
+	if err := runFiles(ctx, tx, append(files, functionFiles()...)); err != nil {
+		return inTheWay(err)
 	}
-	return runFiles(ctx, tx, append(files, functionFiles()...))
+	if _, err := tx.Conn().PgConn().Exec(ctx, dropOld).ReadAll(); err != nil {
+		return inTheWay(wrap("drop the functions of the version before", err))
+	}
+	return runFiles(ctx, tx, lastFiles())
+}
+
+// inTheWay says what to do about somebody's view that needs a function which has to go.
+func inTheWay(err error) error {
+	server, ok := errors.AsType[*ServerError](err)
+	if !ok || server.Code != pgerrcode.DependentObjectsStillExist {
+		return err
+	}
+	return hinted{
+		fmt.Sprintf("upgrade schema pgautofailover: %s: %s", server.Message, strings.ReplaceAll(server.Detail, "\n", ", ")),
+		"Drop what depends on it, start the monitor again, and make it anew.",
+	}
 }
 
 func runFiles(ctx context.Context, tx pgx.Tx, files []string) error {

@@ -82,6 +82,9 @@ VALUES ('kept', 0, 'node_1', 'localhost', 5501, 7, 'single', 'single');
 INSERT INTO pgautofailover.group_state (formationid, groupid, list_number) VALUES ('kept', 0, 3)`)
 	require.NoError(t, err)
 	require.NotEqual(t, want, catalog(t, conn))
+	// What somebody's monitoring has made of our functions.
+	_, err = conn.Exec(t.Context(), `CREATE VIEW public.nodes AS SELECT nodename FROM pgautofailover.current_state('kept')`)
+	require.NoError(t, err)
 
 	db := connect(t, dsn)
 	version, err := pgautofailover.SchemaVersion(t.Context(), db)
@@ -95,6 +98,7 @@ INSERT INTO pgautofailover.group_state (formationid, groupid, list_number) VALUE
 	require.NoError(t, conn.QueryRow(t.Context(), `
 SELECT concat_ws(' ', nodename, goalstate, list_number) FROM pgautofailover.node JOIN pgautofailover.group_state USING (formationid, groupid)`).Scan(&kept))
 	require.Equal(t, "node_1 single 3", kept)
+	require.Equal(t, "node_1", query(t, conn, `SELECT nodename FROM public.nodes`))
 	require.NoError(t, db.ReportCopy(t.Context(), 1), "what the first version had not")
 	require.Equal(t, `Node 1 "node_1" (localhost:5501) copies the data directory: the primary does not hold its WAL any more`,
 		query(t, conn, `SELECT description FROM pgautofailover.event ORDER BY eventid DESC LIMIT 1`))
@@ -104,4 +108,29 @@ func query(t *testing.T, conn *pgx.Conn, sql string) (text string) {
 	t.Helper()
 	require.NoError(t, conn.QueryRow(t.Context(), sql).Scan(&text))
 	return text
+}
+
+// TestUpgradeNamesWhatIsInTheWay: a function that has to go does not take along what an operator has made of it.
+func TestUpgradeNamesWhatIsInTheWay(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t)
+	conn := pgtest.Connect(t, dsn)
+	image, err := os.ReadFile("testdata/schema-1.sql")
+	require.NoError(t, err)
+	_, err = conn.PgConn().Exec(t.Context(), string(image)).ReadAll()
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), `
+CREATE FUNCTION pgautofailover.of_long_ago() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE VIEW public.old AS SELECT pgautofailover.of_long_ago()`)
+	require.NoError(t, err)
+	err = pgautofailover.Upgrade(t.Context(), connect(t, dsn))
+	require.EqualError(t, err, "upgrade schema pgautofailover: cannot drop function pgautofailover.of_long_ago() because other objects depend on it: "+
+		"view public.old depends on function pgautofailover.of_long_ago()")
+	var hint interface{ Hint() string }
+	require.ErrorAs(t, err, &hint)
+	require.Contains(t, hint.Hint(), "Drop what depends on it")
+	_, err = conn.Exec(t.Context(), `DROP VIEW public.old`)
+	require.NoError(t, err)
+	require.NoError(t, pgautofailover.Upgrade(t.Context(), connect(t, dsn)))
+	require.Equal(t, "true", query(t, conn, `SELECT (to_regprocedure('pgautofailover.of_long_ago()') IS NULL)::text`))
 }

@@ -4,7 +4,7 @@
 --   727400010 formation           727400013 the decider: 1 its session, 2 its transactions
 --   727400011 group
 
-CREATE FUNCTION pgautofailover.lock_formation(formation_id text, exclusive boolean)
+CREATE OR REPLACE FUNCTION pgautofailover.lock_formation(formation_id text, exclusive boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF exclusive THEN
@@ -15,12 +15,12 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.group_lock_key(formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.group_lock_key(formation_id text, group_id integer)
 RETURNS integer LANGUAGE sql AS $$
     SELECT pg_catalog.hashtext(formation_id || '/' || group_id)
 $$;
 
-CREATE FUNCTION pgautofailover.lock_group(formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.lock_group(formation_id text, group_id integer)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock(727400011, pgautofailover.group_lock_key(formation_id, group_id));
@@ -28,7 +28,7 @@ END
 $$;
 
 -- Locks formation and group of a node and reads the node again. No row when it is unknown or was removed meanwhile.
-CREATE FUNCTION pgautofailover.lock_node(node_id bigint, exclusive boolean)
+CREATE OR REPLACE FUNCTION pgautofailover.lock_node(node_id bigint, exclusive boolean)
 RETURNS pgautofailover.node LANGUAGE plpgsql AS $$
 DECLARE
     n pgautofailover.node;
@@ -47,12 +47,12 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.testing_lock_formation(formation_id text)
+CREATE OR REPLACE FUNCTION pgautofailover.testing_lock_formation(formation_id text)
 RETURNS void LANGUAGE sql AS $$
     SELECT pgautofailover.lock_formation(formation_id, true)
 $$;
 
-CREATE FUNCTION pgautofailover.testing_lock_node_group(formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.testing_lock_node_group(formation_id text, group_id integer)
 RETURNS void LANGUAGE sql AS $$
     SELECT pgautofailover.lock_group(formation_id, group_id)
 $$;

@@ -1,16 +1,16 @@
 -- Texts, notifications, events.
 
-CREATE FUNCTION pgautofailover.node_text(n pgautofailover.node)
+CREATE OR REPLACE FUNCTION pgautofailover.node_text(n pgautofailover.node)
 RETURNS text LANGUAGE sql AS $$
     SELECT pg_catalog.format('node %s "%s" (%s:%s)', n.nodeid, n.nodename, n.nodehost, n.nodeport)
 $$;
 
-CREATE FUNCTION pgautofailover.bool_text(b boolean)
+CREATE OR REPLACE FUNCTION pgautofailover.bool_text(b boolean)
 RETURNS text LANGUAGE sql AS $$
     SELECT CASE WHEN b THEN 'true' ELSE 'false' END
 $$;
 
-CREATE FUNCTION pgautofailover.notify_state(n pgautofailover.node)
+CREATE OR REPLACE FUNCTION pgautofailover.notify_state(n pgautofailover.node)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_catalog.pg_notify('state', pg_catalog.format(
@@ -23,7 +23,7 @@ END
 $$;
 
 -- The text goes to channel log and to the server's log. A payload has at most 7999 bytes, a character at most four.
-CREATE FUNCTION pgautofailover.notify_log(line text)
+CREATE OR REPLACE FUNCTION pgautofailover.notify_log(line text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_catalog.pg_notify('log',
@@ -33,14 +33,14 @@ END
 $$;
 
 -- Wakes the monitor process: there may be something to decide.
-CREATE FUNCTION pgautofailover.wake(formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.wake(formation_id text, group_id integer)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_catalog.pg_notify('pgdrover', formation_id || '/' || group_id);
 END
 $$;
 
-CREATE FUNCTION pgautofailover.store_event(n pgautofailover.node, line text)
+CREATE OR REPLACE FUNCTION pgautofailover.store_event(n pgautofailover.node, line text)
 RETURNS void LANGUAGE sql AS $$
     INSERT INTO pgautofailover.event
            (formationid, nodeid, groupid, nodename, nodehost, nodeport, reportedstate, goalstate, reportedrepstate,
@@ -50,7 +50,7 @@ RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- A change of a node: one line of history and both notifications.
-CREATE FUNCTION pgautofailover.record_change(n pgautofailover.node, line text)
+CREATE OR REPLACE FUNCTION pgautofailover.record_change(n pgautofailover.node, line text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgautofailover.notify_log(line);

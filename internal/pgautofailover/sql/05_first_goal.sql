@@ -2,7 +2,7 @@
 -- chooses, because the node's row is invisible to the monitor process until its keeper commits.
 -- The rows are generated: go test -run TestFirstGoalTable -rewrite
 
-CREATE TABLE pgautofailover.first_goal (
+CREATE TABLE IF NOT EXISTS pgautofailover.first_goal (
     group_empty       boolean NOT NULL, -- no other node, those being dropped not counted
     electable         boolean NOT NULL, -- candidate priority above 0
     secondary_allowed boolean NOT NULL, -- the formation's opt_secondary
@@ -14,6 +14,7 @@ CREATE TABLE pgautofailover.first_goal (
     CHECK ((goal IS NULL) <> (refusal IS NULL))
 );
 
+DELETE FROM pgautofailover.first_goal;
 INSERT INTO pgautofailover.first_goal
        (group_empty, electable, secondary_allowed, primary_known, source_waiting, goal, refusal)
 VALUES

@@ -1,67 +1,67 @@
 -- Predicates: what is refused, and why. They read and never write; a test compares them with fsm.CheckIntent.
 -- A refusal whose code is NULL refuses nothing; WARNING and NOTICE let the call go on.
 
-CREATE FUNCTION pgautofailover.refuse(
+CREATE OR REPLACE FUNCTION pgautofailover.refuse(
     code text, message text, detail text DEFAULT NULL, hint text DEFAULT NULL, severity text DEFAULT 'ERROR')
 RETURNS pgautofailover.refusal LANGUAGE sql AS $$
     SELECT ROW(severity, code, message, detail, hint)::pgautofailover.refusal
 $$;
 
 -- The members of a group: all nodes but those being dropped.
-CREATE FUNCTION pgautofailover.members(formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.members(formation_id text, group_id integer)
 RETURNS SETOF pgautofailover.node LANGUAGE sql STABLE AS $$
     SELECT n.* FROM pgautofailover.node n
      WHERE n.formationid = formation_id AND n.groupid = group_id AND n.goalstate <> 'dropped' ORDER BY n.nodeid
 $$;
 
-CREATE FUNCTION pgautofailover.is_writable(state pgautofailover.replication_state)
+CREATE OR REPLACE FUNCTION pgautofailover.is_writable(state pgautofailover.replication_state)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT state IN ('single', 'wait_primary', 'primary', 'join_primary', 'apply_settings')
 $$;
 
-CREATE FUNCTION pgautofailover.belongs_to_primary(state pgautofailover.replication_state)
+CREATE OR REPLACE FUNCTION pgautofailover.belongs_to_primary(state pgautofailover.replication_state)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT state IN ('single', 'wait_primary', 'primary', 'join_primary', 'apply_settings',
                      'draining', 'demote_timeout', 'prepare_maintenance')
 $$;
 
 -- The node reports the goal that it has.
-CREATE FUNCTION pgautofailover.converged(n pgautofailover.node)
+CREATE OR REPLACE FUNCTION pgautofailover.converged(n pgautofailover.node)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT n.reportedstate = n.goalstate
 $$;
 
-CREATE FUNCTION pgautofailover.stable(n pgautofailover.node, state pgautofailover.replication_state)
+CREATE OR REPLACE FUNCTION pgautofailover.stable(n pgautofailover.node, state pgautofailover.replication_state)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT n.goalstate = state AND n.reportedstate = state
 $$;
 
-CREATE FUNCTION pgautofailover.being_promoted(n pgautofailover.node)
+CREATE OR REPLACE FUNCTION pgautofailover.being_promoted(n pgautofailover.node)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT n.goalstate IN ('fast_forward', 'prepare_promotion', 'stop_replication')
        AND n.reportedstate IN ('report_lsn', 'fast_forward', 'prepare_promotion', 'stop_replication', 'secondary')
 $$;
 
-CREATE FUNCTION pgautofailover.healthy(n pgautofailover.node)
+CREATE OR REPLACE FUNCTION pgautofailover.healthy(n pgautofailover.node)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT coalesce(n.reportedpgisrunning, true) AND n.health <> 0
 $$;
 
 -- The node that takes writes or is ordered to.
-CREATE FUNCTION pgautofailover.writable_node(formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.writable_node(formation_id text, group_id integer)
 RETURNS pgautofailover.node LANGUAGE sql STABLE AS $$
     SELECT n FROM pgautofailover.members(formation_id, group_id) n
      WHERE pgautofailover.is_writable(n.goalstate) ORDER BY n.nodeid LIMIT 1
 $$;
 
-CREATE FUNCTION pgautofailover.no_primary(formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.no_primary(formation_id text, group_id integer)
 RETURNS pgautofailover.refusal LANGUAGE sql STABLE AS $$
     SELECT pgautofailover.refuse('XX000', pg_catalog.format(
         'couldn''t find the primary node in formation "%s", group %s', formation_id, group_id))
 $$;
 
 -- An operator who accepts a loss may override whatever the group waits for, and one may set a stuck election going.
-CREATE FUNCTION pgautofailover.check_failover(
+CREATE OR REPLACE FUNCTION pgautofailover.check_failover(
     formation_id text, group_id integer, allow_data_loss boolean, by_name boolean DEFAULT false)
 RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -114,7 +114,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.check_promotion(n pgautofailover.node, allow_data_loss boolean)
+CREATE OR REPLACE FUNCTION pgautofailover.check_promotion(n pgautofailover.node, allow_data_loss boolean)
 RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF pgautofailover.stable(n, 'single') OR pgautofailover.stable(n, 'primary') THEN
@@ -132,7 +132,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.check_start_maintenance(n pgautofailover.node)
+CREATE OR REPLACE FUNCTION pgautofailover.check_start_maintenance(n pgautofailover.node)
 RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
 DECLARE
     p pgautofailover.node;
@@ -190,7 +190,7 @@ $$;
 
 -- A planned change of the primary of a worker's group needs the coordinator, which leads writes elsewhere: begun
 -- without it, the group would stop taking writes and wait. A change that is not planned does wait.
-CREATE FUNCTION pgautofailover.check_coordinator(formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.check_coordinator(formation_id text, group_id integer)
 RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
 DECLARE
     c pgautofailover.node;
@@ -216,7 +216,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.check_stop_maintenance(n pgautofailover.node)
+CREATE OR REPLACE FUNCTION pgautofailover.check_stop_maintenance(n pgautofailover.node)
 RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
 DECLARE
     node_count integer;
@@ -232,7 +232,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.check_candidate_priority(n pgautofailover.node, priority integer)
+CREATE OR REPLACE FUNCTION pgautofailover.check_candidate_priority(n pgautofailover.node, priority integer)
 RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
 DECLARE
     p pgautofailover.node;
@@ -264,7 +264,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.check_replication_quorum(n pgautofailover.node, quorum boolean)
+CREATE OR REPLACE FUNCTION pgautofailover.check_replication_quorum(n pgautofailover.node, quorum boolean)
 RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
 DECLARE
     p pgautofailover.node;
@@ -297,7 +297,7 @@ $$;
 
 -- Every group is asked, not only the first. A group of its own kind is one without a standby in the quorum: there the
 -- number has no effect, so it does not stand in the way, except in the only group of a pgsql formation.
-CREATE FUNCTION pgautofailover.check_number_sync_standbys(formation_id text, group_id integer, number integer)
+CREATE OR REPLACE FUNCTION pgautofailover.check_number_sync_standbys(formation_id text, group_id integer, number integer)
 RETURNS pgautofailover.refusal LANGUAGE plpgsql STABLE AS $$
 DECLARE
     p pgautofailover.node;

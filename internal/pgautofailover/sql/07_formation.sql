@@ -1,7 +1,7 @@
 -- Raising, and formations.
 
 -- Says what a refusal says; an option that is not there must not be named.
-CREATE FUNCTION pgautofailover.raise_refusal(r pgautofailover.refusal)
+CREATE OR REPLACE FUNCTION pgautofailover.raise_refusal(r pgautofailover.refusal)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF r.code IS NULL THEN
@@ -26,7 +26,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.insert_formation(
+CREATE OR REPLACE FUNCTION pgautofailover.insert_formation(
     id text, new_kind text, database name, secondaries boolean, sync_standbys integer)
 RETURNS pgautofailover.formation LANGUAGE plpgsql AS $$
 DECLARE
@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.create_formation(
+CREATE OR REPLACE FUNCTION pgautofailover.create_formation(
     IN formation_id text, IN kind text, IN dbname name, IN opt_secondary boolean, IN number_sync_standbys integer,
     OUT formation_id text, OUT kind text, OUT dbname name, OUT opt_secondary boolean, OUT number_sync_standbys integer)
 RETURNS record LANGUAGE sql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
@@ -49,7 +49,7 @@ RETURNS record LANGUAGE sql STRICT SECURITY DEFINER SET search_path TO pg_catalo
       FROM pgautofailover.insert_formation($1, $2, $3, $4, $5) f
 $$;
 
-CREATE FUNCTION pgautofailover.drop_formation(formation_id text)
+CREATE OR REPLACE FUNCTION pgautofailover.drop_formation(formation_id text)
 RETURNS void LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM pgautofailover.formation f WHERE f.formationid = formation_id;
@@ -59,7 +59,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.set_opt_secondary(formation_id text, allow boolean)
+CREATE OR REPLACE FUNCTION pgautofailover.set_opt_secondary(formation_id text, allow boolean)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE pgautofailover.formation f SET opt_secondary = allow WHERE f.formationid = formation_id;
@@ -72,17 +72,17 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.enable_secondary(formation_id text)
+CREATE OR REPLACE FUNCTION pgautofailover.enable_secondary(formation_id text)
 RETURNS boolean LANGUAGE sql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
     SELECT pgautofailover.set_opt_secondary(formation_id, true)
 $$;
 
-CREATE FUNCTION pgautofailover.disable_secondary(formation_id text)
+CREATE OR REPLACE FUNCTION pgautofailover.disable_secondary(formation_id text)
 RETURNS boolean LANGUAGE sql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
     SELECT pgautofailover.set_opt_secondary(formation_id, false)
 $$;
 
-CREATE FUNCTION pgautofailover.update_secondary_check()
+CREATE OR REPLACE FUNCTION pgautofailover.update_secondary_check()
 RETURNS trigger LANGUAGE plpgsql SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     n pgautofailover.node;
@@ -102,5 +102,5 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER disable_secondary_check BEFORE UPDATE ON pgautofailover.formation
+CREATE OR REPLACE TRIGGER disable_secondary_check BEFORE UPDATE ON pgautofailover.formation
 FOR EACH ROW EXECUTE FUNCTION pgautofailover.update_secondary_check();

@@ -1,7 +1,7 @@
 -- Registration.
 
 -- The group in which a node registers, as asked for or the first of a Citus formation with room for it.
-CREATE FUNCTION pgautofailover.choose_group(
+CREATE OR REPLACE FUNCTION pgautofailover.choose_group(
     f pgautofailover.formation, node_host text, node_port integer, desired_group_id integer)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
@@ -27,7 +27,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.choose_first_goal(
+CREATE OR REPLACE FUNCTION pgautofailover.choose_first_goal(
     f pgautofailover.formation, group_id integer, candidate_priority integer)
 RETURNS pgautofailover.replication_state LANGUAGE plpgsql AS $$
 DECLARE
@@ -60,7 +60,7 @@ END
 $$;
 
 -- The name of a node that does not bring one.
-CREATE FUNCTION pgautofailover.default_node_name(
+CREATE OR REPLACE FUNCTION pgautofailover.default_node_name(
     f pgautofailover.formation, group_id integer, node_id bigint)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -80,7 +80,7 @@ END
 $$;
 
 -- Locks the formation and reads it; an empty one takes the kind and the database of its first node.
-CREATE FUNCTION pgautofailover.formation_for_node(
+CREATE OR REPLACE FUNCTION pgautofailover.formation_for_node(
     formation_id text, node_host text, node_port integer, node_kind text, database name)
 RETURNS pgautofailover.formation LANGUAGE plpgsql AS $$
 DECLARE
@@ -119,7 +119,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.register_node(
+CREATE OR REPLACE FUNCTION pgautofailover.register_node(
     IN formation_id text, IN node_host text, IN node_port integer, IN dbname name, IN node_name text DEFAULT '',
     IN sysidentifier bigint DEFAULT 0, IN desired_node_id bigint DEFAULT -1, IN desired_group_id integer DEFAULT -1,
     IN initial_group_role pgautofailover.replication_state DEFAULT 'init', IN node_kind text DEFAULT 'standalone',
@@ -193,7 +193,7 @@ END
 $$;
 
 -- NULL keeps what is stored.
-CREATE FUNCTION pgautofailover.update_node_metadata(
+CREATE OR REPLACE FUNCTION pgautofailover.update_node_metadata(
     node_id bigint, node_name text, node_host text, node_port integer)
 RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
@@ -221,7 +221,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.set_node_system_identifier(
+CREATE OR REPLACE FUNCTION pgautofailover.set_node_system_identifier(
     IN node_id bigint, IN node_sysidentifier bigint,
     OUT node_id bigint, OUT node_name text, OUT node_host text, OUT node_port integer)
 RETURNS record LANGUAGE sql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
@@ -230,7 +230,7 @@ RETURNS record LANGUAGE sql STRICT SECURITY DEFINER SET search_path TO pg_catalo
 $$;
 
 -- A group id alone does not name a group: with several formations nothing is guessed.
-CREATE FUNCTION pgautofailover.set_group_system_identifier(
+CREATE OR REPLACE FUNCTION pgautofailover.set_group_system_identifier(
     IN group_id bigint, IN node_sysidentifier bigint,
     OUT node_id bigint, OUT node_name text, OUT node_host text, OUT node_port integer)
 RETURNS SETOF record LANGUAGE sql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$

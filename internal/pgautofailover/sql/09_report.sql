@@ -6,7 +6,7 @@
 -- notifies nobody, and need not survive a crash of this server. It finds out by its own WHERE clause. Where the row was
 -- changed in the same moment, the server has locked it before it sees that the clause holds no more. The row comes after
 -- the locks of formation and group, so that lock has to go first, and only the end of a subtransaction lets it go.
-CREATE FUNCTION pgautofailover.store_report(
+CREATE OR REPLACE FUNCTION pgautofailover.store_report(
     formation_id text, node_id bigint, state pgautofailover.replication_state, running boolean,
     tli integer, lsn pg_lsn, sync_state text, clean boolean, streams boolean, reached bigint)
 RETURNS pgautofailover.node LANGUAGE plpgsql AS $$
@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.store_changed_report(
+CREATE OR REPLACE FUNCTION pgautofailover.store_changed_report(
     formation_id text, node_id bigint, state pgautofailover.replication_state, running boolean,
     tli integer, lsn pg_lsn, sync_state text, clean boolean, streams boolean, reached bigint)
 RETURNS pgautofailover.node LANGUAGE plpgsql AS $$
@@ -103,7 +103,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.node_active(
+CREATE OR REPLACE FUNCTION pgautofailover.node_active(
     IN formation_id text, IN node_id bigint, IN group_id integer,
     IN current_group_role pgautofailover.replication_state DEFAULT 'init',
     IN current_pg_is_running boolean DEFAULT true, IN current_tli integer DEFAULT 1,
@@ -126,7 +126,7 @@ END
 $$;
 
 -- node_active for keepers that know more: not strict, because streaming may be unknown.
-CREATE FUNCTION pgautofailover.keeper_report(
+CREATE OR REPLACE FUNCTION pgautofailover.keeper_report(
     IN formation_id text, IN node_id bigint, IN group_id integer,
     IN current_group_role pgautofailover.replication_state, IN current_pg_is_running boolean,
     IN current_tli integer, IN current_lsn pg_lsn, IN current_rep_state text,
@@ -159,7 +159,7 @@ $$;
 
 -- Makes the caller's session the node's reporting session. Shared, so that a keeper which connects anew never waits
 -- for a session of its own that this server has not yet seen end.
-CREATE FUNCTION pgautofailover.keep_session(node_id bigint)
+CREATE OR REPLACE FUNCTION pgautofailover.keep_session(node_id bigint)
 RETURNS void LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pgautofailover.node n WHERE n.nodeid = node_id) THEN
@@ -170,7 +170,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.report_postgres_version(
+CREATE OR REPLACE FUNCTION pgautofailover.report_postgres_version(
     node_id bigint, pg_versionnum integer DEFAULT NULL, pg_version text DEFAULT NULL,
     pg_versionstring text DEFAULT NULL, citus_version text DEFAULT NULL)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
@@ -179,7 +179,7 @@ RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path TO pg_catalog, pg_tem
 $$;
 
 -- A standby that was away for too long is copied again; its events shall say why it takes so long.
-CREATE FUNCTION pgautofailover.report_copy(node_id bigint)
+CREATE OR REPLACE FUNCTION pgautofailover.report_copy(node_id bigint)
 RETURNS void LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     n pgautofailover.node;
@@ -198,7 +198,7 @@ $$;
 
 -- A node that was rewound may carry another history under the same numbers: what it says last is true, and timelines
 -- that its history does not have any more are forgotten.
-CREATE FUNCTION pgautofailover.report_timeline_history(node_id bigint, history jsonb)
+CREATE OR REPLACE FUNCTION pgautofailover.report_timeline_history(node_id bigint, history jsonb)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     n pgautofailover.node;

@@ -1,6 +1,6 @@
 -- Requests. Each one takes the locks, asks the predicates, and stores what is wanted; a decision takes it up.
 
-CREATE FUNCTION pgautofailover.decider_alive()
+CREATE OR REPLACE FUNCTION pgautofailover.decider_alive()
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l
                     WHERE l.locktype = 'advisory' AND l.classid = 727400013 AND l.objid = 1 AND l.objsubid = 2
@@ -10,7 +10,7 @@ $$;
 
 -- A wish of an operator is refused when nobody is there to take it up: it would come true at an unexpected time.
 -- What has happened already is stored all the same.
-CREATE FUNCTION pgautofailover.store_intent(
+CREATE OR REPLACE FUNCTION pgautofailover.store_intent(
     formation_id text, group_id integer, kind text, node_id bigint DEFAULT NULL, allow_data_loss boolean DEFAULT false,
     text text DEFAULT '', ghost jsonb DEFAULT NULL)
 RETURNS void LANGUAGE plpgsql AS $$
@@ -28,12 +28,12 @@ END
 $$;
 
 -- The caller's word that acknowledged writes may be lost: guard_data_loss, switched off in this transaction.
-CREATE FUNCTION pgautofailover.caller_allows_data_loss()
+CREATE OR REPLACE FUNCTION pgautofailover.caller_allows_data_loss()
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT NOT coalesce(nullif(pg_catalog.current_setting('pgautofailover.guard_data_loss', true), ''), 'on')::boolean
 $$;
 
-CREATE FUNCTION pgautofailover.perform_failover(formation_id text DEFAULT 'default', group_id integer DEFAULT 0)
+CREATE OR REPLACE FUNCTION pgautofailover.perform_failover(formation_id text DEFAULT 'default', group_id integer DEFAULT 0)
 RETURNS void LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     allowed boolean := pgautofailover.caller_allows_data_loss();
@@ -52,7 +52,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.lock_node_by_name(formation_id text, node_name text)
+CREATE OR REPLACE FUNCTION pgautofailover.lock_node_by_name(formation_id text, node_name text)
 RETURNS pgautofailover.node LANGUAGE plpgsql AS $$
 DECLARE
     n pgautofailover.node;
@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.perform_promotion(formation_id text, node_name text)
+CREATE OR REPLACE FUNCTION pgautofailover.perform_promotion(formation_id text, node_name text)
 RETURNS boolean LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     allowed boolean := pgautofailover.caller_allows_data_loss();
@@ -89,7 +89,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.start_maintenance(node_id bigint)
+CREATE OR REPLACE FUNCTION pgautofailover.start_maintenance(node_id bigint)
 RETURNS boolean LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     n pgautofailover.node;
@@ -110,7 +110,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.stop_maintenance(node_id bigint)
+CREATE OR REPLACE FUNCTION pgautofailover.stop_maintenance(node_id bigint)
 RETURNS boolean LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     n pgautofailover.node;
@@ -126,7 +126,7 @@ END
 $$;
 
 -- Forced, or when the node is gone already, the row goes here and now; the group keeps what it must know of it.
-CREATE FUNCTION pgautofailover.remove_locked_node(n pgautofailover.node, force boolean)
+CREATE OR REPLACE FUNCTION pgautofailover.remove_locked_node(n pgautofailover.node, force boolean)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     IF force OR pgautofailover.stable(n, 'dropped') THEN
@@ -145,7 +145,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.remove_node(node_id bigint, force boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION pgautofailover.remove_node(node_id bigint, force boolean DEFAULT false)
 RETURNS boolean LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     n pgautofailover.node;
@@ -158,7 +158,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.remove_node(node_host text, node_port integer DEFAULT 5432, force boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION pgautofailover.remove_node(node_host text, node_port integer DEFAULT 5432, force boolean DEFAULT false)
 RETURNS boolean LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     n pgautofailover.node;

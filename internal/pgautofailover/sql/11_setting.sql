@@ -1,7 +1,7 @@
 -- Settings. The setting itself is stored here; that the primary has to apply it is a decision.
 
 -- What follows a stored setting of a node: alone in its group it is an event, else the group's primary has to hear of it.
-CREATE FUNCTION pgautofailover.setting_stored(n pgautofailover.node, alone_text text, intent_text text)
+CREATE OR REPLACE FUNCTION pgautofailover.setting_stored(n pgautofailover.node, alone_text text, intent_text text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF (SELECT pg_catalog.count(*) FROM pgautofailover.members(n.formationid, n.groupid)) <= 1 THEN
@@ -13,7 +13,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.set_node_candidate_priority(
+CREATE OR REPLACE FUNCTION pgautofailover.set_node_candidate_priority(
     formation_id text, node_name text, candidate_priority integer)
 RETURNS boolean LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
@@ -30,7 +30,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.set_node_replication_quorum(
+CREATE OR REPLACE FUNCTION pgautofailover.set_node_replication_quorum(
     formation_id text, node_name text, replication_quorum boolean)
 RETURNS boolean LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
@@ -48,7 +48,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.set_node_region(formation_id text, node_name text, region text)
+CREATE OR REPLACE FUNCTION pgautofailover.set_node_region(formation_id text, node_name text, region text)
 RETURNS boolean LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     n pgautofailover.node;
@@ -64,7 +64,7 @@ END
 $$;
 
 -- Groups are locked in the order of their keys: with two formations at work, equal keys must not be taken crosswise.
-CREATE FUNCTION pgautofailover.set_formation_number_sync_standbys(formation_id text, number_sync_standbys integer)
+CREATE OR REPLACE FUNCTION pgautofailover.set_formation_number_sync_standbys(formation_id text, number_sync_standbys integer)
 RETURNS boolean LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 DECLARE
     v integer := number_sync_standbys;

@@ -1,7 +1,7 @@
 -- Readers.
 
 -- NULL as group means the whole formation.
-CREATE FUNCTION pgautofailover.get_nodes(
+CREATE OR REPLACE FUNCTION pgautofailover.get_nodes(
     IN formation_id text DEFAULT 'default', IN group_id integer DEFAULT NULL,
     OUT node_id bigint, OUT node_name text, OUT node_host text, OUT node_port integer, OUT node_lsn pg_lsn,
     OUT node_is_primary boolean)
@@ -18,7 +18,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.other_members(asking bigint)
+CREATE OR REPLACE FUNCTION pgautofailover.other_members(asking bigint)
 RETURNS SETOF pgautofailover.node LANGUAGE plpgsql AS $$
 DECLARE
     me pgautofailover.node;
@@ -31,7 +31,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.get_other_nodes(
+CREATE OR REPLACE FUNCTION pgautofailover.get_other_nodes(
     IN nodeid bigint,
     OUT node_id bigint, OUT node_name text, OUT node_host text, OUT node_port integer, OUT node_lsn pg_lsn,
     OUT node_is_primary boolean)
@@ -40,7 +40,7 @@ RETURNS SETOF record LANGUAGE sql STRICT AS $$
       FROM pgautofailover.other_members($1) n ORDER BY n.nodeid
 $$;
 
-CREATE FUNCTION pgautofailover.get_other_nodes(
+CREATE OR REPLACE FUNCTION pgautofailover.get_other_nodes(
     IN nodeid bigint, IN current_state pgautofailover.replication_state,
     OUT node_id bigint, OUT node_name text, OUT node_host text, OUT node_port integer, OUT node_lsn pg_lsn,
     OUT node_is_primary boolean)
@@ -50,7 +50,7 @@ RETURNS SETOF record LANGUAGE sql STRICT AS $$
 $$;
 
 -- A writable goal first, so that a failover's winner is named from the moment when it is ordered to open.
-CREATE FUNCTION pgautofailover.get_primary(
+CREATE OR REPLACE FUNCTION pgautofailover.get_primary(
     IN formation_id text DEFAULT 'default', IN group_id integer DEFAULT 0,
     OUT primary_node_id bigint, OUT primary_name text, OUT primary_host text, OUT primary_port integer)
 RETURNS record LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.get_coordinator(
+CREATE OR REPLACE FUNCTION pgautofailover.get_coordinator(
     IN formation_id text DEFAULT 'default', OUT node_host text, OUT node_port integer)
 RETURNS SETOF record LANGUAGE sql STRICT AS $$
     SELECT n.nodehost, n.nodeport
@@ -78,7 +78,7 @@ RETURNS SETOF record LANGUAGE sql STRICT AS $$
      ORDER BY n.nodeid LIMIT 1
 $$;
 
-CREATE FUNCTION pgautofailover.get_most_advanced_standby(
+CREATE OR REPLACE FUNCTION pgautofailover.get_most_advanced_standby(
     IN formationid text DEFAULT 'default', IN groupid integer DEFAULT 0, IN caller_node_id bigint DEFAULT 0,
     OUT node_id bigint, OUT node_name text, OUT node_host text, OUT node_port integer, OUT node_lsn pg_lsn,
     OUT node_is_primary boolean)
@@ -93,7 +93,7 @@ RETURNS SETOF record LANGUAGE sql STRICT AS $$
 $$;
 
 -- What the group's decisions stored: the value that its primary is to have, empty before the first.
-CREATE FUNCTION pgautofailover.synchronous_standby_names(
+CREATE OR REPLACE FUNCTION pgautofailover.synchronous_standby_names(
     formation_id text DEFAULT 'default', group_id integer DEFAULT 0)
 RETURNS text LANGUAGE plpgsql STRICT AS $$
 BEGIN
@@ -108,14 +108,14 @@ $$;
 
 -- The list that belongs to one goal of a node: goal and list are stored by one transaction and read here from one
 -- snapshot. NULL when the node has another goal by now.
-CREATE FUNCTION pgautofailover.keeper_list(node_id bigint, goal_number bigint)
+CREATE OR REPLACE FUNCTION pgautofailover.keeper_list(node_id bigint, goal_number bigint)
 RETURNS text LANGUAGE sql STRICT AS $$
     SELECT coalesce(s.standby_names, '')
       FROM pgautofailover.node n LEFT JOIN pgautofailover.group_state s USING (formationid, groupid)
      WHERE n.nodeid = $1 AND n.goalnumber = $2
 $$;
 
-CREATE FUNCTION pgautofailover.current_state(
+CREATE OR REPLACE FUNCTION pgautofailover.current_state(
     IN formation_id text DEFAULT 'default',
     OUT formation_kind text, OUT nodename text, OUT nodehost text, OUT nodeport integer, OUT group_id integer,
     OUT node_id bigint, OUT current_group_state pgautofailover.replication_state,
@@ -129,7 +129,7 @@ RETURNS SETOF record LANGUAGE sql STRICT AS $$
      WHERE n.formationid = $1 ORDER BY n.groupid, n.nodeid
 $$;
 
-CREATE FUNCTION pgautofailover.current_state(
+CREATE OR REPLACE FUNCTION pgautofailover.current_state(
     IN formation_id text, IN group_id integer,
     OUT formation_kind text, OUT nodename text, OUT nodehost text, OUT nodeport integer, OUT group_id integer,
     OUT node_id bigint, OUT current_group_state pgautofailover.replication_state,
@@ -140,26 +140,26 @@ RETURNS SETOF record LANGUAGE sql STRICT AS $$
     SELECT c.* FROM pgautofailover.current_state($1) c WHERE c.group_id = $2
 $$;
 
-CREATE FUNCTION pgautofailover.last_events(count integer DEFAULT 10)
+CREATE OR REPLACE FUNCTION pgautofailover.last_events(count integer DEFAULT 10)
 RETURNS SETOF pgautofailover.event LANGUAGE sql STRICT AS $$
     SELECT e.* FROM (SELECT * FROM pgautofailover.event ORDER BY eventid DESC LIMIT $1) e
      ORDER BY e.eventtime, e.eventid
 $$;
 
-CREATE FUNCTION pgautofailover.last_events(formation_id text DEFAULT 'default', count integer DEFAULT 10)
+CREATE OR REPLACE FUNCTION pgautofailover.last_events(formation_id text DEFAULT 'default', count integer DEFAULT 10)
 RETURNS SETOF pgautofailover.event LANGUAGE sql STRICT AS $$
     SELECT e.* FROM (SELECT * FROM pgautofailover.event WHERE formationid = $1 ORDER BY eventid DESC LIMIT $2) e
      ORDER BY e.eventtime, e.eventid
 $$;
 
-CREATE FUNCTION pgautofailover.last_events(formation_id text, group_id integer, count integer DEFAULT 10)
+CREATE OR REPLACE FUNCTION pgautofailover.last_events(formation_id text, group_id integer, count integer DEFAULT 10)
 RETURNS SETOF pgautofailover.event LANGUAGE sql STRICT AS $$
     SELECT e.* FROM (SELECT * FROM pgautofailover.event WHERE formationid = $1 AND groupid = $2
                       ORDER BY eventid DESC LIMIT $3) e
      ORDER BY e.eventtime, e.eventid
 $$;
 
-CREATE FUNCTION pgautofailover.formation_settings(
+CREATE OR REPLACE FUNCTION pgautofailover.formation_settings(
     IN formation_id text DEFAULT 'default',
     OUT context text, OUT group_id integer, OUT node_id bigint, OUT nodename text, OUT setting text, OUT value text)
 RETURNS SETOF record LANGUAGE sql STRICT AS $$
@@ -182,7 +182,7 @@ RETURNS SETOF record LANGUAGE sql STRICT AS $$
      ORDER BY s.part, s.node_id
 $$;
 
-CREATE FUNCTION pgautofailover.formation_uri(
+CREATE OR REPLACE FUNCTION pgautofailover.formation_uri(
     formation_id text DEFAULT 'default', cluster_name text DEFAULT 'default', sslmode text DEFAULT 'prefer',
     sslrootcert text DEFAULT '', sslcrl text DEFAULT '')
 RETURNS text LANGUAGE sql STRICT AS $$
@@ -199,7 +199,7 @@ RETURNS text LANGUAGE sql STRICT AS $$
      GROUP BY f.dbname
 $$;
 
-CREATE FUNCTION pgautofailover.accept_timeline(
+CREATE OR REPLACE FUNCTION pgautofailover.accept_timeline(
     formation_id text, group_id integer, target_tli integer, decided_by text DEFAULT NULL)
 RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 BEGIN
@@ -220,7 +220,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.resolve_accepted_timeline(formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.resolve_accepted_timeline(formation_id text, group_id integer)
 RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE pgautofailover.accepted_timeline t SET resolved_at = now()
@@ -232,7 +232,7 @@ $$;
 
 -- The reference is the accepted timeline, else the primary's, else the highest. On its lineage is who is on it or on
 -- one of its ancestors, which some node's history names.
-CREATE FUNCTION pgautofailover.node_timeline_status(
+CREATE OR REPLACE FUNCTION pgautofailover.node_timeline_status(
     IN formation_id text, IN group_id integer,
     OUT node_id bigint, OUT node_name text, OUT tli integer, OUT lsn pg_lsn, OUT reference_tli integer,
     OUT on_accepted_lineage boolean)

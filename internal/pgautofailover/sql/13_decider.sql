@@ -2,7 +2,7 @@
 
 -- Takes the decider's lock for the session and a new number; NULL when another process has it. Transactions of the
 -- holder before hold the second lock while they run, so none of them commits after the number has changed.
-CREATE FUNCTION pgautofailover.acquire_decider(new_holder text)
+CREATE OR REPLACE FUNCTION pgautofailover.acquire_decider(new_holder text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     new_number bigint;
@@ -19,7 +19,7 @@ $$;
 
 -- Begins a decision: false when the caller is not the decider any more. The number is read by a statement of its own,
 -- whose snapshot is younger than the lock.
-CREATE FUNCTION pgautofailover.lock_for_decision(my_number bigint, formation_id text, group_id integer)
+CREATE OR REPLACE FUNCTION pgautofailover.lock_for_decision(my_number bigint, formation_id text, group_id integer)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock_shared(727400013, 2);
@@ -32,7 +32,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.set_node_health(node_id bigint, verdict integer)
+CREATE OR REPLACE FUNCTION pgautofailover.set_node_health(node_id bigint, verdict integer)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     before pgautofailover.node;
@@ -52,7 +52,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pgautofailover.testing_set_node_health(
+CREATE OR REPLACE FUNCTION pgautofailover.testing_set_node_health(
     node_id bigint, health integer, health_check_age interval, report_age interval, state_change_age interval)
 RETURNS void LANGUAGE sql AS $$
     UPDATE pgautofailover.node

@@ -1,7 +1,7 @@
 -- The state machine as tables to look at. It lives in the monitor process, which writes its tables here whenever it
 -- installs or upgrades the schema; nothing reads them to decide.
 
-CREATE TABLE pgautofailover.fsm_rule (
+CREATE TABLE IF NOT EXISTS pgautofailover.fsm_rule (
     rank    integer NOT NULL PRIMARY KEY, -- in the order of evaluation
     pos     integer NOT NULL,
     section text NOT NULL,
@@ -9,14 +9,14 @@ CREATE TABLE pgautofailover.fsm_rule (
     comment text NOT NULL
 );
 
-CREATE TABLE pgautofailover.fsm_order (
+CREATE TABLE IF NOT EXISTS pgautofailover.fsm_order (
     current_state  pgautofailover.replication_state NOT NULL,
     assigned_state pgautofailover.replication_state NOT NULL,
     PRIMARY KEY (current_state, assigned_state)
 );
 
 -- The conditions and goals of a rule are code; its comment tells them in words.
-CREATE FUNCTION pgautofailover.dump_fsm(
+CREATE OR REPLACE FUNCTION pgautofailover.dump_fsm(
     OUT pos integer, OUT section text, OUT comment text, OUT active_node_current_state text,
     OUT other_node_current_state text, OUT candidate_node_current_state text, OUT active_node_conditions text,
     OUT other_node_conditions text, OUT candidate_node_conditions text, OUT group_conditions text,
@@ -29,9 +29,9 @@ RETURNS SETOF record LANGUAGE sql AS $$
       FROM pgautofailover.fsm_rule r ORDER BY r.rank
 $$;
 
-CREATE VIEW pgautofailover.fsm AS SELECT * FROM pgautofailover.dump_fsm();
+CREATE OR REPLACE VIEW pgautofailover.fsm AS SELECT * FROM pgautofailover.dump_fsm();
 
-CREATE FUNCTION pgautofailover.dump_fsm_edges(
+CREATE OR REPLACE FUNCTION pgautofailover.dump_fsm_edges(
     OUT pos integer, OUT current_state pgautofailover.replication_state,
     OUT assigned_state pgautofailover.replication_state)
 RETURNS SETOF record LANGUAGE sql AS $$
@@ -41,7 +41,7 @@ RETURNS SETOF record LANGUAGE sql AS $$
 $$;
 
 -- What the monitor may order and a keeper with these edges cannot do. "any" stands for every state.
-CREATE FUNCTION pgautofailover.check_fsm_reachability(
+CREATE OR REPLACE FUNCTION pgautofailover.check_fsm_reachability(
     IN keeper_edges jsonb,
     OUT pos integer, OUT current_state pgautofailover.replication_state,
     OUT assigned_state pgautofailover.replication_state, OUT comment text)

@@ -36,8 +36,8 @@ $$;
 -- Keepers of pg_auto_failover ask pg_available_extensions for the monitor's version before every report. There is no
 -- extension: a view of that name answers, found first by its search_path. The version is a setting, because one
 -- monitor serves keepers of one version at a time.
-CREATE SCHEMA pgautofailover_catalog;
-CREATE VIEW pgautofailover_catalog.pg_available_extensions AS
+CREATE SCHEMA IF NOT EXISTS pgautofailover_catalog;
+CREATE OR REPLACE VIEW pgautofailover_catalog.pg_available_extensions AS
     SELECT 'pgautofailover'::name AS name, v.version AS default_version, v.version AS installed_version,
            'pg_auto_failover monitor'::text AS comment
       FROM (SELECT coalesce(nullif(pg_catalog.current_setting('pgautofailover.extension_version', true), ''), '2.2')
