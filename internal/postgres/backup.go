@@ -39,7 +39,10 @@ type Progress struct{ Done, Total int64 }
 
 // BaseBackup replaces the data directory by a copy of another server that starts
 // as a standby. The old contents stay until the copy is complete; the swap is one
-// step. After a kill at any point the same call begins again.
+// step. Only those of tablespaces are in the way of the copy, which goes to the
+// same places: they are removed once the source has proved to be one to copy from,
+// and from then until the copy is complete the directory is marked as one that
+// must not be started. After a kill at any point the same call begins again.
 func (i *Instance) BaseBackup(ctx context.Context, cfg BackupConfig) error {
 	if strings.HasPrefix(cfg.Source.Get("application_name"), pg.StandbyPrefix) {
 		return errors.New("base backup: refusing to copy under a standby's application name, it would acknowledge commits")
@@ -51,6 +54,9 @@ func (i *Instance) BaseBackup(ctx context.Context, cfg BackupConfig) error {
 		return fmt.Errorf("base backup: %w", err)
 	}
 	if err := i.checkSource(ctx, cfg.Source); err != nil {
+		return fmt.Errorf("base backup: %w", err)
+	}
+	if err := i.emptyTablespaces(); err != nil {
 		return fmt.Errorf("base backup: %w", err)
 	}
 	if err := i.copyServer(ctx, cfg); err != nil {
@@ -112,7 +118,7 @@ func (i *Instance) prepareBackupDir(ctx context.Context, dir string) error {
 	if err := removeContents(dir); err != nil {
 		return fmt.Errorf("empty backup directory: %w", err)
 	}
-	return i.emptyTablespaces()
+	return nil
 }
 
 // sameFileSystem compares what a rename would have to do with.
@@ -142,7 +148,8 @@ func sameFileSystem(dir, dataDir string) (bool, error) {
 }
 
 // emptyTablespaces makes room at the places outside the data directory that
-// the copy will use as well; the links in pg_tblspc stay.
+// the copy will use as well; the links in pg_tblspc stay. What is left is no
+// server any more, although it looks like one: it could be asked for its vote, and elected.
 func (i *Instance) emptyTablespaces() error {
 	links, err := os.ReadDir(i.path("pg_tblspc"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -154,6 +161,9 @@ func (i *Instance) emptyTablespaces() error {
 	for _, link := range links {
 		if link.Type()&fs.ModeSymlink == 0 {
 			continue
+		}
+		if err := i.RequireCopy(); err != nil {
+			return err
 		}
 		if err := removeContents(i.path("pg_tblspc", link.Name())); err != nil {
 			return fmt.Errorf("empty tablespace %s: %w", link.Name(), err)

@@ -11,8 +11,9 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
-// rewindMark is there while pg_rewind works on the directory of that name: what an
-// interrupted one leaves may be replaced, never started. It holds the node's own
+// rewindMark is there while pg_rewind works on the directory of that name, and
+// while its tablespaces are a base backup's already: what an interrupted one leaves
+// may be replaced, never started. It holds the node's own
 // configuration, of which the directory may have another node's by then.
 const rewindMark = ".rewind"
 
@@ -118,8 +119,8 @@ func (i *Instance) lineage(ctx context.Context, conn pg.ConnInfo, source SystemI
 	return lineage, nil
 }
 
-// RewindInterrupted reports whether the directory is the remains of a rewind
-// that did not end: only a base backup makes it usable.
+// RewindInterrupted reports whether the directory is the remains of a rewind, or
+// of a base backup onto tablespaces, that did not end: only a base backup makes it usable.
 func (i *Instance) RewindInterrupted() bool {
 	_, err := os.Stat(i.rewindMark())
 	return err == nil

@@ -1,0 +1,58 @@
+package postgres_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
+	"github.com/pgdrover/pgdrover/internal/postgres"
+)
+
+// A node that loses its primary while it asks to copy it may be elected a moment later.
+func TestCopyThatDoesNotBeginKeepsTablespaces(t *testing.T) {
+	t.Parallel()
+	n, p := newPrimary(t, 2)
+	place := filepath.Join(n.root, "far")
+	require.NoError(t, os.Mkdir(place, 0o700))
+	n.exec(t, fmt.Sprintf(`CREATE TABLESPACE far LOCATION '%s'`, place))
+	n.exec(t, `CREATE TABLE kept TABLESPACE far AS SELECT generate_series(1, 1000) AS id`)
+	n.stop(t, p, postgres.StopFast)
+
+	gone := n.backup(n)
+	gone.Source = gone.Source.With("port", strconv.Itoa(pgtest.FreePort(t)))
+	require.ErrorContains(t, n.BaseBackup(within(t), gone), "refused")
+	foreign, _ := newPrimary(t, 1)
+	require.ErrorIs(t, n.BaseBackup(within(t), n.backup(foreign)), postgres.ErrForeignSystem)
+
+	require.False(t, n.RewindInterrupted())
+	n.start(t)
+	require.Equal(t, "1000", n.ask(t, `SELECT count(*)::text FROM kept`))
+}
+
+func TestCopyThatFailsOnTheWayLeavesNothingToStart(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	n, p := newStandby(t, primary, 2)
+	n.stop(t, p, postgres.StopFast)
+	place := filepath.Join(n.root, "far")
+	require.NoError(t, os.MkdirAll(filepath.Join(place, "PG_15_202209061", "5"), 0o700))
+	require.NoError(t, os.Symlink(place, filepath.Join(n.DataDir(), "pg_tblspc", "16999")))
+
+	backup := n.backup(primary)
+	backup.Slot = "nobody_made_it"
+	require.Error(t, n.BaseBackup(within(t), backup))
+	require.NoDirExists(t, filepath.Join(place, "PG_15_202209061"))
+	require.True(t, n.RewindInterrupted())
+	_, err := n.Start(within(t), postgres.StartConfig{})
+	require.ErrorIs(t, err, postgres.ErrCannotRewind)
+
+	require.NoError(t, n.BaseBackup(within(t), n.backup(primary)))
+	require.False(t, n.RewindInterrupted())
+	n.start(t)
+	require.NoError(t, n.WaitStreaming(within(t)))
+}
