@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -140,6 +141,25 @@ func newConfigSetCmd(env *Env) *cobra.Command {
 	return cmd
 }
 
+// overlaps tells two directories of which one is the other, or lies in it, by
+// whatever links they are named.
+func overlaps(a, b string) bool {
+	a, b = strings.TrimSuffix(resolved(a), "/")+"/", strings.TrimSuffix(resolved(b), "/")+"/"
+	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
+}
+
+// resolved is a path without links, as far as it exists.
+func resolved(path string) string {
+	path = filepath.Clean(path)
+	if there, err := filepath.EvalSymlinks(path); err == nil {
+		return there
+	}
+	if parent := filepath.Dir(path); parent != path {
+		return filepath.Join(resolved(parent), filepath.Base(path))
+	}
+	return path
+}
+
 // setConfig changes one key; a value that is refused leaves the file as it was.
 func setConfig(ctx context.Context, env *Env, n *node, key, value string) error {
 	if err := n.knownKey(key); err != nil {
@@ -149,6 +169,10 @@ func setConfig(ctx context.Context, env *Env, n *node, key, value string) error 
 		if _, err := postgres.FindTools(ctx, postgres.FindConfig{PgCtl: value}); err != nil {
 			return withCode(exitBadConfig, err)
 		}
+	}
+	if key == "replication.backup_directory" && value != "" && overlaps(value, n.pgdata) {
+		return fail(exitBadConfig, "%q can not be the backup directory: it is the data directory %q, holds it, or lies in it", value, n.pgdata).
+			withHint("it is emptied before each copy: name a directory for nothing else, on the file system of the data directory")
 	}
 	if n.isMonitor() {
 		if err := n.monitor.Set(key, value); err != nil {

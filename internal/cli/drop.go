@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"os"
 	"syscall"
 	"time"
 
@@ -266,39 +265,6 @@ func endService(ctx context.Context, env *Env, s site) error {
 		return fail(exitInternal, "Failed to stop the service with pid %d within %d s", svc.pid(), int(servicePatience.Seconds()))
 	}
 	return err
-}
-
-// destroyNode removes everything that belongs to a data directory.
-func destroyNode(ctx context.Context, env *Env, n *node) error {
-	for _, path := range []string{n.init, n.state, n.nodes} {
-		if err := removeIfThere(path); err != nil {
-			return withCode(exitBadState, err)
-		}
-	}
-	in := n.instance(env.log)
-	postmaster, err := in.Adopt()
-	switch {
-	case errors.Is(err, postgres.ErrNotRunning):
-	case err != nil:
-		return withCode(exitPgCtl, err)
-	default:
-		env.infof("Stopping PostgreSQL at %q", n.pgdata)
-		if err := postmaster.Stop(ctx, postgres.StopFast); err != nil {
-			return withCode(exitPgCtl, err)
-		}
-	}
-	env.infof("Removing %q", n.pgdata)
-	if err := os.RemoveAll(n.pgdata); err != nil {
-		return withCode(exitInternal, err)
-	}
-	return withCode(exitBadConfig, removeIfThere(n.config))
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 func newDropMonitorCmd(env *Env) *cobra.Command {

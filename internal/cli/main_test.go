@@ -34,6 +34,10 @@ func TestMain(m *testing.M) {
 	if base := filepath.Base(os.Args[0]); slices.Contains(programNames, base) {
 		os.Exit(runProgram())
 	}
+	if !slices.ContainsFunc(os.Args, func(arg string) bool { return strings.Contains(arg, "test.parallel") }) {
+		// Scripts on servers wait most of the time: more of them than there are processors.
+		os.Args = append(os.Args[:1:1], append([]string{"-test.parallel=6"}, os.Args[1:]...)...)
+	}
 	if slices.Contains(os.Args, "-rewrite") {
 		// The pages are the caller's, whom pgtest may not run as.
 		os.Exit(m.Run())
@@ -107,6 +111,7 @@ func runScripts(t *testing.T, dir, name string) {
 			env.Setenv("XDG_RUNTIME_DIR", short)
 			env.Setenv("PG_REGRESS_SOCK_DIR", short)
 			env.Setenv("DATA", short)
+			env.Setenv("BIN", serverBin(t, dir))
 			env.Setenv("PGCTL", filepath.Join(serverBin(t, dir), "pg_ctl"))
 			for _, port := range []string{"PORT0", "PORT1", "PORT2", "PORT3"} {
 				env.Setenv(port, strconv.Itoa(pgtest.FreePort(t)))
@@ -116,7 +121,7 @@ func runScripts(t *testing.T, dir, name string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ok": commandOK, "code": commandCode, "until": commandUntil, "tree": scriptTree,
-			"badoptions": commandBadOptions,
+			"badoptions": commandBadOptions, "both": commandBoth,
 		},
 	})
 }
@@ -314,7 +319,7 @@ func scriptTree(ts *testscript.TestScript, neg bool, args []string) {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		if d.Type().IsRegular() {
+		if d.Type().IsRegular() && filepath.Ext(path) != ".new" { // one that is about to replace another
 			data, err := os.ReadFile(path)
 			if err != nil {
 				return err

@@ -41,6 +41,9 @@ func (n node) instance(log *slog.Logger) *postgres.Instance {
 	cfg := postgres.Config{
 		Tools: postgres.Tools{Dir: filepath.Dir(n.pgCtl())}, DataDir: n.pgdata, Port: n.pgPort(), Host: n.pgHost(), Logger: log,
 	}
+	if filepath.IsAbs(cfg.Host) {
+		cfg.SocketDir = cfg.Host // where a server that is started has to put its socket
+	}
 	if n.isMonitor() {
 		cfg.DBName = "pg_auto_failover"
 	} else {
