@@ -137,20 +137,3 @@ func says(m *group.Member, text string) error {
 	}
 	return fmt.Errorf("%s has not said %q", m.Name, text)
 }
-
-// TestServiceIsRestarted: a service goes on as the program on disk, without
-// its server.
-func TestServiceIsRestarted(t *testing.T) {
-	t.Parallel()
-	g, w := inUse(t, 2)
-	before := remember(t, g)
-	start := time.Now()
-	g.Must(t, "manual", "service", "restart", "listener", "--pgdata", g.Monitor.Dir)
-	for _, m := range g.Nodes {
-		res := g.Must(t, "manual", "service", "restart", "node-active", "--pgdata", m.Dir)
-		require.Equal(t, fmt.Sprintln(m.Process().Pid), res.Stdout)
-		before.require(t, g, w)
-	}
-	requireQuiet(t, g)
-	finish(t, g, w, start)
-}

@@ -10,4 +10,4 @@ import (
 	"github.com/pgdrover/pgdrover/test/group"
 )
 
-func TestMain(m *testing.M) { group.Main(m) }
+func TestMain(m *testing.M) { group.MainWithNext(m) }
