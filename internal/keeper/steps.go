@@ -532,6 +532,10 @@ func (n *node) peerRules(ctx context.Context) error {
 	file := n.config()
 	var rules []pg.HBARule
 	for _, p := range list {
+		if !pg.PlainHost(p.Host) { // every node believes what one of them has told the monitor
+			n.log.WarnContext(ctx, "no access rules for a node whose host is no host", "peer", p.Name, "host", p.Host)
+			continue
+		}
 		rules = append(rules, postgres.PeerRules(file.SSL.Active, file.DBName, n.address(ctx, p.Host), file.AuthMethod)...)
 	}
 	return n.ensureHBA(ctx, rules)

@@ -47,6 +47,21 @@ func TestEnsureHBARules(t *testing.T) {
 	require.True(t, changed)
 	image, _ = EnsureHBARules("local all all trust", rules[0])
 	require.Equal(t, "local all all trust\n"+rules[0].Line()+"\n", image)
+	// One that would become two.
+	longer.Address = "10.0.0.1/32 trust\nhost all all 0.0.0.0/0"
+	image, changed = EnsureHBARules(hbaImage, longer)
+	require.False(t, changed)
+	require.Equal(t, hbaImage, image)
+}
+
+func TestPlainHost(t *testing.T) {
+	t.Parallel()
+	for _, host := range []string{"localhost", "n-1.example.com", "10.0.0.1", "::1", "fe80::1%eth0", "with_underscore"} {
+		require.True(t, PlainHost(host), host)
+	}
+	for _, host := range []string{"", "0.0.0.0/0", "all", "samenet", "a b", "a\nb", `"a"`, "a,b", "a#", "/tmp", strings.Repeat("a", 254)} {
+		require.False(t, PlainHost(host), host)
+	}
 }
 
 func TestGate(t *testing.T) {

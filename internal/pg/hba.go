@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Marker ends every line that pgdrover adds to a configuration file of the
@@ -42,6 +43,18 @@ func hbaName(name string, keywords ...string) string {
 	return QuoteIdent(name)
 }
 
+// PlainHost reports whether a text can only be the name or the address of one
+// host: it goes into access rules, where other texts are whole networks, keywords
+// or lines of their own.
+func PlainHost(host string) bool {
+	if host == "" || len(host) > 253 || slices.Contains([]string{"all", "samehost", "samenet"}, host) {
+		return false
+	}
+	return strings.IndexFunc(host, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(".-_:%", r)
+	}) < 0
+}
+
 // HBAAddress returns the address field for a host: a bare IP address gets the
 // mask of a single host, everything else stays as it is.
 func HBAAddress(host string) string {
@@ -57,13 +70,16 @@ func HBAAddress(host string) string {
 }
 
 // EnsureHBARules returns image with the rules that it lacks appended, and
-// whether that changed anything. A closed gate is brought up to date with them.
+// whether that changed anything. A rule with a line feed in it is left out. A closed gate is brought up to date with them.
 func EnsureHBARules(image string, rules ...HBARule) (string, bool) {
 	body, gated := cutGate(image)
 	lines := strings.Split(body, "\n")
 	changed := false
 	for _, r := range rules {
 		text := r.text()
+		if strings.ContainsFunc(text, unicode.IsControl) {
+			continue // it would be more than one line
+		}
 		if slices.ContainsFunc(lines, func(line string) bool { return hasRule(line, text) }) {
 			continue
 		}

@@ -372,3 +372,17 @@ func TestHistoryIsReplaced(t *testing.T) {
 		require.JSONEq(t, text, histories())
 	}
 }
+
+// TestHostIsOneWord: hosts become access rules on every node, and a role of nodes must not write those.
+func TestHostIsOneWord(t *testing.T) {
+	t.Parallel()
+	m := install(t)
+	r := m.register(t, 5432)
+	for _, host := range []string{"10.0.0.1/32 trust\nhost all all 0.0.0.0/0 trust #", "0.0.0.0/0", "all", "a b"} {
+		err := m.node.UpdateNodeMetadata(t.Context(), r.NodeID, "", host, 0)
+		require.Equal(t, "22023", pgautofailover.SQLState(err), host)
+		_, err = m.sql.Exec(t.Context(), `SELECT pgautofailover.register_node('default', $1, 5433, 'postgres')`, host)
+		require.Equal(t, "22023", pgautofailover.SQLState(err), host)
+	}
+	require.NoError(t, m.node.UpdateNodeMetadata(t.Context(), r.NodeID, "", "fe80::1%eth0", 0))
+}

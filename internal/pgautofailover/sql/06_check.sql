@@ -329,3 +329,14 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+-- A host is a name or an address: every node writes it into its access rules.
+CREATE OR REPLACE FUNCTION pgautofailover.check_host(host text)
+RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF host !~ '^[A-Za-z0-9._:%-]{1,253}$' OR host IN ('all', 'samehost', 'samenet') THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format('invalid host %L', host),
+            HINT = 'A host is a name or an IP address: letters, digits, dots, hyphens, underscores and colons.';
+    END IF;
+END
+$$;

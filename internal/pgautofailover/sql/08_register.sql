@@ -138,6 +138,7 @@ DECLARE
 BEGIN
     -- The caller commits once its own files are written. Until then everybody else waits for these locks.
     PERFORM set_config('idle_in_transaction_session_timeout', '10s', true);
+    PERFORM pgautofailover.check_host(node_host);
     f := pgautofailover.formation_for_node(formation_id, node_host, node_port, node_kind, register_node.dbname);
     IF candidate_priority NOT BETWEEN 0 AND 100 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format(
@@ -203,6 +204,7 @@ BEGIN
     IF node_id IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = 'udpate_node_metadata requires a non-null nodeid';
     END IF;
+    PERFORM pgautofailover.check_host(node_host);
     before := pgautofailover.lock_node(node_id, false);
     IF before.nodeid IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = format('node %s is not registered', node_id);
