@@ -24,7 +24,7 @@ SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
  WHERE database = current_database() AND slot_name LIKE 'spk\_%' AND plugin IN ('pgoutput', 'spock_output')`
 	qDropOrigins = `
 SELECT pg_replication_origin_drop(o.roname)
-  FROM pg_replication_origin o JOIN spock.pgdrover_origin r ON r.roident = o.roident AND r.roname = o.roname`
+  FROM pg_replication_origin o JOIN spock.pgdrover_origin r ON r.roident = o.roident AND o.roname IN (r.roname, 'pgdrover_retired_' || r.roident)`
 )
 
 // dropSchemas are the statements that remain; the event triggers go first,
