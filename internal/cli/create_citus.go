@@ -120,6 +120,10 @@ func (o citusOptions) merge(c *creation, file *keeper.File) error {
 		return fatal(exitBadConfig, "%q holds a node of kind %s, not %s", c.site.pgdata, file.NodeKind, o.kind).
 			withHint("choose another directory with --pgdata")
 	}
+	if !c.fresh && o.group > 0 && file.Group >= 0 && o.group != file.Group {
+		return fatal(exitBadConfig, "%q holds a node of group %d, not %d", c.site.pgdata, file.Group, o.group).
+			withHint("a node stays in its group: leave --group out to go on with it, or choose another directory with --pgdata")
+	}
 	file.NodeKind = o.kind.String()
 	if o.kind == fsm.Standalone || !c.fresh && isFile(c.site.state) {
 		return nil

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 //go:embed citus
@@ -129,4 +131,25 @@ func write(t testing.TB, path string, text []byte) {
 	if err := os.WriteFile(path, text, 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ReachesConnections reports whether this system lets a process reach the
+// connections of another one of the same user, which a container may forbid.
+func ReachesConnections(t testing.TB) bool {
+	t.Helper()
+	file, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(self)
+	fd, err := unix.PidfdGetfd(self, int(file.Fd()), 0)
+	if err != nil {
+		return false
+	}
+	return unix.Close(fd) == nil
 }

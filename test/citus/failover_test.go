@@ -49,7 +49,7 @@ func breakFormation(t *testing.T, bin string, genuine bool) {
 		step(t, "old worker primary still written to", func(t *testing.T) { f.writeToOldPrimary(t, w) })
 		step(t, "coordinator away while a worker fails over", func(t *testing.T) { f.coordinatorAway(t, w) })
 	}
-	step(t, "switchover of a worker and of the coordinator", func(t *testing.T) { f.switchovers(t, w) })
+	step(t, "switchover of a worker and of the coordinator, maintenance of a worker", func(t *testing.T) { f.switchovers(t, w) })
 	w.end()
 }
 
@@ -95,6 +95,18 @@ func (f *formation) writeToOldPrimary(t *testing.T, w *writer) {
 	w.begin()
 	resume := old.Freeze(t)
 	defer resume()
+	if !pgtest.ReachesConnections(t) {
+		t.Log("this system does not let a process reach another's connections: the old primary wakes up as soon as it is being replaced")
+		f.WaitFor(t, "the failover to be ordered", func(all []group.Status) error {
+			if slices.ContainsFunc(all, func(s group.Status) bool {
+				return groupOf(s.Name) == 1 && s.Name != old.Name && s.Goal != "secondary"
+			}) {
+				return nil
+			}
+			return errors.New("it is not")
+		})
+		resume()
+	}
 	next := f.primary(t, 1, old)
 	w.waitAck(t, time.Now())
 	t.Logf("%s hangs: write gap %s", old.Name, w.longest())
@@ -201,4 +213,12 @@ func (f *formation) switchovers(t *testing.T, w *writer) {
 		t.Logf("switchover from %s: write gap %s", old.Name, w.longest())
 		f.requireHealed(t, w)
 	}
+	old := f.primary(t, 1, nil)
+	w.begin()
+	f.Must(t, "enable", "maintenance", "--pgdata", old.Dir, "--allow-failover")
+	f.primary(t, 1, old)
+	w.waitAck(t, time.Now())
+	t.Logf("maintenance of %s: write gap %s", old.Name, w.longest())
+	f.Must(t, "disable", "maintenance", "--pgdata", old.Dir)
+	f.requireHealed(t, w)
 }
