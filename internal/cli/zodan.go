@@ -170,6 +170,9 @@ func (z *zodan) finish(err error) error {
 	e := fail(code, "%w", err)
 	if !z.on("rollback") && z.text("on-failure") == "keep" {
 		hint := "the same call goes on there; with --rollback it removes what the run has made"
+		if z.cmd.Name() == "remove_node" {
+			hint = "the same call goes on there"
+		}
 		if own := e.Hint(); own != "" {
 			hint = own + "; " + hint
 		}

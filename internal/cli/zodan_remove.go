@@ -20,6 +20,7 @@ func newRemoveNodeCmd(env *Env) *cobra.Command {
 	f.String("survivor-dsn", "", "`connection string` of a node that stays, when the other cannot be reached")
 	f.Bool("dead", false, "do not try to reach the node: it is gone; needs --survivor-dsn")
 	f.Bool("no-drain", false, "do not wait until the others have its last changes")
+	f.Bool("drop-left-slots", false, "after the removal of a dead node: drop the slots that nobody reads, whatever their names")
 	f.Bool("purge-data", false, "drop what its join has copied to it as well")
 	runFlags(cmd)
 	return cmd
@@ -31,7 +32,7 @@ func removeNode(ctx context.Context, z *zodan) error {
 	}
 	r := orchestrator.Removal{
 		Target:   workflow.Member{Name: z.text("target-node-name"), DSN: orDefault(z.text("target-node-dsn"), z.text("target-dsn"))},
-		Survivor: workflow.Member{DSN: z.text("survivor-dsn")}, NoDrain: z.on("no-drain"), Purge: z.on("purge-data"),
+		Survivor: workflow.Member{DSN: z.text("survivor-dsn")}, NoDrain: z.on("no-drain"), Purge: z.on("purge-data"), DropLeft: z.on("drop-left-slots"),
 	}
 	if z.on("dead") {
 		r.Target.DSN = ""

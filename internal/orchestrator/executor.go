@@ -155,12 +155,38 @@ func (e *Executor) Run(ctx context.Context) error {
 	if err == nil && e.failures > 0 {
 		err = &StepError{Failed: e.failures, TimedOut: e.timedOut}
 	}
+	if err != nil {
+		e.lift(context.WithoutCancel(ctx))
+	}
 	if err == nil {
 		err = e.follow(ctx, e.cfg.Success)
 	} else if ctx.Err() == nil {
 		_ = e.follow(ctx, e.cfg.Failure)
 	}
 	return e.finish(ctx, err)
+}
+
+// liftTime bounds what is done for clients at the end of a run that has failed.
+const liftTime = 15 * time.Second
+
+// lift ends what steps do to clients, when the run ends before a later phase has
+// begun: a node that was closed and does not leave serves its clients again.
+func (e *Executor) lift(ctx context.Context) {
+	for i, s := range e.cfg.Steps {
+		if s.Lift == "" || e.record.status(s.Path) == "" || slices.ContainsFunc(e.cfg.Steps[i+1:], func(later workflow.Step) bool {
+			return later.Phase != s.Phase && e.record.status(later.Path) != ""
+		}) {
+			continue
+		}
+		limited, cancel := context.WithTimeout(ctx, liftTime)
+		_, err := e.run(limited, s.Node, workflow.Statement{SQL: s.Lift, Simple: true})
+		cancel()
+		ev := Event{Status: Noted, Step: s.Path, Phase: s.Phase, Node: s.Node, Message: "taken back: " + s.Description}
+		if err != nil {
+			ev.Type, ev.Message = "WARNING", "not taken back: "+s.Description+": "+workflow.Mask(err.Error())
+		}
+		e.event(ev)
+	}
 }
 
 // finish stores how a run has ended, and undoes it when that is wanted.

@@ -59,7 +59,41 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 		}
 		return nil
 	})
+	if h.cfg.OnlyData {
+		h.tables(ctx)
+	}
 	h.roles(ctx)
+}
+
+// tables checks that the tables which are to get rows are there, and have none:
+// a copy into others fails, and could not be taken back.
+func (h *health) tables(ctx context.Context) {
+	m := h.cfg.New
+	wanted, err := h.copiedTables(ctx, h.cfg.Source, nil)
+	if err != nil {
+		h.add(Fail, h.cfg.Source.Name, "tables of %s: %s", h.cfg.Source.Name, reason(err))
+		return
+	}
+	h.must(ctx, m, "tables of "+m.Name, func(server Server) error {
+		var missing, filled []string
+		for _, table := range wanted {
+			there, err := server.Ask(ctx, "SELECT to_regclass($1) IS NOT NULL", new(table))
+			if err == nil && there.is() {
+				there, err = server.Ask(ctx, "SELECT EXISTS (SELECT FROM "+table+")")
+				if there.is() {
+					filled = append(filled, table)
+				}
+			} else {
+				missing = append(missing, table)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		h.verdict(len(missing) == 0, m.Name, "new node "+m.Name+" has the tables of the source", "new node "+m.Name+" lacks the tables "+strings.Join(missing, ", "))
+		h.verdict(len(filled) == 0, m.Name, "the tables of new node "+m.Name+" are empty", "tables of new node "+m.Name+" have rows already: "+strings.Join(filled, ", "))
+		return nil
+	})
 }
 
 // roles compares the roles of a new node with those of the source, which own

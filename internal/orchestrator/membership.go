@@ -199,6 +199,11 @@ func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, er
 	if err := m.Surveyor.Newcomers(ctx, &j); err != nil {
 		return j, err
 	}
+	if j.OnlyData {
+		if j.Tables, err = m.Surveyor.copiedTables(ctx, j.Source, j.Sets); err != nil {
+			return j, err
+		}
+	}
 	if j.Bare && j.Limits != "" {
 		return j, errors.New("--jobs, --max-rate and --max-source-load are for nodes that are all served by pgdrover's engine")
 	}
@@ -317,6 +322,8 @@ type Removal struct {
 	NoDrain  bool
 	// Purge drops what was copied to the node as well.
 	Purge bool
+	// DropLeft drops slots that nobody reads, when the node is dead.
+	DropLeft bool
 }
 
 // ErrNothingToRemove says that the node is in no cluster.
@@ -329,7 +336,7 @@ func (m *Membership) Remove(ctx context.Context, r Removal) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	l.NoDrain = r.NoDrain
+	l.NoDrain, l.DropLeft = r.NoDrain, r.DropLeft
 	switch {
 	case !r.Purge:
 		l.Purge = ""

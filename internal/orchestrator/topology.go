@@ -254,6 +254,9 @@ func (s *Surveyor) newcomer(ctx context.Context, j *workflow.Joining, n *workflo
 			}
 			n.Slots = append(n.Slots, slot)
 		}
+		if j.OnlyData {
+			return nil // its tables are there to be filled, wherever they lie
+		}
 		schemas, err := server.Ask(ctx, `SELECT nspname FROM pg_catalog.pg_namespace
  WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'spock', 'pgdrover', 'public', 'lolor') ORDER BY nspname`)
 		if err != nil {
@@ -277,10 +280,27 @@ func slotName(ctx context.Context, server Server, provider, subscription string)
 	return answer.text(0), nil
 }
 
+// qCopied are the tables in a node's replication sets, in those that are named or in all.
+const qCopied = `SELECT DISTINCT format('%I.%I', n.nspname, c.relname) AS name FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id)
+  JOIN spock.local_node l ON l.node_id = s.set_nodeid JOIN pg_catalog.pg_class c ON c.oid = t.set_reloid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE $1::text = '{}' OR s.set_name::text = ANY ($1::text[]) ORDER BY 1`
+
+// copiedTables are the tables whose rows a copy brings.
+func (s *Surveyor) copiedTables(ctx context.Context, source workflow.Member, sets []string) (tables []string, err error) {
+	err = s.on(ctx, source, func(server Server) error {
+		answer, err := server.Ask(ctx, qCopied, new(workflow.ListLiteral(sets)))
+		for _, row := range answer.Rows {
+			tables = append(tables, *row[0])
+		}
+		return err
+	})
+	return tables, err
+}
+
 // Leaving is what a plan has to know to remove a node: from itself, or from a
 // survivor when it cannot be reached.
 func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member) (workflow.Leaving, *Topology, error) {
-	l := workflow.Leaving{Target: target, Slots: map[string][]string{}}
+	l := workflow.Leaving{Target: target, Slots: map[string][]string{}, Own: map[string][]string{}}
 	var t *Topology
 	var err error
 	if target.DSN != "" {
@@ -312,6 +332,14 @@ func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member
 		return l, t, errors.New("no node that survives was found")
 	}
 	l.Links = t.Links
+	for _, x := range l.Links {
+		switch {
+		case x.Subscriber != target.Name:
+			l.Own[x.Provider] = append(l.Own[x.Provider], x.Slot)
+		case !slices.Contains(l.Slots[x.Provider], x.Slot) && l.Slots[x.Provider] != nil:
+			l.Slots[x.Provider] = append(l.Slots[x.Provider], x.Slot)
+		}
+	}
 	return l, t, s.fenced(ctx, &l)
 }
 

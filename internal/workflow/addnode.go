@@ -38,6 +38,9 @@ type Joining struct {
 	AllowDDL bool
 	// OnlyData says that rows alone are copied, into tables that exist.
 	OnlyData bool
+	// Tables are those whose rows are copied, as the source names them; only for
+	// OnlyData, where they are there before.
+	Tables []string
 	// Limits bound what the copies take, as the engines read them; empty does not.
 	Limits string
 }
@@ -121,6 +124,13 @@ func (p *planner) begin(j Joining) {
 			s.Undo = "CALL pgdrover.purge_copied(" + run + ")"
 			return s
 		})
+		if j.OnlyData {
+			p.newcomers(j, func(n Newcomer) Step {
+				s := sqlStep("J2", n.Name, "Note which tables of "+n.Name+" get rows", "SELECT "+strconv.Itoa(len(j.Tables))+" AS tables")
+				s.Undo = emptied(j.Tables)
+				return s
+			})
+		}
 		if j.Limits != "" {
 			p.newcomers(j, func(n Newcomer) Step {
 				s := sqlStep("J2", n.Name, "Limit the copy to "+n.Name+" ("+j.Limits+")", copyLimits("SET pgdrover.copy_limits = "+pg.QuoteLiteral(j.Limits)))
@@ -190,6 +200,26 @@ func (p *planner) copy(j Joining) {
 	p.newcomers(j, func(n Newcomer) Step { return reached("J12", n.Name, j.Source.Name, "copied_lsn") })
 }
 
+// emptied makes tables empty again, as they were before rows were copied into
+// them. Nobody is sent that: the node is none any more then.
+func emptied(tables []string) string {
+	return `DO $undo$ DECLARE
+    there text[] := (SELECT coalesce(array_agg(CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || x::text), '{}') FROM unnest(` + pg.QuoteLiteral(ListLiteral(tables)) + `::text[]) n
+        CROSS JOIN LATERAL to_regclass(n) x JOIN pg_catalog.pg_class c ON c.oid = x);
+    t text;
+BEGIN
+    PERFORM set_config('session_replication_role', 'replica', true);
+    IF there <> '{}' THEN
+        EXECUTE 'TRUNCATE ' || array_to_string(there, ', ');
+    END IF;
+EXCEPTION WHEN feature_not_supported THEN -- another table refers to one of them
+    PERFORM set_config('session_replication_role', 'replica', true);
+    FOREACH t IN ARRAY there LOOP
+        EXECUTE 'DELETE FROM ' || t;
+    END LOOP;
+END $undo$`
+}
+
 // copyLimits changes a setting of the local database.
 func copyLimits(change string) string {
 	return "SELECT pgdrover.run(pg_catalog.format('ALTER DATABASE %I ', pg_catalog.current_database()) || " + pg.QuoteLiteral(change) + ")"
@@ -222,7 +252,7 @@ func (p *planner) structure(j Joining) {
 	}
 	const major = "current_setting('server_version_num')::int / 10000"
 	for _, n := range j.New {
-		digest := "md5(pgdrover.fingerprint(false, " + pg.QuoteLiteral(textArray(n.SkipSchemas)) + "::text[])::text)"
+		digest := "md5(pgdrover.fingerprint(false, " + pg.QuoteLiteral(ListLiteral(n.SkipSchemas)) + "::text[])::text)"
 		key := "structure_" + strconv.Itoa(slices.IndexFunc(j.New, func(x Newcomer) bool { return x.Name == n.Name })+1)
 		p.add(sqlStep("J9", j.Source.Name, "Take the digest of the tables on "+j.Source.Name, "SELECT "+digest+" AS "+key+", "+major+" AS major"))
 		s := sqlStep("J9", n.Name, "Compare the tables on "+n.Name+" with it",
@@ -231,14 +261,6 @@ func (p *planner) structure(j Joining) {
 		s.IgnoreErrors = j.AllowDDL
 		p.add(s)
 	}
-}
-
-func textArray(list []string) string {
-	quoted := make([]string, len(list))
-	for i, s := range list {
-		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
-	}
-	return "{" + strings.Join(quoted, ",") + "}"
 }
 
 // handoverKey is the variable of the new node that holds a replica's position.

@@ -17,6 +17,11 @@ type Leaving struct {
 	Links []Link
 	// Slots are names of slots that a peer may keep for the target, by peer.
 	Slots map[string][]string
+	// Own are the names of slots on a peer that belong to nodes that stay, by peer.
+	Own map[string][]string
+	// DropLeft drops the slots of the engine's that are nobody's, also those whose
+	// names do not say that they were the target's.
+	DropLeft bool
 	// NoDrain leaves out waiting for the target's last changes.
 	NoDrain bool
 	// Fenced says that the target can be closed to writers while its last changes leave it.
@@ -37,7 +42,9 @@ func RemoveNode(l Leaving) []Step {
 	}
 	closed := l.Fenced && !l.Dead && !l.NoDrain && !l.Target.Bare
 	if closed {
-		p.add(sqlStep("D1", target, "Close "+target+" to writers", "SELECT pgdrover.enforce_readonly('user')"))
+		s := sqlStep("D1", target, "Close "+target+" to writers", "SELECT pgdrover.enforce_readonly('user')")
+		s.Lift = "SELECT pgdrover.enforce_readonly(pgdrover.setting('spock.readonly'))"
+		p.add(s)
 	}
 	if !l.Dead && !l.NoDrain && !l.Target.Bare && len(followers) > 0 {
 		p.add(mark("D1", target, "last_lsn"))
@@ -62,6 +69,12 @@ func RemoveNode(l Leaving) []Step {
 				"SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = "+pg.QuoteLiteral(slot)))
 		}
 	}
+	if l.Dead && l.DropLeft {
+		for _, m := range l.Peers {
+			p.add(sqlStep("D4", m.Name, "Drop the slots on "+m.Name+" that nobody reads",
+				"SELECT pg_catalog.pg_drop_replication_slot(r.slot_name)"+l.leftSlots(m.Name)))
+		}
+	}
 	if closed {
 		p.add(sqlStep("D5", target, "Open "+target+" to writers", "SELECT pgdrover.enforce_readonly('off')"))
 	}
@@ -81,7 +94,32 @@ func RemoveNode(l Leaving) []Step {
 		s.Refuse = fmt.Sprintf("%s still knows %s", m.Name, target)
 		p.add(s)
 	}
+	p.noSlotLeft(l)
 	return p.steps
+}
+
+// leftSlots are the slots on a peer that look like the engine's, are read by
+// nobody, and belong to no node that stays.
+func (l Leaving) leftSlots(peer string) string {
+	return ` FROM pg_catalog.pg_replication_slots r
+ WHERE r.database = pg_catalog.current_database() AND r.slot_type = 'logical' AND NOT r.temporary AND NOT r.active AND r.slot_name LIKE 'spk\_%'
+   AND r.slot_name <> ALL (` + pg.QuoteLiteral(ListLiteral(l.Own[peer])) + "::name[])"
+}
+
+// noSlotLeft looks for slots that a dead node has left under a name that is not
+// known: what they keep would fill a disk. They may be those of a subscriber
+// that no node knows, so that they are named, and not dropped unasked.
+func (p *planner) noSlotLeft(l Leaving) {
+	if !l.Dead {
+		return
+	}
+	for _, m := range l.Peers {
+		s := sqlStep("D7", m.Name, fmt.Sprintf("See that no slot on %s keeps WAL for %s", m.Name, l.Target.Name),
+			"SELECT count(*) = 0 AS result, string_agg(format('slot %s keeps %s of WAL', r.slot_name,\n"+
+				"       pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), r.restart_lsn))), ', ' ORDER BY r.slot_name) AS why"+l.leftSlots(m.Name))
+		s.Refuse = m.Name + " has slots that nobody reads; if no other subscriber does, call it again with --drop-left-slots"
+		p.add(s)
+	}
 }
 
 // forget ends what an unfinished join of the node has left in journals and fences.

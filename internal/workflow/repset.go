@@ -22,7 +22,7 @@ const readSets = `SELECT
 // writeSets makes the local node's replication sets those that were read, but
 // for what lies in schemas that were not copied.
 func writeSets(source string, skipped []string) string {
-	wanted := " WHERE w.nsp <> ALL (" + pg.QuoteLiteral(textArray(skipped)) + "::text[])"
+	wanted := " WHERE w.nsp <> ALL (" + pg.QuoteLiteral(ListLiteral(skipped)) + "::text[])"
 	const own = "spock.replication_set s JOIN spock.local_node l ON l.node_id = s.set_nodeid"
 	sets := "json_to_recordset('" + variable(source, "sets") + "') AS w(name name, ins boolean, upd boolean, del boolean, trunc boolean)"
 	members := "json_to_recordset('" + variable(source, "members") + "') AS w(name name, nsp text, rel text, cols text[], filter text)"

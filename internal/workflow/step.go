@@ -50,6 +50,9 @@ type Step struct {
 	// Undo is SQL that takes back what the step made; it succeeds when there is
 	// nothing to take back.
 	Undo string
+	// Lift is SQL that ends what the step does to clients, when the run ends
+	// before a later phase has begun.
+	Lift string
 	// Blockers is a query for what a step may be waiting for, one text a row.
 	Blockers string
 	// BlockersAt is the node to ask for them when it is not the step's own.

@@ -164,7 +164,37 @@ func TestRemoveNodePlan(t *testing.T) {
 		"D6 n1: Forget node n3 on n1", "D6 n2: Forget node n3 on n2",
 		"D6 n1: Forget the runs of n3 on n1", "D6 n2: Forget the runs of n3 on n2",
 		"D7 n1: See that nothing on n1 refers to n3", "D7 n2: See that nothing on n2 refers to n3",
+		"D7 n1: See that no slot on n1 keeps WAL for n3", "D7 n2: See that no slot on n2 keeps WAL for n3",
 	}, outline(workflow.RemoveNode(l)))
+	l.DropLeft, l.Own = true, map[string][]string{"n1": {"mine"}}
+	steps := workflow.RemoveNode(l)
+	require.Contains(t, outline(steps), "D4 n2: Drop the slots on n2 that nobody reads")
+	for _, s := range steps {
+		if s.Description == "Drop the slots on n1 that nobody reads" {
+			require.Contains(t, s.SQL, `r.slot_name <> ALL ('{"mine"}'::name[])`)
+		}
+	}
+}
+
+// Rows that go into tables which were there are taken out again by an undo, and
+// no schema of the new node is left out; limits are lifted when the copy is done;
+// another release calls the position otherwise.
+func TestAddNodePlanVariants(t *testing.T) {
+	t.Parallel()
+	j := joining()
+	j.OnlyData, j.Tables, j.Limits = true, []string{"public.t"}, "jobs=2"
+	steps := workflow.AddNode(j)
+	lines := outline(steps)
+	noted := slices.Index(lines, "J2 n-4: Note which tables of n-4 get rows")
+	require.Less(t, noted, slices.Index(lines, "J2 n-4: Create node n-4"), "undone after the node is gone")
+	require.Contains(t, steps[noted].Undo, `'{"public.t"}'`)
+	require.Less(t, slices.Index(lines, "J2 n-4: Limit the copy to n-4 (jobs=2)"), slices.Index(lines, "J6 n-4: Create subscription sub_n1_n_4 on n-4"))
+	require.Less(t, slices.Index(lines, "J8 n-4: Copy structure and data from n1 to n-4"), slices.Index(lines, "J8 n-4: Lift the limits of the copy to n-4"))
+	j = joining()
+	j.Position = "remote_commit_lsn"
+	for _, s := range workflow.AddNode(j) {
+		require.NotContains(t, s.SQL, "p.remote_lsn")
+	}
 }
 
 func TestSubscriptionName(t *testing.T) {

@@ -16,6 +16,10 @@ RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
         UNION ALL SELECT 'pg_collation'::regclass, c.oid, 8 FROM pg_collation c WHERE NOT pgdrover.reserved_schema(c.collnamespace::regnamespace::text::name)
         UNION ALL SELECT 'pg_ts_config'::regclass, c.oid, 8 FROM pg_ts_config c WHERE NOT pgdrover.reserved_schema(c.cfgnamespace::regnamespace::text::name)
         UNION ALL SELECT 'pg_ts_dict'::regclass, c.oid, 9 FROM pg_ts_dict c WHERE NOT pgdrover.reserved_schema(c.dictnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_ts_template'::regclass, c.oid, 10 FROM pg_ts_template c WHERE NOT pgdrover.reserved_schema(c.tmplnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_ts_parser'::regclass, c.oid, 10 FROM pg_ts_parser c WHERE NOT pgdrover.reserved_schema(c.prsnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_conversion'::regclass, c.oid, 10 FROM pg_conversion c WHERE NOT pgdrover.reserved_schema(c.connamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_opfamily'::regclass, f.oid, 10 FROM pg_opfamily f WHERE NOT pgdrover.reserved_schema(f.opfnamespace::regnamespace::text::name)
         UNION ALL SELECT 'pg_foreign_server'::regclass, f.oid, 10 FROM pg_foreign_server f
         UNION ALL SELECT 'pg_foreign_data_wrapper'::regclass, f.oid, 11 FROM pg_foreign_data_wrapper f
         UNION ALL SELECT 'pg_publication'::regclass, p.oid, 12 FROM pg_publication p WHERE p.pubname NOT LIKE 'pgdrover\_%'
@@ -41,6 +45,8 @@ DECLARE
     o record;
     name record;
     n integer;
+    stays text[] := '{}';
+    reasons text[] := '{}';
 BEGIN
     SELECT (SELECT pg_catalog.array_agg(e) FROM pg_catalog.jsonb_array_elements_text(i.objects) e) INTO before
       FROM spock.pgdrover_inventory i WHERE i.run_id = run;
@@ -54,16 +60,26 @@ BEGIN
     LOOP
         n := 0;
         FOR o IN SELECT d.class, d.object FROM pgdrover.droppable() d
-                  WHERE NOT d.class || ' ' || d.object = ANY (coalesce(before, '{}')) ORDER BY d.rank, d.object LIMIT 30 LOOP
+                  WHERE NOT d.class || ' ' || d.object = ANY (coalesce(before, '{}') || stays) ORDER BY d.rank, d.object LIMIT 30 LOOP
             SELECT i.type, i.identity INTO name FROM pg_catalog.pg_identify_object(o.class, o.object, 0) i;
             CONTINUE WHEN name.identity IS NULL;
-            PERFORM pgdrover.run('DROP ' || pg_catalog.upper(CASE name.type WHEN 'composite type' THEN 'type' ELSE name.type END)
-                || ' IF EXISTS ' || name.identity || ' CASCADE');
+            BEGIN
+                PERFORM pgdrover.run('DROP ' || pg_catalog.upper(CASE name.type WHEN 'composite type' THEN 'type'
+                    WHEN 'foreign-data wrapper' THEN 'foreign data wrapper' ELSE name.type END) || ' IF EXISTS ' || name.identity || ' CASCADE');
+            EXCEPTION WHEN OTHERS THEN
+                -- One that stays does not keep the others.
+                stays := stays || (o.class || ' ' || o.object);
+                reasons := reasons || pg_catalog.format('%s %s: %s', name.type, name.identity, SQLERRM);
+            END;
             n := n + 1;
         END LOOP;
         EXIT WHEN n = 0;
         COMMIT;
     END LOOP;
+    IF reasons <> '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = '2BP01', MESSAGE = 'not all of what was copied can be dropped: ' || pg_catalog.array_to_string(reasons, '; '),
+            HINT = 'Drop it by hand and call it again.';
+    END IF;
     -- What was known about rows that are gone.
     DELETE FROM spock.pgdrover_tombstone t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
     DELETE FROM spock.pgdrover_stamp t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);

@@ -1,0 +1,112 @@
+package zodan
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What runs that fail, and nodes that are gone, must not leave behind; and what
+// is left all the same is named.
+func TestWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, b := first(t, "n1"), newNode(t, "n2", nil)
+	ready(t, a, b)
+	_ = t.Run("objects of every kind", func(t *testing.T) { objectsOfEveryKind(t, b) }) &&
+		t.Run("rows in tables that were there", func(t *testing.T) { rowsAlone(t, dir, a, b) }) &&
+		t.Run("a node that cannot leave", func(t *testing.T) { cannotLeave(t, dir, a, b) }) &&
+		t.Run("a slot with another name", func(t *testing.T) { unknownSlot(t, dir, a, b) })
+}
+
+// objectsOfEveryKind go with the copy that brought them, and one that cannot go keeps no other.
+func objectsOfEveryKind(t *testing.T, b *node) {
+	t.Helper()
+	kinds := b.text(t, footprint)
+	b.exec(t, "SELECT pgdrover.take_inventory('kinds')")
+	b.exec(t, `CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE TABLE k (id int PRIMARY KEY, a int, b int);
+		CREATE STATISTICS k_stat ON a, b FROM k; CREATE OPERATOR FAMILY fam USING btree; CREATE OPERATOR CLASS cls FOR TYPE int USING btree FAMILY fam AS STORAGE int;
+		CREATE CONVERSION conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8; CREATE TEXT SEARCH TEMPLATE tmpl (LEXIZE = dsimple_lexize);
+		CREATE TEXT SEARCH PARSER prs (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, LEXTYPES = prsd_lextype);
+		CREATE TEXT SEARCH DICTIONARY dict (TEMPLATE = tmpl); CREATE TEXT SEARCH CONFIGURATION conf (PARSER = prs); CREATE COLLATION coll FROM "C";
+		CREATE DOMAIN dom AS int; CREATE VIEW v AS SELECT * FROM k; CREATE AGGREGATE agg (int) (SFUNC = int4pl, STYPE = int)`)
+	b.exec(t, "CREATE PUBLICATION mine")
+	b.exec(t, "CALL pgdrover.purge_copied('kinds')")
+	require.Equal(t, kinds, b.text(t, footprint))
+	for _, catalog := range []string{"pg_foreign_data_wrapper", "pg_opfamily WHERE opfname = 'fam'", "pg_conversion WHERE conname = 'conv'", "pg_ts_template WHERE tmplname = 'tmpl'", "pg_ts_parser WHERE prsname = 'prs'"} {
+		require.Equal(t, "0", b.text(t, "SELECT count(*) FROM "+catalog), catalog)
+	}
+}
+
+// rowsAlone: a join that copies rows into tables that are there is undone to
+// empty tables, and can be made again; tables with rows are refused.
+func rowsAlone(t *testing.T, dir string, a, b *node) {
+	t.Helper()
+	b.exec(t, schema)
+	b.exec(t, "INSERT INTO contested VALUES (1, 'mine', 0); CREATE TABLE local (item bigint REFERENCES shop.item)")
+	words := append(add(dir, a, b), "--skip-schema")
+	tl := must(t, 5, words...)
+	require.Contains(t, tl.said(), "tables of new node n2 have rows already: public.contested")
+	b.exec(t, "DELETE FROM contested")
+	before := footprints(t, a, b)
+	const args = "name, text, text[], boolean, boolean, text[], interval, boolean, boolean, text[]"
+	a.exec(t, "ALTER FUNCTION spock.sub_create("+args+") RENAME TO hidden")
+	tl = must(t, 1, words...)
+	require.Contains(t, tl.said(), "J14 |")
+	require.NotEqual(t, "0", b.text(t, "SELECT count(*) FROM shop.item"))
+	a.exec(t, "SET pgdrover.fence = off; ALTER FUNCTION spock.hidden("+args+") RENAME TO sub_create; RESET pgdrover.fence")
+	must(t, 0, append(words, "--rollback")...)
+	requireFootprints(t, before, a, b)
+	require.Equal(t, "0|0|0", b.text(t, "SELECT (SELECT count(*) FROM shop.item), (SELECT count(*) FROM contested), (SELECT count(*) FROM journal)"))
+	ready(t, a, b)
+	must(t, 0, words...)
+	settle(t, a, b)
+	for _, sql := range compared {
+		equal(t, sql, a, b)
+	}
+}
+
+// cannotLeave: a removal that waits in vain for the last changes leaves the node
+// to its clients.
+func cannotLeave(t *testing.T, dir string, a, b *node) {
+	t.Helper()
+	require.NoError(t, a.engine.Signal(syscall.SIGKILL))
+	a.engine.Wait(t, patience)
+	words := remove(dir, b)
+	for i, word := range words {
+		if strings.HasPrefix(word, "--stall-timeout=") {
+			words[i] = "--stall-timeout=1s"
+		}
+	}
+	words = words[:len(words)-1] // nobody noted what it held before
+	b.disconnect()
+	tl := must(t, 4, words...)
+	require.Contains(t, tl.said(), "taken back: Close n2 to writers")
+	require.NotContains(t, tl.said(), "--rollback")
+	b.disconnect()
+	b.exec(t, "INSERT INTO journal VALUES ('still here', 1)")
+	a.start(t)
+	a.eventually(t, "SELECT count(*) FROM journal WHERE node = 'still here'", "1")
+}
+
+// unknownSlot: what a dead node has left under a name that only it knew is
+// named with what it keeps, and goes when that is asked for.
+func unknownSlot(t *testing.T, dir string, a, b *node) {
+	t.Helper()
+	b.exec(t, fmt.Sprintf("SELECT spock.sub_create('mysub', %s, '{extra}')", quote(a.dsn())))
+	b.eventually(t, "SELECT status FROM spock.sub_show_status('mysub')", "replicating")
+	slot := b.text(t, "SELECT sub_slot_name FROM spock.subscription WHERE sub_name = 'mysub'")
+	b.disconnect()
+	b.server.Stop(t, syscall.SIGKILL)
+	a.eventually(t, "SELECT count(*) FROM pg_replication_slots WHERE active", "0")
+	words := call(dir, "remove_node", "--target-node-name=n2", "--dead", "--survivor-dsn="+a.dsn())
+	tl := must(t, 1, words...)
+	require.Contains(t, tl.said(), "n1 has slots that nobody reads; if no other subscriber does, call it again with --drop-left-slots: slot "+slot+" keeps ")
+	require.Equal(t, slot, a.text(t, "SELECT slot_name FROM pg_replication_slots"))
+	must(t, 0, append(words, "--drop-left-slots")...)
+	require.Equal(t, "0|1", a.text(t, "SELECT (SELECT count(*) FROM pg_replication_slots), (SELECT count(*) FROM spock.node)"))
+	must(t, 0, words...)
+}
