@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgdrover/pgdrover/internal/conflict"
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
@@ -24,18 +28,11 @@ type recent struct {
 
 // findRecent asks the provider, in the snapshot of the copy.
 func (c *copier) findRecent(ctx context.Context) error {
-	// A stream without changes is at the time at which that was noted. Clocks differ.
-	since, err := c.ask(ctx, `SELECT (min(CASE WHEN p.updated_by_decode THEN p.remote_commit_ts ELSE p.last_updated_ts END) - interval '30 s')::text
-		FROM spock.progress p JOIN spock.local_node l USING (node_id) WHERE p.remote_node_id <> $1
-		AND EXISTS (SELECT FROM spock.subscription s WHERE s.sub_origin = p.remote_node_id)`, fmt.Append(nil, uint32(c.w.engine.node)))
-	if err != nil {
-		return fmt.Errorf("ask provider for its streams: %w", err)
-	}
 	c.recent = recent{}
-	if len(since) == 0 || since[0][0] == nil {
-		return nil
+	var err error
+	if c.recent.since, err = c.seenByAll(ctx); err != nil || c.recent.since == "" {
+		return err
 	}
-	c.recent.since = string(since[0][0])
 	positions, err := c.ask(ctx, `SELECT pgdrover.local_node_id(), pg_current_wal_insert_lsn() UNION ALL
 		SELECT o.node_id, max(s.remote_lsn) FROM spock.pgdrover_origin o JOIN pg_replication_origin_status s ON s.external_id = o.roname
 		WHERE s.remote_lsn IS NOT NULL GROUP BY o.node_id`)
@@ -50,6 +47,66 @@ func (c *copier) findRecent(ctx context.Context) error {
 	b.WriteString(" ELSE 'FFFFFFFF/FFFFFFFF' END")
 	c.recent.behind = b.String()
 	return nil
+}
+
+// seenMargin is for clocks that are compared over a network.
+const seenMargin = 30 * time.Second
+
+// seenByAll is the time, by the clocks of those who have yet to send it, before
+// which no change can be that comes here after the copy; "" without a third node.
+func (c *copier) seenByAll(ctx context.Context) (string, error) {
+	const micros = "(extract(epoch FROM %s) * 1000000)::int8"
+	began := time.Now()
+	streams, err := c.ask(ctx, fmt.Sprintf(`SELECT p.remote_node_id, p.updated_by_decode, `+micros+", "+micros+", "+micros+`
+		FROM spock.progress p JOIN spock.local_node l USING (node_id) WHERE p.remote_node_id <> $1
+		AND EXISTS (SELECT FROM spock.subscription s WHERE s.sub_origin = p.remote_node_id)`, "p.remote_commit_ts", "p.last_updated_ts", "clock_timestamp()"),
+		fmt.Append(nil, uint32(c.w.engine.node)))
+	if err != nil {
+		return "", fmt.Errorf("ask provider for its streams: %w", err)
+	}
+	first := int64(math.MaxInt64)
+	for _, s := range streams {
+		var at [3]int64 // its last change by its own clock, when nothing more had come, and now, by the provider's
+		for i := range at {
+			if at[i], err = strconv.ParseInt(string(s[2+i]), 10, 64); err != nil {
+				return "", fmt.Errorf("ask provider for its streams: %w", err)
+			}
+		}
+		seen := at[0]
+		if string(s[1]) == "f" {
+			seen = c.idleSince(ctx, string(s[0]), at[0], at[1]-at[2], began)
+		}
+		first = min(first, seen)
+	}
+	if len(streams) == 0 {
+		return "", nil
+	}
+	return time.UnixMicro(first).Add(-seenMargin).UTC().Format("2006-01-02 15:04:05.999999+00"), nil
+}
+
+// idleSince is the time by a node's own clock at which the provider had noted
+// that nothing more had come from it: that long ago when it was asked. Who cannot be asked for his clock has
+// sent his last change before whatever comes.
+func (c *copier) idleSince(ctx context.Context, node string, last, ago int64, asked time.Time) int64 {
+	id, err := strconv.ParseUint(node, 10, 32)
+	if err != nil {
+		return last
+	}
+	conn, err := c.w.applier.peers.connect(ctx, conflict.NodeID(id))
+	if err != nil {
+		c.w.log.DebugContext(ctx, "a node's clock cannot be asked for", "node", node, "error", err)
+		return last
+	}
+	answer := c.w.applier.peers.ask(ctx, conn, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
+	row, err := one(answer)
+	if err != nil {
+		return last
+	}
+	theirs, err := strconv.ParseInt(string(row[0]), 10, 64)
+	if err != nil {
+		return last
+	}
+	return max(last, theirs-time.Since(asked).Microseconds()+ago)
 }
 
 func (l *lane) ask(ctx context.Context, text string, values ...[]byte) ([][][]byte, error) {
