@@ -50,6 +50,8 @@ type node struct {
 	// unrecovered counts starts of a standby in a row that ended while it recovered.
 	unrecovered int
 	leftOut     bool // timelines were left out for a promotion since this process started
+	// archiver sees to numbers that were left out, while slots are seen to.
+	archiver postgres.LeftOut
 
 	// looking guards what the observer's goroutine looks with; a step borrows the session while it rests.
 	looking     sync.Mutex

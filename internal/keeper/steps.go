@@ -344,7 +344,14 @@ func (n *node) slots(ctx context.Context) error {
 			}
 			want = append(want, w)
 		}
-		return s.EnsureSlots(ctx, want)
+		if err := s.EnsureSlots(ctx, want); err != nil || recovery {
+			return err
+		}
+		refused, err := n.archiver.Tend(ctx, n.instance(), s)
+		for _, name := range refused {
+			n.log.WarnContext(ctx, "the archive refuses the history file of a timeline whose number was left out; it may hold another node's of that number", "file", name)
+		}
+		return err
 	})
 }
 

@@ -47,7 +47,8 @@ func (i *Instance) SkipTimelines(ctx context.Context, current, next pg.Timeline)
 
 // skipTimeline writes one file. An archive needs it as well, or whoever restores
 // from there would stop counting at the gap; but never over a file that
-// somebody who did use the number has put there.
+// somebody who did use the number has put there. [LeftOut] sees to an archive
+// that refuses it.
 func (i *Instance) skipTimeline(ctx context.Context, s *Session, tli pg.Timeline, path string) error {
 	var mode, restore string
 	if err := s.conn.QueryRow(ctx, `SELECT current_setting('archive_mode'), current_setting('restore_command')`).Scan(&mode, &restore); err != nil {
@@ -59,7 +60,7 @@ func (i *Instance) skipTimeline(ctx context.Context, s *Session, tli pg.Timeline
 	if mode == "off" || restore != "" && i.archived(ctx, restore, tli.HistoryFile()) {
 		return nil
 	}
-	return touch(i.path("pg_wal", "archive_status", tli.HistoryFile()+".ready"))
+	return touch(i.archiveStatus(tli.HistoryFile(), ".ready"))
 }
 
 // restorePatience is how long a restore_command may take for a file of some bytes.
@@ -110,4 +111,73 @@ func consecutive(a, b string) bool {
 func unused(path string) bool {
 	text, err := os.ReadFile(path) //nolint:gosec // files of our instance
 	return err == nil && string(text) == unusedText
+}
+
+// LeftOut watches over the files of SkipTimelines in a primary's archive. The
+// archive may hold the true file of such a number, and a command that takes no
+// other text under a known name then fails for ever: history files go first, and
+// no WAL would be archived any more. The zero value is ready for use, by one
+// goroutine at a time.
+type LeftOut struct {
+	// aside holds the files that were set aside, by name.
+	aside map[string]*setAside
+}
+
+type setAside struct {
+	archived int64 // files that had been archived by then
+	again    bool  // it was offered once more since, to an archive that took others
+}
+
+// Tend sets a file aside that fails while others wait, and offers it once more
+// when the archive has taken others: only then it was this file that was
+// refused, and not the archive that was away. It returns the files that are
+// given up in this call.
+func (l *LeftOut) Tend(ctx context.Context, i *Instance, s *Session) (refused []string, err error) {
+	ready, err := filepath.Glob(i.path("pg_wal", "archive_status", "*.ready"))
+	if err != nil || len(ready) == 0 && len(l.aside) == 0 {
+		return nil, err
+	}
+	var archived int64
+	var failing string
+	if err := s.conn.QueryRow(ctx, `SELECT archived_count,
+		CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') THEN last_failed_wal ELSE '' END
+		FROM pg_stat_archiver`).Scan(&archived, &failing); err != nil {
+		return nil, fmt.Errorf("ask for the archiver: %w", err)
+	}
+	for name, a := range l.aside {
+		if archived <= a.archived || a.again {
+			continue
+		}
+		a.again = true
+		if err := rename(i.archiveStatus(name, ".done"), i.archiveStatus(name, ".ready")); err != nil {
+			return refused, err
+		}
+	}
+	if failing == "" || len(ready) < 2 || !slices.Contains(ready, i.archiveStatus(failing, ".ready")) ||
+		!strings.HasSuffix(failing, ".history") || !unused(i.path("pg_wal", failing)) {
+		return refused, nil
+	}
+	a := l.aside[failing]
+	if a == nil {
+		if l.aside == nil {
+			l.aside = map[string]*setAside{}
+		}
+		l.aside[failing] = &setAside{archived: archived}
+	} else {
+		a.archived = archived
+		refused = append(refused, failing)
+	}
+	return refused, rename(i.archiveStatus(failing, ".ready"), i.archiveStatus(failing, ".done"))
+}
+
+func (i *Instance) archiveStatus(name, state string) string {
+	return i.path("pg_wal", "archive_status", name+state)
+}
+
+// rename moves a file that may have gone meanwhile.
+func rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("set %s aside: %w", filepath.Base(from), err)
+	}
+	return nil
 }

@@ -164,3 +164,50 @@ func TestSkippedNumbersReachTheArchive(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, line, 2, "that line is not its own")
 }
+
+// TestArchiveThatRefusesALeftOutNumber: the archive has another node's file of that name, and takes no second one.
+func TestArchiveThatRefusesALeftOutNumber(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	archive := filepath.Join(primary.root, "archive")
+	require.NoError(t, os.Mkdir(archive, 0o755))
+	primary.exec(t, `ALTER SYSTEM SET archive_mode = 'on'`)
+	primary.exec(t, fmt.Sprintf(`ALTER SYSTEM SET archive_command = 'test ! -f %s/%%f && cp %%p %s/%%f'`, archive, archive))
+	standby, sp := newStandby(t, primary, 2)
+	standby.stop(t, sp, postgres.StopFast)
+	standby.start(t)
+	theirs := filepath.Join(archive, "00000002.history")
+	require.NoError(t, os.WriteFile(theirs, []byte("1\t0/3000000\tno recovery target specified\n"), 0o600))
+	ctx := within(t)
+	_, err := standby.SkipTimelines(ctx, 1, 4)
+	require.NoError(t, err)
+	_, err = standby.Promote(ctx)
+	require.NoError(t, err)
+	standby.exec(t, `CREATE TABLE x (a int)`)
+
+	var left postgres.LeftOut
+	var given []string
+	eventually(t, func() error {
+		standby.exec(t, `INSERT INTO x VALUES (1); SELECT pg_switch_wal()`) // wakes the archiver as well
+		return standby.With(ctx, func(s *postgres.Session) error {
+			refused, err := left.Tend(ctx, standby.Instance, s)
+			if given = append(given, refused...); err == nil && len(given) == 0 {
+				err = fmt.Errorf("nothing is given up: %s", standby.ask(t, `SELECT row(archived_count, last_archived_wal, failed_count, last_failed_wal)::text FROM pg_stat_archiver`))
+			}
+			return err
+		})
+	})
+	require.Equal(t, []string{"00000002.history"}, given)
+	require.FileExists(t, filepath.Join(archive, "00000003.history"), "a number that nobody used is in the archive too")
+	was := standby.ask(t, `SELECT archived_count::text FROM pg_stat_archiver`)
+	eventually(t, func() error {
+		standby.exec(t, `INSERT INTO x VALUES (1); SELECT pg_switch_wal()`)
+		if now := standby.ask(t, `SELECT archived_count::text FROM pg_stat_archiver`); now == was {
+			return fmt.Errorf("%s files are archived", now)
+		}
+		return nil
+	})
+	text, err := os.ReadFile(theirs)
+	require.NoError(t, err)
+	require.Contains(t, string(text), "no recovery target specified")
+}
