@@ -91,7 +91,7 @@ func (n *node) clonePrimary(ctx context.Context) error {
 func (n *node) copyAndStart(ctx context.Context, up postgres.UpstreamConfig, follow bool) error {
 	cfg := postgres.BackupConfig{
 		Source: postgres.CopyFrom(up), MaxRate: n.config().MaximumBackupRate,
-		BackupDir: n.backupDir(), Progress: n.progress(up),
+		BackupDir: n.backupDir(), Ours: n.backupDir() == defaultBackupDir(n.config().PGData, n.identity().nodeID), Progress: n.progress(up),
 	}
 	if follow {
 		cfg.Standby = postgres.StandbyOf(up)

@@ -26,8 +26,11 @@ type BackupConfig struct {
 	Slot string
 	// MaxRate is pg_basebackup's limit, for example 100M; empty means none.
 	MaxRate string
-	// BackupDir receives the copy; it is emptied first and must be on the file system of the data directory.
+	// BackupDir receives the copy, and must be on the file system of the data
+	// directory. It has to be empty, or to hold an earlier copy that was not completed.
 	BackupDir string
+	// Ours says that nobody else uses BackupDir: whatever is in it may be removed.
+	Ours bool
 	// Standby is the upstream of the standby that the copy becomes; zero for none.
 	Standby Upstream
 	// Progress is told how far the copy is; nil for nobody.
@@ -50,7 +53,12 @@ func (i *Instance) BaseBackup(ctx context.Context, cfg BackupConfig) error {
 	if err := i.requireStopped(); err != nil {
 		return fmt.Errorf("base backup: %w", err)
 	}
-	if err := i.prepareBackupDir(ctx, cfg.BackupDir); err != nil {
+	dir, err := i.apart(cfg.BackupDir)
+	if err != nil {
+		return fmt.Errorf("base backup: %w", err)
+	}
+	cfg.BackupDir = dir
+	if err := i.prepareBackupDir(ctx, dir, cfg.Ours); err != nil {
 		return fmt.Errorf("base backup: %w", err)
 	}
 	if err := i.checkSource(ctx, cfg.Source); err != nil {
@@ -59,19 +67,72 @@ func (i *Instance) BaseBackup(ctx context.Context, cfg BackupConfig) error {
 	if err := i.emptyTablespaces(); err != nil {
 		return fmt.Errorf("base backup: %w", err)
 	}
+	if err := writeFile(dir+copyMark, nil, 0o600); err != nil {
+		return fmt.Errorf("base backup: %w", err)
+	}
 	if err := i.copyServer(ctx, cfg); err != nil {
 		// Half a copy is of no use, and its space may be what is missing.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), killDelay)
 		defer cancel()
-		return errors.Join(err, i.killCopies(clean, cfg.BackupDir), removeContents(cfg.BackupDir))
+		return errors.Join(err, i.killCopies(clean, dir), removeCopy(dir))
 	}
 	if err := i.dressCopy(ctx, cfg); err != nil {
 		return fmt.Errorf("base backup: %w", err)
 	}
-	if err := i.swapIn(cfg.BackupDir); err != nil {
+	if err := i.swapIn(dir); err != nil {
 		return fmt.Errorf("base backup: %w", err)
 	}
-	return removeContents(cfg.BackupDir)
+	return removeCopy(dir)
+}
+
+// copyMark is beside a backup directory while a copy, or the data directory
+// that it has replaced, is in it.
+const copyMark = ".copy"
+
+// removeCopy empties a backup directory whose contents are marked as ours.
+func removeCopy(dir string) error {
+	if err := removeContents(dir); err != nil {
+		return fmt.Errorf("empty backup directory: %w", err)
+	}
+	return removeFile(dir + copyMark)
+}
+
+// apart returns a backup directory's true path, and refuses one that cannot
+// change places with the data directory: emptying it would remove that as well.
+func (i *Instance) apart(dir string) (string, error) {
+	dir, err := truePath(dir)
+	if err != nil {
+		return "", fmt.Errorf("find backup directory: %w", err)
+	}
+	data, err := truePath(i.cfg.DataDir)
+	if err != nil {
+		return "", fmt.Errorf("find data directory: %w", err)
+	}
+	if liesIn(dir, data) || liesIn(data, dir) {
+		return "", withHint(fmt.Errorf("use backup directory %s: it is the data directory %s, holds it, or lies in it", dir, data),
+			"set replication.backup_directory to a directory next to the data directory")
+	}
+	return dir, nil
+}
+
+// truePath is a path without links, as far as it exists.
+func truePath(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	target, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return target, err
+	}
+	parent, err := truePath(filepath.Dir(path))
+	return filepath.Join(parent, filepath.Base(path)), err
+}
+
+// liesIn reports whether a path is a directory, or lies in it.
+func liesIn(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // checkSource refuses to replace the data of one database system by another's.
@@ -94,9 +155,15 @@ func (i *Instance) checkSource(ctx context.Context, source pg.ConnInfo) error {
 }
 
 // prepareBackupDir has an empty directory on the file system of the data directory.
-func (i *Instance) prepareBackupDir(ctx context.Context, dir string) error {
+func (i *Instance) prepareBackupDir(ctx context.Context, dir string, ours bool) error {
 	if err := i.killCopies(ctx, dir); err != nil {
 		return err
+	}
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 && !ours {
+		if _, err := os.Lstat(dir + copyMark); err != nil {
+			return withHint(fmt.Errorf("use backup directory %s: it holds files that are no copy's, %s for one", dir, entries[0].Name()),
+				"set replication.backup_directory to a directory that is used for nothing else, or empty this one")
+		}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create backup directory: %w", diskHint(err))
@@ -115,10 +182,7 @@ func (i *Instance) prepareBackupDir(ctx context.Context, dir string) error {
 	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a directory
 		return fmt.Errorf("create backup directory: %w", err)
 	}
-	if err := removeContents(dir); err != nil {
-		return fmt.Errorf("empty backup directory: %w", err)
-	}
-	return nil
+	return removeCopy(dir)
 }
 
 // sameFileSystem compares what a rename would have to do with.

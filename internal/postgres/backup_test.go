@@ -186,6 +186,7 @@ func TestBaseBackupOfAKilledKeeperIsRepeated(t *testing.T) {
 	// The slot is free again once the server has noticed.
 	eventually(t, func() error { return n.BaseBackup(within(t), n.backup(primary)) })
 	require.NoError(t, copiesLeft(dir))
+	require.NoFileExists(t, dir+".copy")
 	_, err := n.WriteSettings(settings(n))
 	require.NoError(t, err)
 	n.start(t)

@@ -47,6 +47,7 @@ func TestCopyThatFailsOnTheWayLeavesNothingToStart(t *testing.T) {
 	backup.Slot = "nobody_made_it"
 	require.Error(t, n.BaseBackup(within(t), backup))
 	require.NoDirExists(t, filepath.Join(place, "PG_15_202209061"))
+	require.NoFileExists(t, backup.BackupDir+".copy")
 	require.True(t, n.RewindInterrupted())
 	_, err := n.Start(within(t), postgres.StartConfig{})
 	require.ErrorIs(t, err, postgres.ErrCannotRewind)
@@ -55,4 +56,34 @@ func TestCopyThatFailsOnTheWayLeavesNothingToStart(t *testing.T) {
 	require.False(t, n.RewindInterrupted())
 	n.start(t)
 	require.NoError(t, n.WaitStreaming(within(t)))
+}
+
+// An operator names the directory of his dumps, or the one that holds the data
+// directory: both are on its file system, as the option's description wants.
+func TestBackupDirectoryOfOthersIsNotEmptied(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, 2)
+	control := filepath.Join(n.DataDir(), "global", "pg_control")
+	require.NoError(t, os.MkdirAll(filepath.Dir(control), 0o700))
+	require.NoError(t, os.WriteFile(control, nil, 0o600))
+	link := filepath.Join(n.root, "link")
+	require.NoError(t, os.Symlink(n.root, link))
+	backup := n.backup(n) // where nobody answers
+	for _, dir := range []string{n.root, link, n.DataDir(), filepath.Join(link, "data", "backup")} {
+		backup.BackupDir, backup.Ours = dir, true
+		require.ErrorContains(t, n.BaseBackup(within(t), backup), "holds it, or lies in it", dir)
+		require.FileExists(t, control)
+	}
+
+	backup.BackupDir, backup.Ours = filepath.Join(n.root, "dumps"), false
+	dump := filepath.Join(backup.BackupDir, "of-last-night.sql")
+	require.NoError(t, os.Mkdir(backup.BackupDir, 0o700))
+	require.NoError(t, os.WriteFile(dump, nil, 0o600))
+	require.ErrorContains(t, n.BaseBackup(within(t), backup), "of-last-night.sql")
+	require.FileExists(t, dump)
+
+	backup.Ours = true
+	require.ErrorContains(t, n.BaseBackup(within(t), backup), "refused")
+	require.NoFileExists(t, dump)
+	require.NoFileExists(t, backup.BackupDir+".copy")
 }
