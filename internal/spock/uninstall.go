@@ -31,6 +31,8 @@ SELECT pg_replication_origin_drop(o.roname)
 // because they would look for the schema while it goes.
 func dropSchemas() []string {
 	return []string{
+		// That so many objects go is no news.
+		`SET LOCAL client_min_messages = error`,
 		`DROP EXTENSION IF EXISTS spock CASCADE`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_start`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_sql_drop`,
