@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
+	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/postgres"
 )
@@ -215,11 +216,14 @@ func (c *creation) inspect(ctx context.Context) (PreInit, error) {
 		if err != nil {
 			return refuse(err, "")
 		}
-		if len(entries) > 0 && !exists(file.PGData+".initdb") {
+		if len(entries) > 0 && !inst.InitInterrupted() {
 			return refuse(errors.New("it is not empty and holds no database system"),
 				"choose another --pgdata, or empty the directory when its contents are not needed")
 		}
 		return PGDataAbsent, c.portFree(ctx)
+	}
+	if inst.InitInterrupted() {
+		return PGDataAbsent, c.portFree(ctx) // it will be made anew
 	}
 	status, err := inst.Status()
 	if err != nil {
@@ -369,9 +373,12 @@ func worthRetrying(err error) bool {
 // registered without knowing it.
 func (c *creation) registerOnce(ctx context.Context, pre PreInit, desired int64) (State, error) {
 	file := c.cfg.File
-	system, err := systemOf(ctx, c.newNode(identity{}, c.log).instance())
-	if err != nil {
-		return State{}, &CreateError{Step: "read data directory " + file.PGData, Err: err}
+	var system pg.SystemID
+	if pre == PGDataExists {
+		var err error
+		if system, err = systemOf(ctx, c.newNode(identity{}, c.log).instance()); err != nil {
+			return State{}, &CreateError{Step: "read data directory " + file.PGData, Err: err}
+		}
 	}
 	db, err := c.monitor(ctx)
 	if err != nil {
@@ -427,6 +434,12 @@ func refusal(err error) error {
 
 // writeFiles writes what a registered node has on disk.
 func (c *creation) writeFiles(r pgautofailover.Registered, pre PreInit) (State, error) {
+	if pre == PGDataExists {
+		// A mark that an earlier creation left there says nothing of this data.
+		if err := c.newNode(identity{}, c.log).instance().ForgetInit(); err != nil {
+			return State{}, err
+		}
+	}
 	state := NewState()
 	state.NodeID, state.Group = int32(r.NodeID), int32(r.Group) //nolint:gosec // small numbers
 	state.Assigned = r.Goal
@@ -504,7 +517,7 @@ func (c *creation) takeBack(ctx context.Context, state State) error {
 		}
 	}
 	backup := c.Keeper.cfg.File.BackupDirectory
-	if err := errors.Join(c.restore(), removeFile(c.cfg.File.PGData+".initdb")); err != nil {
+	if err := errors.Join(c.restore(), local.instance().ForgetInit()); err != nil {
 		return err
 	}
 	if backup == defaultBackupDir(c.cfg.File.PGData, int64(state.NodeID)) {

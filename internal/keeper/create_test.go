@@ -123,6 +123,29 @@ func TestHopelessCreationIsTakenBack(t *testing.T) {
 	g.wait(t, map[string]fsm.State{"n1": fsm.Single})
 }
 
+// A creation was killed during initdb some time ago, and the operator then made
+// the database himself: it is in use, and he wants it to be managed.
+func TestCreateTakesADatabaseBesideAForgottenMark(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	p := g.place(t, "n1")
+	inst := p.instance()
+	require.NoError(t, inst.InitDB(t.Context(), postgres.InitDBConfig{Args: []string{"--no-sync"}}))
+	pm, err := inst.Start(t.Context(), postgres.StartConfig{})
+	require.NoError(t, err)
+	_, err = pm.WaitReady(t.Context())
+	require.NoError(t, err)
+	p.query(t, `CREATE TABLE precious AS SELECT 1 AS id`, `SELECT id::text FROM precious`)
+	require.NoError(t, pm.Stop(t.Context(), postgres.StopFast))
+	pm.Release()
+	require.NoError(t, os.WriteFile(inst.DataDir()+".initdb", nil, 0o600))
+
+	p.run(t, true)
+	g.wait(t, map[string]fsm.State{"n1": fsm.Single})
+	require.NoFileExists(t, inst.DataDir()+".initdb")
+	require.Equal(t, "1", p.query(t, `SELECT id::text FROM precious`))
+}
+
 func TestWrongMonitorIsSaidAtOnce(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t)

@@ -105,11 +105,65 @@ const parentMode = 0o755
 // initMark is there while initdb works in the directory.
 const initMark = ".initdb"
 
+func (i *Instance) initMark() string { return filepath.Clean(i.cfg.DataDir) + initMark }
+
+// madeByInitDB is what initdb makes, or leaves when it is killed. A server that
+// was started once, or restored from a backup, has more: postmaster.opts, a backup_label.
+func madeByInitDB() []string {
+	return []string{
+		"PG_VERSION", "base", "global", "pg_commit_ts", "pg_dynshmem", "pg_hba.conf", "pg_ident.conf", "pg_logical",
+		"pg_multixact", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans",
+		"pg_tblspc", "pg_twophase", "pg_wal", "pg_xact", "postgresql.auto.conf", "postgresql.conf", "postmaster.pid",
+	}
+}
+
+// InitInterrupted reports whether the directory is the remains of an initdb
+// that was interrupted. The mark alone does not say so: an operator may have
+// given up and brought his own data since.
+func (i *Instance) InitInterrupted() bool {
+	if _, err := os.Lstat(i.initMark()); err != nil {
+		return false
+	}
+	other, err := i.notOfInitDB()
+	return other == "" && err == nil
+}
+
+// notOfInitDB is the name of something in the directory that initdb has not made; empty for nothing.
+func (i *Instance) notOfInitDB() (string, error) {
+	entries, err := os.ReadDir(i.cfg.DataDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	for _, e := range entries {
+		if !slices.Contains(madeByInitDB(), e.Name()) {
+			return e.Name(), nil
+		}
+	}
+	return "", nil
+}
+
+// ForgetInit removes the mark of an initdb that was interrupted, beside a
+// directory that holds something else by now.
+func (i *Instance) ForgetInit() error {
+	if _, err := os.Lstat(i.initMark()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return removeFile(i.initMark())
+}
+
 // InitDB creates the data directory when there is none. What an interrupted
 // earlier call left behind is removed first; anything else in the directory is refused.
 func (i *Instance) InitDB(ctx context.Context, cfg InitDBConfig) error {
-	mark := filepath.Clean(i.cfg.DataDir) + initMark
-	if _, err := os.Stat(mark); err == nil {
+	mark := i.initMark()
+	if _, err := os.Lstat(mark); err == nil {
+		other, err := i.notOfInitDB()
+		if err != nil {
+			return fmt.Errorf("create data directory: %w", err)
+		}
+		if other != "" {
+			return withHint(fmt.Errorf("create data directory %s: an earlier initdb was interrupted there, but it holds %s, which is not initdb's", i.cfg.DataDir, other),
+				"remove the file "+mark+" if the directory holds your data; empty the directory if it does not")
+		}
 		// A killed initdb may have left its server program at work.
 		if err := i.EndOrphans(ctx); err != nil {
 			return fmt.Errorf("create data directory: %w", err)

@@ -290,3 +290,28 @@ func TestInterruptedInitDBIsRepeated(t *testing.T) {
 	require.ErrorContains(t, other.InitDB(within(t), postgres.InitDBConfig{}), "not empty")
 	require.FileExists(t, filepath.Join(other.DataDir(), "precious"))
 }
+
+// The mark of an interrupted initdb outlives what it was made for: an operator
+// empties the directory and brings his own data.
+func TestForgottenMarkOfInitDBCostsNoData(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"postmaster.opts", "backup_label", "backup_manifest", "holiday.jpg"} {
+		n := newNode(t, 1)
+		require.NoError(t, os.MkdirAll(filepath.Join(n.DataDir(), "global"), 0o700))
+		for _, name := range []string{"PG_VERSION", "global/pg_control", file} {
+			require.NoError(t, os.WriteFile(filepath.Join(n.DataDir(), name), nil, 0o600))
+		}
+		require.NoError(t, os.WriteFile(n.DataDir()+".initdb", nil, 0o600))
+		require.False(t, n.InitInterrupted())
+		err := n.InitDB(within(t), postgres.InitDBConfig{})
+		require.ErrorContains(t, err, file)
+		var hint interface{ Hint() string }
+		require.ErrorAs(t, err, &hint)
+		require.Contains(t, hint.Hint(), n.DataDir()+".initdb")
+		require.FileExists(t, filepath.Join(n.DataDir(), file))
+
+		require.NoError(t, n.ForgetInit())
+		require.NoError(t, n.InitDB(within(t), postgres.InitDBConfig{}), "what is there stays")
+		require.FileExists(t, filepath.Join(n.DataDir(), file))
+	}
+}
