@@ -36,9 +36,15 @@ type node struct {
 // newNode makes a server that may become a node.
 func newNode(t testing.TB, name string, settings map[string]string) *node {
 	t.Helper()
+	return newNodeFrom(t, name, "", settings)
+}
+
+// newNodeFrom is newNode with the server's programs in a directory of their own.
+func newNodeFrom(t testing.TB, name, bin string, settings map[string]string) *node {
+	t.Helper()
 	all := map[string]string{"track_commit_timestamp": "on", "max_connections": "80", "spock.restart_delay_default": "200", "log_statement": "none"}
 	maps.Copy(all, settings)
-	n := &node{name: name, owner: t, server: pgtest.NewServer(t, pgtest.ServerConfig{Name: name, Settings: all})}
+	n := &node{name: name, owner: t, server: pgtest.NewServer(t, pgtest.ServerConfig{Name: name, Bin: bin, Settings: all})}
 	n.server.Exec(t, "postgres", "CREATE DATABASE "+database)
 	t.Cleanup(n.disconnect)
 	res := pgtest.Run(t, patience, pgtest.Command{Path: group.Program(t), Args: []string{"spock", "install", "--dsn", n.server.DSN(database)}})

@@ -2,10 +2,14 @@ package zodan
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -95,11 +99,25 @@ func TestGuards(t *testing.T) {
 	})
 	part("an open transaction", func(t *testing.T) { openTransaction(t, dir, a, b, c, before) })
 	part("a function that is not there", func(t *testing.T) {
-		a.exec(t, "ALTER FUNCTION spock.sync_event(boolean) RENAME TO no_sync_event")
-		tl := must(t, 1, add(dir, a, c)...)
-		require.Contains(t, tl.said(), "sync_event() does not exist")
-		a.exec(t, "SET pgdrover.fence = off; ALTER FUNCTION spock.no_sync_event(boolean) RENAME TO sync_event; RESET pgdrover.fence")
-		undo(t)
+		for _, gone := range []struct {
+			n                  *node
+			schema, name, args string
+		}{
+			{a, "spock", "sync_event", "boolean"},
+			{b, "pg_catalog", "pg_replication_slot_advance", "name, pg_lsn"},
+			{a, "spock", "sub_create", "name, text, text[], boolean, boolean, text[], interval, boolean, boolean, text[]"},
+		} {
+			rename := func(from, to string) {
+				gone.n.exec(t, fmt.Sprintf("SET pgdrover.fence = off; SET allow_system_table_mods = on; ALTER FUNCTION %s.%s(%s) RENAME TO %s; "+
+					"RESET allow_system_table_mods; RESET pgdrover.fence", gone.schema, from, gone.args, to))
+			}
+			rename(gone.name, "hidden")
+			tl := must(t, 1, add(dir, a, c)...)
+			require.Regexp(t, "function "+strings.ReplaceAll(gone.schema+"."+gone.name, "pg_catalog", ".*")+`\(.*\) does not exist`, tl.said())
+			rename("hidden", gone.name)
+			undo(t)
+			ready(t, all...)
+		}
 	})
 	part("a half added node", func(t *testing.T) {
 		for _, phase := range []string{"J8", "J13"} {
@@ -133,49 +151,74 @@ func TestGuards(t *testing.T) {
 // killed meanwhile is no harm.
 func openTransaction(t *testing.T, dir string, a, b, c *node, before map[string]string) {
 	t.Helper()
-	long, err := pgx.Connect(t.Context(), b.server.DSN(database))
-	require.NoError(t, err)
-	defer func() { _ = long.Close(context.WithoutCancel(t.Context())) }()
-	_, err = long.Exec(t.Context(), "BEGIN")
-	require.NoError(t, err)
-	_, err = long.Exec(t.Context(), "INSERT INTO journal VALUES ('long', 1)")
-	require.NoError(t, err)
-	named := make(chan struct{}, 2)
-	listen := func(_ *tool, e event) {
-		if strings.Contains(e.Message, "waits for process") && e.Phase == "J3" {
-			select {
-			case named <- struct{}{}:
-			default:
+	onPeer, onSource := openOn(t, b), openOn(t, a)
+	// What is not copied: a schema that the new node has already.
+	a.exec(t, "CREATE SCHEMA archive; CREATE TABLE archive.old AS SELECT 1 AS id; ALTER TABLE archive.old ADD PRIMARY KEY (id); "+
+		"SELECT spock.repset_add_table('default', 'archive.old')")
+	c.disconnect() // its session may have begun while the node was closed
+	c.exec(t, "CREATE SCHEMA archive")
+	meanwhile := 0
+	// Whatever waits, what one node writes reaches the other.
+	goesOn := func() {
+		for began := time.Now(); ; {
+			meanwhile++
+			b.exec(t, fmt.Sprintf("INSERT INTO journal VALUES ('meanwhile', %d)", meanwhile))
+			a.eventually(t, "SELECT max(number) FROM journal WHERE node = 'meanwhile'", strconv.Itoa(meanwhile))
+			if time.Since(began) >= openFor() || !pause(t.Context(), time.Second) {
+				return
 			}
 		}
 	}
-	for i := range 2 {
-		tl := begin(t, listen, add(dir, a, c)...)
-		select {
-		case <-named:
-		case <-tl.ended:
-			t.Fatal(tl.said())
-		}
-		b.exec(t, "INSERT INTO journal VALUES ('meanwhile', "+[]string{"1", "2"}[i]+")")
-		a.eventually(t, "SELECT max(number) FROM journal WHERE node = 'meanwhile'", []string{"1", "2"}[i])
-		if i == 0 {
-			tl.kill()
-			tl.wait()
-			continue
-		}
-		_, err = long.Exec(t.Context(), "COMMIT")
-		require.NoError(t, err)
-		require.Zero(t, tl.wait(), tl.said())
-	}
+	tl := begin(t, nil, add(dir, a, c)...)
+	tl.waitsFor(t, "J3")
+	goesOn()
+	tl.kill()
+	tl.wait()
+	tl = begin(t, nil, add(dir, a, c)...)
+	tl.waitsFor(t, "J3")
+	onPeer()
+	tl.waitsFor(t, "J8")
+	goesOn()
+	onSource()
+	require.Zero(t, tl.wait(), tl.said())
 	settle(t, a, b, c)
 	for _, sql := range compared {
 		equal(t, sql, a, b, c)
 	}
-	require.Equal(t, "1|2", c.text(t, "SELECT count(*) FILTER (WHERE node = 'long'), count(*) FILTER (WHERE node = 'meanwhile') FROM journal"))
+	require.Equal(t, fmt.Sprintf("2|%d", meanwhile), c.text(t, "SELECT count(*) FILTER (WHERE node ~ 'long'), count(*) FILTER (WHERE node = 'meanwhile') FROM journal"))
+	require.Equal(t, "0", c.text(t, "SELECT count(*) FROM pg_class WHERE relnamespace = 'archive'::regnamespace"), "what lies in an excluded schema")
+	require.Equal(t, "0|0", c.text(t, "SELECT count(*), (SELECT count(*) FROM spock.replication_set_table WHERE set_reloid = 'kept_out'::regclass) FROM kept_out"))
+	a.exec(t, "DROP SCHEMA archive CASCADE")
 	c.disconnect() // its session began while the node was closed
 	require.Equal(t, "t", c.text(t, "SELECT nextval('alone_id_seq') > 1000"), "sequences are past those of the source")
 	require.Equal(t, "extra|{id,open}|open", c.text(t, `SELECT s.set_name, t.set_att_list, pg_get_expr(t.set_row_filter, t.set_reloid)
 		FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id) WHERE t.set_reloid = 'part'::regclass`))
 	must(t, 0, remove(dir, c)...)
+	c.disconnect()
+	c.exec(t, "DROP SCHEMA archive")
 	requireFootprints(t, before, a, b, c)
+}
+
+// openVar makes transactions stay open for that time while a join waits for them.
+const openVar = "PGDROVER_TEST_OPEN_TRANSACTION"
+
+func openFor() time.Duration {
+	d, _ := time.ParseDuration(os.Getenv(openVar)) // nothing is no time
+	return d
+}
+
+// openOn opens a transaction on a node that has written; what is returned commits it.
+func openOn(t *testing.T, n *node) (commit func()) {
+	t.Helper()
+	long, err := pgx.Connect(t.Context(), n.server.DSN(database))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = long.Close(context.WithoutCancel(t.Context())) })
+	_, err = long.Exec(t.Context(), "BEGIN")
+	require.NoError(t, err)
+	_, err = long.Exec(t.Context(), "INSERT INTO journal VALUES ('long on ' || $1, 1)", n.name)
+	require.NoError(t, err)
+	return func() {
+		_, err := long.Exec(t.Context(), "COMMIT")
+		require.NoError(t, err)
+	}
 }

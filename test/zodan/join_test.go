@@ -36,8 +36,8 @@ func TestJoinsUnderLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	a, b := pair(t, dir)
-	c, d := newNode(t, "n3", nil), newNode(t, "n4", nil)
-	all := []*node{a, b, c, d}
+	c, d, e := newNode(t, "n3", nil), newNode(t, "n4", nil), newNode(t, "n5", nil)
+	all := []*node{a, b, c, d, e}
 	before := footprints(t, all...)
 	leave := func(t *testing.T, nodes ...*node) {
 		t.Helper()
@@ -77,16 +77,15 @@ func TestJoinsUnderLoad(t *testing.T) {
 			}
 		}
 		l.converged(t, a, b, c)
-		leave(t, c)
 	})
-	part("two join at once", func(t *testing.T) {
-		l := startLoad(t, a, b)
-		must(t, 0, add(dir, a, c, d)...)
-		more := startLoad(t, c, d)
+	part("two join three at once, within limits", func(t *testing.T) {
+		l := startLoad(t, a, b, c)
+		must(t, 0, append(add(dir, a, d, e), "--jobs=1", "--max-rate=20MB", "--max-source-load=50")...)
+		more := startLoad(t, d, e)
 		more.stop(t)
 		l.writers = append(l.writers, more.writers...)
 		l.converged(t, all...)
-		leave(t, c, d)
+		leave(t, c, d, e)
 	})
 }
 

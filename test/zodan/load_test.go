@@ -27,26 +27,32 @@ CREATE TABLE shop.item (id bigint PRIMARY KEY, who text NOT NULL, n int, m shop.
 CREATE INDEX ON shop.item (who, n);
 CREATE VIEW shop.fair AS SELECT * FROM shop.item WHERE m = 'fair';
 CREATE TABLE contested (id int PRIMARY KEY, who text, n int);
-CREATE TABLE journal (node text, number int);
+CREATE TABLE journal (node text, number int, hits int);
+CREATE TABLE counter (id int PRIMARY KEY, n int NOT NULL);
 CREATE TABLE part (id int PRIMARY KEY, secret text, open boolean NOT NULL);
-CREATE TABLE alone (id serial PRIMARY KEY, v text);`
+CREATE TABLE alone (id serial PRIMARY KEY, v text);
+CREATE TABLE kept_out (id int PRIMARY KEY);`
 
 // filled are rows and sets of the first node.
 const filled = `
 INSERT INTO shop.item (id, who, n) SELECT i, 'old', i FROM generate_series(1, 3000) i;
+INSERT INTO counter SELECT i, 0 FROM generate_series(1, 5) i;
 INSERT INTO contested SELECT i, 'old', 0 FROM generate_series(1, 10) i;
 INSERT INTO part SELECT i, 'secret ' || i, i % 2 = 0 FROM generate_series(1, 10) i;
 INSERT INTO alone (v) VALUES ('a'), ('b'), ('c');
+INSERT INTO kept_out VALUES (1);
+SELECT spock.repset_add_table('default', 'kept_out'), spock.repset_remove_table('default', 'kept_out');
 SELECT spock.repset_create('extra');
 SELECT spock.repset_add_table('default', 'shop.item');
 SELECT spock.repset_add_table('default', 'contested');
+SELECT spock.repset_add_table('default', 'counter'), pgdrover.delta_column_add('counter', 'n');
 SELECT spock.repset_add_table('default_insert_only', 'journal');
 SELECT spock.repset_add_table('extra', 'part', columns := '{id,open}', row_filter := 'open');`
 
 // compared are the queries that have one answer when the nodes have converged.
 var compared = []string{
 	"SELECT * FROM shop.item ORDER BY id", "SELECT * FROM contested ORDER BY id", "SELECT id, open FROM part WHERE open ORDER BY id",
-	"SELECT count(*), count(DISTINCT (node, number)) FROM journal",
+	"SELECT count(*), count(DISTINCT (node, number)) FROM journal", "SELECT * FROM counter ORDER BY id",
 	"SELECT * FROM alone WHERE false", "SELECT count(*) FROM shop.fair WHERE m = 'sad'",
 }
 
@@ -54,10 +60,17 @@ var compared = []string{
 // its number in a table without a key, where a gap or a repetition shows.
 type writer struct {
 	n       *node
+	habit   habit
 	rand    *rand.Rand
 	done    atomic.Int64
 	last    int     // number of the last transaction that is known to be committed
 	refused []error // what no client may see
+}
+
+// habit is what writers do besides.
+type habit struct {
+	apart bool // nobody changes a row that another node changes as well
+	count bool // but for columns that take differences
 }
 
 // run goes on whatever happens to the server meanwhile.
@@ -129,8 +142,17 @@ func (w *writer) statements(number int) string {
 	me, base := w.n.name, 1_000_000*w.n.server.Port
 	mine := func() int { return base + w.rand.IntN(200) }
 	level := [...]string{"READ COMMITTED", "REPEATABLE READ"}[w.rand.IntN(2)]
-	fmt.Fprintf(&b, "BEGIN ISOLATION LEVEL %s; INSERT INTO journal VALUES ('%s', %d);", level, me, number)
-	switch w.rand.IntN(7) {
+	kind, hits := w.rand.IntN(8), 0
+	switch {
+	case kind == 7 && w.habit.count:
+		hits = 1
+	case kind == 7, kind == 5 && w.habit.apart:
+		kind = 0
+	}
+	fmt.Fprintf(&b, "BEGIN ISOLATION LEVEL %s; INSERT INTO journal VALUES ('%s', %d, %d);", level, me, number, hits)
+	switch kind {
+	case 7: // in rows that others change as well: differences add up
+		fmt.Fprintf(&b, "UPDATE counter SET n = n + 1 WHERE id = %d;", 1+w.rand.IntN(5))
 	case 0, 1:
 		fmt.Fprintf(&b, "INSERT INTO shop.item (id, who, n) VALUES (%d, '%s', %d) ON CONFLICT (id) DO UPDATE SET n = excluded.n;", mine(), me, number)
 	case 2:
@@ -161,10 +183,15 @@ type load struct {
 // startLoad begins to write; numbers go on where an earlier load has ended.
 func startLoad(t testing.TB, nodes ...*node) *load {
 	t.Helper()
+	return startLoadOf(t, habit{count: true}, nodes...)
+}
+
+func startLoadOf(t testing.TB, h habit, nodes ...*node) *load {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	l := &load{cancel: cancel}
 	for i, n := range nodes {
-		w := &writer{n: n, rand: rand.New(rand.NewPCG(uint64(i), 7))}
+		w := &writer{n: n, habit: h, rand: rand.New(rand.NewPCG(uint64(i), 7))}
 		text := n.text(t, fmt.Sprintf("SELECT coalesce(max(number), 0) FROM journal WHERE node = '%s'", n.name))
 		_, err := fmt.Sscan(text, &w.last)
 		require.NoError(t, err)
@@ -219,6 +246,7 @@ func (l *load) converged(t testing.TB, nodes ...*node) {
 				"SELECT count(*), count(DISTINCT number), max(number) FROM journal WHERE node = '%s'", w.n.name)),
 				"transactions of %s on %s: all, distinct, last", w.n.name, n.name)
 		}
+		require.Equal(t, "t", n.text(t, "SELECT (SELECT sum(n) FROM counter) = (SELECT coalesce(sum(hits), 0) FROM journal)"), "counters of %s", n.name)
 		require.Empty(t, n.text(t, "SELECT operation, table_name, error_message FROM spock.exception_log LIMIT 3"), "exceptions of %s", n.name)
 	}
 	for _, sql := range compared {

@@ -80,6 +80,24 @@ func (tl *tool) wait() int {
 	return tl.code
 }
 
+// waitsFor waits until the tool says in a phase which session it waits for.
+func (tl *tool) waitsFor(t testing.TB, phase string) {
+	t.Helper()
+	await(t, func() error {
+		if done(tl) {
+			t.Fatalf("it ended before it waited in %s:\n%s", phase, tl.said())
+		}
+		tl.mu.Lock()
+		defer tl.mu.Unlock()
+		for _, e := range tl.events {
+			if e.Phase == phase && strings.Contains(e.Message, "waits for process") {
+				return nil
+			}
+		}
+		return want("it has named nobody in %s", phase)
+	})
+}
+
 // said is all that the tool has told, for messages of tests.
 func (tl *tool) said() string {
 	tl.mu.Lock()
