@@ -45,7 +45,8 @@ type Progress struct{ Done, Total int64 }
 // step. Only those of tablespaces are in the way of the copy, which goes to the
 // same places: they are removed once the source has proved to be one to copy from,
 // and from then until the copy is complete the directory is marked as one that
-// must not be started. After a kill at any point the same call begins again.
+// must not be started. A WAL directory elsewhere stays the WAL's. After a kill at any
+// point the same call begins again.
 func (i *Instance) BaseBackup(ctx context.Context, cfg BackupConfig) error {
 	if strings.HasPrefix(cfg.Source.Get("application_name"), pg.StandbyPrefix) {
 		return errors.New("base backup: refusing to copy under a standby's application name, it would acknowledge commits")
@@ -79,9 +80,11 @@ func (i *Instance) BaseBackup(ctx context.Context, cfg BackupConfig) error {
 	if err := i.dressCopy(ctx, cfg); err != nil {
 		return fmt.Errorf("base backup: %w", err)
 	}
+	wal := i.walPlace(ctx)
 	if err := i.swapIn(dir); err != nil {
 		return fmt.Errorf("base backup: %w", err)
 	}
+	i.moveWAL(ctx, wal, dir)
 	return removeCopy(dir)
 }
 

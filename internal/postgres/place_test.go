@@ -87,3 +87,38 @@ func TestBackupDirectoryOfOthersIsNotEmptied(t *testing.T) {
 	require.NoFileExists(t, dump)
 	require.NoFileExists(t, backup.BackupDir+".copy")
 }
+
+func TestCopyKeepsTheWALOnItsOwnDisk(t *testing.T) {
+	t.Parallel()
+	primary, _ := newPrimary(t, 1)
+	n, p := newStandby(t, primary, 2)
+	n.stop(t, p, postgres.StopFast)
+	place, link := filepath.Join(n.root, "wal"), filepath.Join(n.DataDir(), "pg_wal")
+	require.NoError(t, os.Rename(link, place))
+	require.NoError(t, os.Symlink("../wal", link))
+	old := filepath.Join(place, "000000010000009900000099")
+	require.NoError(t, os.WriteFile(old, nil, 0o600))
+	require.NoError(t, os.Mkdir(filepath.Join(place, "lost+found"), 0o700))
+
+	require.NoError(t, n.BaseBackup(within(t), n.backup(primary)))
+	text, err := os.Readlink(link)
+	require.NoError(t, err)
+	require.Equal(t, "../wal", text)
+	require.NoFileExists(t, old)
+	require.DirExists(t, filepath.Join(place, "lost+found"))
+	entries, err := os.ReadDir(filepath.Join(n.root, "backup"))
+	require.NoError(t, err)
+	require.Empty(t, entries)
+	n.start(t)
+	require.NoError(t, n.WaitStreaming(within(t)))
+	require.NotContains(t, n.log.String(), "the WAL is in the data directory now")
+
+	// Where that cannot be, the copy is a good one all the same, and somebody is told.
+	n.end(t)
+	require.NoError(t, os.Chmod(place, 0o500))
+	require.NoError(t, n.BaseBackup(within(t), n.backup(primary)))
+	require.Contains(t, n.log.String(), "the WAL is in the data directory now")
+	require.NoError(t, os.Chmod(place, 0o700))
+	n.start(t)
+	require.NoError(t, n.WaitStreaming(within(t)))
+}
