@@ -208,15 +208,54 @@ func (i *Instance) InitDB(ctx context.Context, cfg InitDBConfig) error {
 	return nil
 }
 
-// Remove deletes everything in the data directory, the directory itself included when its parent allows.
+// Remove deletes everything in the data directory, and what is this server's
+// where the links in it lead to: its WAL, and its part of each tablespace. The
+// directory itself goes as well when its parent allows; a link of an operator's in its
+// place stays. The marks beside it go: they would be taken for the next server's.
 func (i *Instance) Remove() error {
 	if err := i.requireStopped(); err != nil {
 		return fmt.Errorf("remove data directory: %w", err)
 	}
-	if err := os.RemoveAll(i.cfg.DataDir); err == nil {
-		return nil
+	if err := i.removeElsewhere(); err != nil {
+		return fmt.Errorf("remove data directory: %w", err)
 	}
-	return removeContents(i.cfg.DataDir)
+	link := false
+	if info, err := os.Lstat(filepath.Clean(i.cfg.DataDir)); err == nil {
+		link = info.Mode().Type() == fs.ModeSymlink
+	}
+	if link || os.RemoveAll(i.cfg.DataDir) != nil {
+		if err := removeContents(i.cfg.DataDir); err != nil {
+			return fmt.Errorf("remove data directory: %w", err)
+		}
+	}
+	if i.RewindInterrupted() {
+		if err := removeFile(i.rewindMark()); err != nil {
+			return err
+		}
+	}
+	return i.ForgetInit()
+}
+
+// removeElsewhere deletes what is this server's outside of its data directory.
+func (i *Instance) removeElsewhere() error {
+	if info, err := os.Lstat(i.path("pg_wal")); err == nil && info.Mode().Type() == fs.ModeSymlink {
+		if err := removeWAL(i.path("pg_wal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove WAL: %w", err)
+		}
+	}
+	major, err := os.ReadFile(i.path("PG_VERSION"))
+	if err != nil {
+		return nil //nolint:nilerr // half a directory has no tablespaces
+	}
+	// Servers of other versions may have theirs at the same places.
+	parts, err := filepath.Glob(i.path("pg_tblspc", "*", "PG_"+strings.TrimSpace(string(major))+"_*"))
+	for _, part := range parts {
+		err = errors.Join(err, os.RemoveAll(part)) //nolint:gosec // in our own data directory
+	}
+	if err != nil {
+		return fmt.Errorf("remove tablespaces: %w", err)
+	}
+	return nil
 }
 
 func (i *Instance) requireStopped() error {

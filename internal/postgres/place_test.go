@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -121,4 +122,38 @@ func TestCopyKeepsTheWALOnItsOwnDisk(t *testing.T) {
 	require.NoError(t, os.Chmod(place, 0o700))
 	n.start(t)
 	require.NoError(t, n.WaitStreaming(within(t)))
+}
+
+func TestRemoveFollowsLinksAndKeepsThem(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, 1)
+	at := func(elem ...string) string { return filepath.Join(append([]string{n.root}, elem...)...) }
+	for _, dir := range []string{"disk", "wal", "far"} {
+		require.NoError(t, os.Mkdir(at(dir), 0o700))
+	}
+	require.NoError(t, os.Symlink(at("disk"), n.DataDir()))
+	require.NoError(t, n.InitDB(within(t), postgres.InitDBConfig{Args: []string{"--no-sync", "--waldir", at("wal")}}))
+	major, err := os.ReadFile(at("disk", "PG_VERSION"))
+	require.NoError(t, err)
+	own := "PG_" + strings.TrimSpace(string(major)) + "_202209061"
+	for _, dir := range []string{own, "PG_9.6_201608131"} {
+		require.NoError(t, os.MkdirAll(at("far", dir, "5"), 0o700))
+	}
+	require.NoError(t, os.Symlink(at("far"), at("disk", "pg_tblspc", "16999")))
+	for _, mark := range []string{".initdb", ".rewind"} {
+		require.NoError(t, os.WriteFile(n.DataDir()+mark, nil, 0o600))
+	}
+
+	require.NoError(t, n.Remove())
+	for _, dir := range []string{"disk", "wal"} {
+		entries, err := os.ReadDir(at(dir))
+		require.NoError(t, err)
+		require.Empty(t, entries, dir)
+	}
+	require.NoDirExists(t, at("far", own))
+	require.DirExists(t, at("far", "PG_9.6_201608131"))
+	entries, err := os.ReadDir(n.root)
+	require.NoError(t, err)
+	require.Len(t, entries, 4, "data, disk, far, wal: %v", entries)
+	require.NoError(t, n.Remove(), "nothing is left")
 }
