@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -17,7 +18,15 @@ type claims struct {
 	all    *holding
 	owners map[any]int // every owner of anything, to be weighed against a wish for all
 	freed  chan struct{}
-	asking int // who waits for freed
+	queue  []*waiter // who waits for freed, in the order of their coming
+}
+
+// waiter is one who waits. It holds nothing meanwhile, and nobody who comes
+// after it gets what it waits for: else a wish for much would wait for ever while
+// others always hold some of it.
+type waiter struct {
+	owner any
+	wish  *wish
 }
 
 // holding counts the claims of one owner on one thing; nobody else may have it
@@ -55,15 +64,17 @@ func newClaims() *claims {
 // acquire waits until nobody else holds any part of the wish. What an owner
 // holds already is no obstacle to it.
 func (c *claims) acquire(ctx context.Context, owner any, w *wish) error {
+	me := &waiter{owner, w}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue = append(c.queue, me)
+	defer c.leaveQueue(me)
 	for {
-		c.mu.Lock()
-		if c.free(owner, w) {
+		if c.free(owner, w) && !c.reserved(me) {
 			c.hold(owner, w)
-			c.mu.Unlock()
 			return nil
 		}
 		freed := c.freed
-		c.asking++
 		c.mu.Unlock()
 		var err error
 		select {
@@ -72,11 +83,35 @@ func (c *claims) acquire(ctx context.Context, owner any, w *wish) error {
 			err = context.Cause(ctx)
 		}
 		c.mu.Lock()
-		c.asking--
-		c.mu.Unlock()
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// reserved tells whether somebody who came before waits for a part of the wish.
+func (c *claims) reserved(me *waiter) bool {
+	for _, other := range c.queue {
+		if other == me {
+			return false
+		}
+		if other.owner != me.owner && other.wish.meets(me.wish) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *claims) leaveQueue(me *waiter) {
+	c.queue = slices.DeleteFunc(c.queue, func(w *waiter) bool { return w == me })
+	c.wake()
+}
+
+// wake has those who wait look again.
+func (c *claims) wake() {
+	if len(c.queue) > 0 {
+		close(c.freed)
+		c.freed = make(chan struct{})
 	}
 }
 
@@ -84,11 +119,29 @@ func (c *claims) acquire(ctx context.Context, owner any, w *wish) error {
 func (c *claims) tryAcquire(owner any, w *wish) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.free(owner, w) {
+	if !c.free(owner, w) || c.reserved(&waiter{owner, w}) {
 		return false
 	}
 	c.hold(owner, w)
 	return true
+}
+
+// meets tells whether two wishes cannot be had at a time.
+func (w *wish) meets(o *wish) bool {
+	if w.all || o.all || slices.ContainsFunc(w.tables, o.touches) || slices.ContainsFunc(o.tables, w.touches) {
+		return true
+	}
+	for _, k := range w.keys {
+		if slices.ContainsFunc(o.keys, func(l keyClaim) bool { return k.hash == l.hash }) {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *wish) touches(table uint32) bool {
+	return slices.Contains(w.tables, table) || slices.Contains(w.shared, table) ||
+		slices.ContainsFunc(w.keys, func(k keyClaim) bool { return k.table == table })
 }
 
 func (c *claims) free(owner any, w *wish) bool {
@@ -191,10 +244,7 @@ func (c *claims) release(owner any, w *wish) {
 		}
 		c.leave(owner, k.table)
 	}
-	if c.asking > 0 {
-		close(c.freed)
-		c.freed = make(chan struct{})
-	}
+	c.wake()
 }
 
 func (c *claims) leave(owner any, t uint32) {

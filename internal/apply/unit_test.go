@@ -1,7 +1,10 @@
 package apply
 
 import (
+	"context"
+	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -32,6 +35,41 @@ func TestClaims(t *testing.T) {
 	require.Empty(t, c.tables)
 	require.Empty(t, c.owners)
 	require.True(t, c.tryAcquire("b", &wish{all: true}))
+}
+
+// Who wants much gets it when those before have ended, however many come after.
+func TestClaimsInTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClaims()
+		key := func(hash uint64) *wish { return &wish{keys: []keyClaim{{1, hash}}} }
+		require.True(t, c.tryAcquire("busy", key(1)))
+		var got []string
+		var group sync.WaitGroup
+		ask := func(owner string, w *wish) {
+			group.Go(func() {
+				if c.acquire(t.Context(), owner, w) == nil {
+					got = append(got, owner)
+				}
+			})
+			synctest.Wait()
+		}
+		ask("much", &wish{all: true})
+		require.False(t, c.tryAcquire("busy", key(2)), "somebody waits for all")
+		ask("later", key(3))
+		ctx, cancel := context.WithCancel(t.Context())
+		group.Go(func() { require.Error(t, c.acquire(ctx, "gone", &wish{tables: []uint32{1}})) })
+		synctest.Wait()
+		cancel()
+		c.release("busy", key(1))
+		synctest.Wait()
+		require.Equal(t, []string{"much"}, got)
+		c.release("much", &wish{all: true})
+		group.Wait()
+		require.Equal(t, []string{"much", "later"}, got)
+		require.Empty(t, c.queue)
+		require.True(t, c.tryAcquire("busy", key(2)), "nobody waits for that")
+	})
 }
 
 func TestDurability(t *testing.T) {
