@@ -325,47 +325,6 @@ func (c *carefully) fetch(ctx context.Context, r *rowChange, f conflict.Fetch) (
 	return conflict.FetchedRow, nil
 }
 
-// truncate empties tables: of rows that are newer and another author's it
-// leaves.
-func (c *carefully) truncate(ctx context.Context, tables []*remoteTable, m *pgoutput.Truncate) error {
-	var whole []string
-	for _, t := range tables {
-		g, err := c.target(ctx, t)
-		if err != nil {
-			return err
-		}
-		if err := c.session.run(ctx, "LOCK TABLE "+g.name+" IN ACCESS EXCLUSIVE MODE"); err != nil {
-			return err
-		}
-		when := int64Value(int64(c.tx.commitTime))
-		v := c.verdict
-		v.strict = false
-		reply, err := c.session.query(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s AS k WHERE NOT %s)", g.only(), v.over("$1", false)),
-			[]uint32{timestamptzOID}, when)
-		if err != nil {
-			return err
-		}
-		if conflict.Truncate(string(reply.rows[0][0].Data) == "t", c.rules) == conflict.TruncateAll {
-			whole = append(whole, g.name)
-		} else if _, err := c.session.query(ctx, fmt.Sprintf("DELETE FROM %s AS k WHERE %s", g.only(), v.over("$1", false)),
-			[]uint32{timestamptzOID}, when); err != nil {
-			return err
-		}
-		if _, err := c.session.query(ctx, "INSERT INTO spock.pgdrover_tombstone (relid, author, author_lsn) VALUES ($1, $2, $3)",
-			[]uint32{26, 26, pgLSNOID}, uint32Value(g.OID), uint32Value(uint32(c.author)), lsnValue(c.tx.final+1)); err != nil {
-			return err
-		}
-	}
-	if len(whole) == 0 {
-		return nil
-	}
-	text := "TRUNCATE " + strings.Join(whole, ", ")
-	if m.RestartIdentity {
-		text += " RESTART IDENTITY"
-	}
-	return c.session.run(ctx, text+" RESTRICT")
-}
-
 // records is what stores conflicts.
 func (c *carefully) records(r *rowChange, conflicts []conflict.Conflict) []*ask {
 	var asks []*ask
