@@ -80,7 +80,7 @@ SELECT pg_catalog.json_build_object(
        'name', a.attname, 'num', a.attnum, 'type', a.atttypid::bigint, 'element', t.typelem::bigint,
        'always', a.attidentity = 'a', 'generated', a.attgenerated <> '',
        'detached', a.attlen = -1 AND a.attstorage <> 'p',
-       'type_name', pg_catalog.format_type(a.atttypid, NULL),
+       'type_name', pg_catalog.format_type(a.atttypid, -1), -- without a length, also where none means 1
        'array', CASE WHEN t.typlen = -1 AND t.typelem <> 0 OR t.typtype IN ('c', 'd') THEN 0 ELSE t.typarray::bigint END,
        'counter', EXISTS (SELECT FROM spock.pgdrover_delta_column d WHERE d.relid = c.oid AND d.column_name = a.attname),
        'exact', t.typname IN ('int2', 'int4', 'int8', 'oid', 'uuid', 'bool', 'date', 'timestamp', 'timestamptz', 'bytea', 'name')
