@@ -57,6 +57,7 @@ type plan struct {
 	id                 int    // among the plans of a session; 0 when its statement stays alone
 	part               part   // the statement for one row, as a part of a larger one
 	look               func(p *parameters, time string) string
+	copy               string // for inserts: takes rows in the server's binary form; "" when they cannot come so
 }
 
 // part writes a statement as common table expressions. It returns them, with
@@ -103,6 +104,7 @@ func (g *target) insertPlan() *plan {
 	into := fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE ", g.name, strings.Join(names, ", "))
 	p.one, p.oneOf = into+"VALUES ("+strings.Join(values, ", ")+")", single.types
 	if len(arrays) == len(g.sent) {
+		p.copy = fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", g.name, strings.Join(names, ", "))
 		p.many = into + fmt.Sprintf("SELECT %s FROM unnest(%s) v (%s)", strings.Join(casts, ", "),
 			strings.Join(arrays, ", "), strings.ReplaceAll(strings.Join(casts, ", "), "v.", ""))
 		p.manyOf = multi.types

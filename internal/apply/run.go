@@ -35,6 +35,8 @@ func (r *run) begin(a *applier, tx *transaction) {
 const (
 	runRows  = 1000
 	runBytes = 256 << 10
+	// copyRows is how many inserted rows are worth a COPY.
+	copyRows = 50
 )
 
 // add writes a change, or remembers it for the next statement. False means that
@@ -212,7 +214,10 @@ func (r *run) next() {
 	}
 	r.sendWaiting(false)
 	p := r.plan
-	if p.many != "" && r.n > 1 && allBinary(r.values) {
+	switch together := r.n > 1 && allBinary(r.values); {
+	case together && p.copy != "" && r.n >= copyRows && r.target.Plain:
+		r.a.session.copyRows(p.copy, r.values, r.n, op{tx: r.tx})
+	case together && p.many != "":
 		values := r.arrays(p.columns, r.values)
 		if p.time {
 			values = append(values, int64Value(int64(r.tx.commitTime)))
@@ -224,7 +229,7 @@ func (r *run) next() {
 			values = append(values, int64Value(int64(r.n)))
 		}
 		r.a.session.execute(p.many, p.manyOf, values, op{tx: r.tx})
-	} else {
+	default:
 		r.sendSingly()
 	}
 	r.look()

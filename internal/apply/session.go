@@ -339,6 +339,32 @@ func (s *session) execute(text string, types []uint32, values []pgoutput.Value, 
 	s.push(o)
 }
 
+// copyRows writes rows, given by column, with a COPY in binary form: in it a
+// value stands as the provider has sent it. The server takes the rows without
+// being waited for; when the COPY fails it leaves them out, as it does with
+// everything up to the next Sync.
+func (s *session) copyRows(text string, columns [][]pgoutput.Value, rows int, o op) {
+	s.execute(text, nil, nil, o)
+	at := s.begin('d')
+	s.buf = append(s.buf, "PGCOPY\n\xff\r\n\x00"...)
+	s.buf = append(s.buf, 0, 0, 0, 0, 0, 0, 0, 0) // no flags, no extension
+	for n := range rows {
+		s.buf = binary.BigEndian.AppendUint16(s.buf, uint16(len(columns))) //nolint:gosec // at most 1600 columns
+		for i := range columns {
+			v := &columns[i][n]
+			if v.Kind == pgoutput.Null {
+				s.buf = append(s.buf, 0xFF, 0xFF, 0xFF, 0xFF)
+				continue
+			}
+			s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(len(v.Data))) //nolint:gosec // below 1 GB
+			s.buf = append(s.buf, v.Data...)
+		}
+	}
+	s.buf = append(s.buf, 0xFF, 0xFF) // the end
+	s.end(at)
+	s.buf = append(s.buf, 'c', 0, 0, 0, 4)
+}
+
 // writeLimit is how much may wait in memory before it goes to the socket.
 const writeLimit = 64 << 10
 
