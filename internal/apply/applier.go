@@ -60,6 +60,7 @@ type rereadError struct {
 	cause error
 
 	failedAt int
+	attempts int // in the exception form that ended with what may go away
 }
 
 func (e *rereadError) Error() string {
@@ -222,7 +223,8 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 		if tx.partial {
 			return &rereadError{final: first.final, mode: first.mode, cause: first.cause, failedAt: first.failedAt}
 		}
-		tx.begun, tx.saved, tx.stamped, tx.trials = false, false, false, nil
+		tx.begun, tx.saved, tx.stamped = false, false, false
+		tx.trials, tx.failed, tx.described, tx.untold = nil, false, 0, 0
 	}
 	a.todo = append(again, a.todo...)
 	return nil

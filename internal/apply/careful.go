@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgerrcode"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgdrover/pgdrover/internal/conflict"
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -69,8 +68,23 @@ func (c *carefully) change(ctx context.Context, ch *change) error {
 	if len(g.key) == 0 || !g.hasKey {
 		return c.keyless(ctx, &r)
 	}
+	err = c.keyed(ctx, &r)
+	if !isTaken(err) || c.rules.IdentityOnly {
+		return err
+	}
+	// What is in the way may be in an index that was made since the table was read.
+	if err := c.session.run(ctx, "ROLLBACK TO SAVEPOINT pgdrover_change"); err != nil {
+		return err
+	}
+	c.epoch++
+	if r.g, err = c.target(ctx, ch.table); err != nil {
+		return err
+	}
+	r.g.Amended = c.amended.has(r.g.OID)
 	return c.keyed(ctx, &r)
 }
+
+func isTaken(err error) bool { return sqlState(err) == pgerrcode.UniqueViolation }
 
 func clone(t pgoutput.Tuple) pgoutput.Tuple { return append(pgoutput.Tuple(nil), t...) }
 
@@ -120,8 +134,7 @@ func (c *carefully) keyed(ctx context.Context, r *rowChange) error {
 		if err == nil {
 			return nil
 		}
-		var pgErr *pgconn.PgError
-		taken := errors.As(err, &pgErr) && pgErr.Code == pgerrcode.UniqueViolation && !c.rules.IdentityOnly
+		taken := isTaken(err) && !c.rules.IdentityOnly
 		if !taken && !errors.Is(err, errAgain) {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pgdrover/pgdrover/internal/conflict"
 	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/spock"
 )
 
 // Config says which database an engine serves.
@@ -39,9 +40,10 @@ type Engine struct {
 	piece    int64  // blocks of a table that are copied in one transaction
 	database uint32 // its oid
 	node     conflict.NodeID
-	skew     atomic.Int64 // nanoseconds
-	last     string       // the vector that was sent last
-	delay    atomic.Int64 // nanoseconds, the longest pause before a worker's next life
+	skew     atomic.Int64  // nanoseconds
+	last     string        // the vector that was sent last
+	delay    atomic.Int64  // nanoseconds, the longest pause before a worker's next life
+	defined  atomic.Uint64 // counts the changes of tables here of which we were told
 	readonly string
 
 	purged    time.Time
@@ -114,7 +116,12 @@ func (e *Engine) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // asked to stop, it has
 		}
-		e.log.WarnContext(ctx, "engine stopped, starts again", "error", err)
+		var operable interface{ Hint() string }
+		if errors.As(err, &operable) {
+			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err, "hint", operable.Hint())
+		} else {
+			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err)
+		}
 		if !sleep(ctx, jitter(time.Second)) {
 			return nil
 		}
@@ -143,6 +150,12 @@ type live struct {
 	stop    context.CancelCauseFunc
 	done    chan struct{}
 }
+
+// Notices that tell of tables: what a worker knows of them it reads again.
+const (
+	changedDelta      = "pgdrover_delta_column"
+	changedDefinition = "definition"
+)
 
 // serve holds one session with the database, and the workers.
 func (e *Engine) serve(ctx context.Context) error {
@@ -178,8 +191,11 @@ func (e *Engine) serve(ctx context.Context) error {
 		e.adjust(ctx, &group, workers, subs)
 		e.resolveAll(ctx, db, subs, asked)
 		waitCtx, cancel := context.WithTimeout(ctx, time.Second)
-		_, err = db.WaitForNotification(waitCtx)
+		notice, err := db.WaitForNotification(waitCtx)
 		cancel()
+		if err == nil && (notice.Payload == changedDelta || notice.Payload == changedDefinition) {
+			e.defined.Add(1)
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -246,6 +262,12 @@ func (e *Engine) isNode(ctx context.Context, db *pgx.Conn) (bool, error) {
 	if !there {
 		return false, nil
 	}
+	switch err := spock.CheckVersion(ctx, db); {
+	case errors.Is(err, spock.ErrNotInstalled):
+		return false, nil // it is being installed
+	case err != nil:
+		return false, err
+	}
 	var node uint32
 	err := db.QueryRow(ctx, "SELECT node_id FROM spock.local_node").Scan(&node)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -255,6 +277,10 @@ func (e *Engine) isNode(ctx context.Context, db *pgx.Conn) (bool, error) {
 		return false, fmt.Errorf("look for node: %w", err)
 	}
 	e.node = conflict.NodeID(node)
+	// What was enforced last, by whichever engine: a mode that was changed while none ran is changed now.
+	if err := db.QueryRow(ctx, "SELECT coalesce((SELECT mode FROM spock.pgdrover_readonly), 'off')").Scan(&e.readonly); err != nil {
+		return false, fmt.Errorf("look for read-only mode: %w", err)
+	}
 	return true, nil
 }
 
@@ -309,6 +335,9 @@ func (e *Engine) keep(ctx context.Context, s subscription) {
 		case errors.As(err, &again):
 			w.forced[again.final] = again
 			log.InfoContext(ctx, "receive transaction again", "lsn", again.final.String(), "error", again.cause)
+			if again.attempts > 0 && !sleep(ctx, e.restartDelay(err, again.attempts)) {
+				return
+			}
 			continue
 		case errors.Is(err, errDisabled):
 			return
@@ -418,9 +447,12 @@ func (e *Engine) housekeeping(ctx context.Context, db *pgx.Conn) error {
 // named all the same: what is not named counts as never to come.
 func (e *Engine) sendVector(ctx context.Context, db *pgx.Conn) error {
 	var vector *string
-	if err := db.QueryRow(ctx, `SELECT string_agg(o.node_id::text || '=' || coalesce(s.remote_lsn, '0/0')::text, ',' ORDER BY o.node_id)
-		FROM spock.pgdrover_origin o LEFT JOIN pg_replication_origin_status s ON s.external_id = o.roname
-		WHERE o.retired_at IS NULL`).Scan(&vector); err != nil {
+	// Of a node that is followed by several subscriptions that is known to have been applied which
+	// all of them have; origins of copies say nothing.
+	if err := db.QueryRow(ctx, `SELECT string_agg(v.node_id::text || '=' || v.at::text, ',' ORDER BY v.node_id) FROM (
+		SELECT o.node_id, min(coalesce(s.remote_lsn, '0/0')) AS at
+		  FROM spock.pgdrover_origin o LEFT JOIN pg_replication_origin_status s ON s.external_id = o.roname
+		 WHERE o.retired_at IS NULL AND o.worker < 100 GROUP BY o.node_id) v`).Scan(&vector); err != nil {
 		return fmt.Errorf("read progress: %w", err)
 	}
 	if vector == nil || *vector == e.last {

@@ -100,22 +100,58 @@ func (c *carefully) try(ctx context.Context, ch *change) error {
 	if ch.set != nil {
 		return ch.set(ctx, c.session)
 	}
-	t := c.describe(ctx, ch)
+	t := trial{action: c.tx.actions}
+	if c.options.logging != "none" && c.tx.described < describedLimit {
+		t = c.describe(ctx, ch)
+		c.tx.described += t.size()
+	}
 	if err := c.session.run(ctx, "SAVEPOINT pgdrover_trial"); err != nil {
 		return err
 	}
 	c.tx.saved = false
 	t.err = c.change(ctx, ch)
-	if isSessionError(t.err) || passing(t.err) {
+	if isSessionError(t.err) {
 		return t.err // the worker starts again
+	}
+	if passing(t.err) && c.tx.attempts < attemptLimit {
+		return &rereadError{final: c.tx.final, mode: exception, cause: t.err, failedAt: c.tx.failedAt, attempts: c.tx.attempts + 1}
 	}
 	end := "RELEASE SAVEPOINT pgdrover_trial"
 	if t.err != nil {
 		end = "ROLLBACK TO SAVEPOINT pgdrover_trial; " + end
 	}
-	c.tx.trials = append(c.tx.trials, t)
+	c.tx.failed = c.tx.failed || t.err != nil
 	c.tx.saved = false
-	return c.session.run(ctx, end)
+	if err := c.session.run(ctx, end); err != nil {
+		return err
+	}
+	if t.operation == "" && t.err != nil && c.options.logging != "none" && c.tx.described < 2*describedLimit { // what has failed is told as long as may be
+		failed := c.describe(ctx, ch)
+		failed.err = t.err
+		t = failed
+		c.tx.described += t.size()
+	}
+	if t.operation != "" {
+		c.tx.trials = append(c.tx.trials, t)
+	} else {
+		c.tx.untold++
+	}
+	return nil
+}
+
+// describedLimit bounds what is kept in memory to be logged of a transaction, in
+// bytes: of a very large one the log has the beginning.
+const describedLimit = 32 << 20
+
+// size is about what a trial takes in memory.
+func (t *trial) size() int {
+	n := 200
+	for _, s := range []*string{t.old, t.new, t.statement} {
+		if s != nil {
+			n += len(*s)
+		}
+	}
+	return n
 }
 
 // describe is the change as the exception log shows it.
@@ -180,51 +216,48 @@ func (c *carefully) json(ctx context.Context, table *remoteTable, row pgoutput.T
 		parts = append(parts, fmt.Sprintf("json_build_object('value', %s, 'attname', %s::text, 'atttype', format_type(%d, NULL))",
 			expr, pg.QuoteLiteral(col.Name), col.Type))
 	}
-	if err := c.session.run(ctx, "SAVEPOINT pgdrover_json"); err != nil {
-		return nil
-	}
-	reply, err := c.session.query(ctx, "SELECT to_json(ARRAY["+strings.Join(parts, ", ")+"]::json[])::text", p.types, values...)
+	// Each savepoint is released: many that stand in each other cost the server
+	// locks, of which there are few.
+	q := &ask{text: "SELECT to_json(ARRAY[" + strings.Join(parts, ", ") + "]::json[])::text", types: p.types, values: values}
+	err := c.session.together(ctx, &ask{text: "SAVEPOINT pgdrover_json"}, q, &ask{text: "RELEASE SAVEPOINT pgdrover_json"})
 	if err != nil {
-		_ = c.session.run(ctx, "ROLLBACK TO SAVEPOINT pgdrover_json") // a broken session shows at the next statement
+		// A broken session shows at the next statement.
+		_ = c.session.run(ctx, "ROLLBACK TO SAVEPOINT pgdrover_json; RELEASE SAVEPOINT pgdrover_json")
 		return nil
 	}
-	text := string(reply.rows[0][0].Data)
+	text := string(q.rows()[0][0].Data)
 	return &text
 }
 
 // conclude ends the exception form: the behaviour that was chosen decides what
 // stays, and the log says what does not.
 func (a *applier) conclude(ctx context.Context, tx *transaction) error {
-	failed := false
-	for _, t := range tx.trials {
-		failed = failed || t.err != nil
-	}
-	if !failed {
-		err := a.session.run(ctx, "SAVEPOINT pgdrover_trial; SET CONSTRAINTS ALL IMMEDIATE")
-		if err == nil {
+	behaviour := a.options.behaviour
+	whole := behaviour != "discard" // or only what has failed
+	if !tx.failed || !whole {
+		// Checks that wait for the end have their say now, while something can be done.
+		switch err := a.session.run(ctx, "SAVEPOINT pgdrover_trial; SET CONSTRAINTS ALL IMMEDIATE"); {
+		case isSessionError(err):
+			return err
+		case err != nil:
+			tx.cause, tx.failedAt, whole = err, 0, true
+		case !tx.failed:
 			return nil // this time it works
 		}
-		if isSessionError(err) {
-			return err
-		}
-		tx.cause, tx.failedAt = err, 0
 	}
-	behaviour := a.options.behaviour
-	if behaviour != "discard" || !failed {
+	if whole {
 		if err := a.session.run(ctx, "ROLLBACK TO SAVEPOINT pgdrover_start"); err != nil {
 			return err
 		}
-		for i := range tx.changes {
-			if set := tx.changes[i].set; set != nil {
-				if err := set(ctx, a.session); err != nil {
-					return err
-				}
+		for _, set := range tx.sets {
+			if err := set(ctx, a.session); err != nil {
+				return err
 			}
 		}
 	}
 	a.log.WarnContext(ctx, "transaction could not be applied", "behaviour", behaviour, "lsn", tx.final.String(),
 		"origin", uint32(a.author), "error", tx.cause)
-	if err := a.storeTrials(ctx, tx); err != nil {
+	if err := a.storeTrials(ctx, tx, whole); err != nil {
 		return fmt.Errorf("store exceptions: %w", err)
 	}
 	a.counts.exception(a.subID)
@@ -234,12 +267,15 @@ func (a *applier) conclude(ctx context.Context, tx *transaction) error {
 	return nil
 }
 
-func (a *applier) storeTrials(ctx context.Context, tx *transaction) error {
+func (a *applier) storeTrials(ctx context.Context, tx *transaction, whole bool) error {
 	if a.options.logging == "none" {
 		return nil
 	}
+	if tx.untold > 0 {
+		a.log.WarnContext(ctx, "transaction is too large to be logged as a whole", "lsn", tx.final.String(), "actions", tx.untold)
+	}
 	for _, t := range tx.trials {
-		if t.err == nil && a.options.logging == "discard" && a.options.behaviour == "discard" {
+		if t.err == nil && a.options.logging == "discard" && !whole {
 			continue
 		}
 		if err := a.storeTrial(ctx, tx, t, a.message(tx, t)); err != nil {

@@ -59,7 +59,7 @@ func (w *Worker) beginTransaction(m *pgoutput.Begin) {
 	tx := &transaction{final: m.FinalLSN, commitTime: m.CommitTime, xid: m.XID, arena: w.applier.arena()}
 	w.current, w.dropping, w.repairing = tx, false, false
 	if f := w.forced[m.FinalLSN]; f != nil {
-		tx.mode, tx.cause, tx.failedAt = f.mode, f.cause, f.failedAt
+		tx.mode, tx.cause, tx.failedAt, tx.attempts = f.mode, f.cause, f.failedAt, f.attempts
 	}
 	tx.skipped = w.skip != 0 && m.FinalLSN == w.skip
 }
@@ -287,8 +287,10 @@ func (w *Worker) storeVector(ctx context.Context, text string) error {
 		}
 		nodes, at = append(nodes, uint32(n)), append(at, lsn)
 	}
+	// A provider that follows a node by several subscriptions has seen of it what
+	// the last of them has.
 	if _, err := w.db.Exec(ctx, `INSERT INTO spock.pgdrover_vector (provider_id, origin_id, lsn)
-		SELECT $1, v.node, v.at::pg_lsn FROM unnest($2::oid[], $3::text[]) v (node, at)
+		SELECT $1, v.node, min(v.at::pg_lsn) FROM unnest($2::oid[], $3::text[]) v (node, at) GROUP BY v.node
 		ON CONFLICT (provider_id, origin_id) DO UPDATE SET lsn = excluded.lsn, received_at = now()`,
 		uint32(w.sub.provider), nodes, at); err != nil {
 		return fmt.Errorf("store vector of provider: %w", err)

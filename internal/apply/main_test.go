@@ -225,7 +225,7 @@ func settle(t *testing.T, nodes ...*node) {
 				continue
 			}
 			n.eventually(t, fmt.Sprintf(`SELECT coalesce(bool_and(remote_lsn >= '%s'), false)::text FROM pg_replication_origin_status
-				WHERE external_id = (SELECT s.sub_slot_name FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin
+				WHERE external_id IN (SELECT s.sub_slot_name FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin
 				WHERE n.node_name = '%s')`, lsn, provider.name), "true")
 		}
 	}

@@ -69,20 +69,59 @@ func (c *carefully) execute(ctx context.Context, q *queued) error {
 
 // ddl runs a statement as the role that ran it there. The text sets the search
 // path itself.
+//
+// Code of the role's own may run with it: defaults, checks, functions of a
+// query. It must not become what we are, by taking the role back; so the text
+// runs in a function that belongs to the role, in which the server refuses to
+// change roles.
 func (c *carefully) ddl(ctx context.Context, q *queued) error {
-	before := fmt.Sprintf("SET LOCAL pgdrover.applying = %s; SET LOCAL ROLE %s", pg.QuoteLiteral(q.kind), pg.QuoteIdent(q.role))
-	if err := c.session.run(ctx, before); err != nil {
+	reply, err := c.session.query(ctx, "SELECT r.rolsuper::text FROM pg_roles r WHERE r.rolname = $1::text", []uint32{textOID}, textValue(q.role))
+	if err != nil {
+		return fmt.Errorf("look for role: %w", err)
+	}
+	super := len(reply.rows) == 1 && string(reply.rows[0][0].Data) == "true"
+	if err := c.session.run(ctx, "SET LOCAL pgdrover.applying = "+pg.QuoteLiteral(q.kind)); err != nil {
 		return err
 	}
-	if err := c.session.run(ctx, q.text); err != nil {
+	if super {
+		err = c.ddlAsSuperuser(ctx, q)
+	} else {
+		err = c.ddlConfined(ctx, q)
+	}
+	if err != nil {
 		return err
 	}
-	if err := c.session.run(ctx, "RESET ROLE; SET LOCAL pgdrover.applying = ''; SET search_path = pg_catalog"); err != nil {
+	// What the text has set for the session, the path with it, must not stay.
+	if err := c.session.run(ctx, "RESET ROLE; RESET ALL"); err != nil {
 		return err
 	}
 	c.tx.deferred = true
 	c.epoch++
 	return c.session.forget(ctx)
+}
+
+func (c *carefully) ddlAsSuperuser(ctx context.Context, q *queued) error {
+	if err := c.session.run(ctx, "SET LOCAL ROLE "+pg.QuoteIdent(q.role)); err != nil {
+		return err
+	}
+	return c.session.run(ctx, q.text)
+}
+
+func (c *carefully) ddlConfined(ctx context.Context, q *queued) error {
+	const definition = `CREATE FUNCTION pg_temp.pgdrover_ddl(text[]) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS
+		$pgdrover$ DECLARE pgdrover_text text; BEGIN FOREACH pgdrover_text IN ARRAY $1 LOOP EXECUTE pgdrover_text; END LOOP; END $pgdrover$;
+		ALTER FUNCTION pg_temp.pgdrover_ddl(text[]) OWNER TO %s`
+	if err := c.session.run(ctx, fmt.Sprintf(definition, pg.QuoteIdent(q.role))); err != nil {
+		return err
+	}
+	// A function of this language runs no SELECT INTO by itself.
+	const call = `SELECT pg_temp.pgdrover_ddl(coalesce(array_agg(CASE WHEN pgdrover.bare_text(x.s) ~* '^\s*(select|with)\M'
+		THEN 'EXPLAIN (ANALYZE, TIMING off) ' ELSE '' END || x.s ORDER BY x.n), '{}'))
+		FROM unnest(pgdrover.split_statements($1)) WITH ORDINALITY x (s, n)`
+	if _, err := c.session.query(ctx, call, []uint32{textOID}, textValue(q.text)); err != nil {
+		return err
+	}
+	return c.session.run(ctx, "DROP FUNCTION pg_temp.pgdrover_ddl(text[])")
 }
 
 type named struct {
@@ -118,8 +157,8 @@ func (c *carefully) setSequence(ctx context.Context, q *queued) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.session.query(ctx, "SELECT setval(format('%I.%I', $1, $2)::regclass, $3)", []uint32{textOID, textOID, int8OID},
-		textValue(n.Schema), textValue(n.Sequence), textValue(n.LastValue))
+	name := pg.QuoteIdent(n.Schema) + "." + pg.QuoteIdent(n.Sequence)
+	_, err = c.session.query(ctx, "SELECT pgdrover.follow_sequence($1::text::regclass, $2)", []uint32{textOID, int8OID}, textValue(name), textValue(n.LastValue))
 	return err
 }
 

@@ -382,6 +382,10 @@ func (w *Worker) measure(ctx context.Context) {
 
 // put hands a transaction to the applier, when its time has come.
 func (w *Worker) put(ctx context.Context, tx *transaction) error {
+	if now := w.engine.defined.Load(); now != w.defined {
+		w.defined = now
+		w.applier.epoch++ // somebody has changed a table here
+	}
 	if !tx.begun && !tx.position {
 		if err := w.wait(ctx, tx); err != nil {
 			return err

@@ -37,7 +37,14 @@ type transaction struct {
 	failedAt int   // the action that failed; 0 when none can be named
 	attempts int
 	finished bool
-	trials   []trial // what became of its actions in the exception form
+	// What became of its actions in the exception form.
+	trials    []trial
+	failed    bool // one of them, at least
+	described int  // bytes of trials
+	untold    int  // actions that are not among them
+	// sets are its changes of the provider's replication sets, which stay when the
+	// transaction is left out, and when parts of it were let go.
+	sets []func(context.Context, *session) error
 }
 
 type mode uint8
@@ -83,6 +90,9 @@ func (tx *transaction) keep(data []byte) []byte {
 func (tx *transaction) add(c change) {
 	tx.changes = append(tx.changes, c)
 	tx.size += len(c.data) + 64
+	if c.set != nil {
+		tx.sets = append(tx.sets, c.set)
+	}
 }
 
 // row adds what a row's change touches.

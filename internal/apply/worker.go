@@ -52,6 +52,7 @@ type Worker struct {
 	skip      pg.LSN
 	limit     int // bytes of a transaction that are kept
 	lastTime  pg.Timestamp
+	defined   uint64       // what the engine knew of definitions when targets were made
 	before    pg.Timestamp // commit time of the transaction before
 	heard     time.Time
 	public    time.Time
@@ -187,6 +188,9 @@ func sessionSettings(durable bool) map[string]string {
 		"client_encoding": "UTF8", "datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",
 		"default_transaction_isolation": "read committed", "default_transaction_read_only": "off",
 		"default_transaction_deferrable": "off",
+		// A session that waits for a lock hears when its engine is gone, and lets go of
+		// the origin.
+		"client_connection_check_interval": "2000",
 		// Rows are found by their keys. A plan that was made while a table was small
 		// must not read all of it when it has grown.
 		"enable_seqscan": "off",
