@@ -51,10 +51,14 @@ func spellings(tree map[string]*cobra.Command, path []string) []spelling {
 		paths = append(paths, append([]string{"do"}, path[2:]...))
 	}
 	var all []spelling
-	for _, p := range paths {
-		for _, name := range []string{nameAutoctl, nameDrover} {
-			all = append(all, spelling{name, p, false}, spelling{name, p, true})
+	for _, name := range []string{nameAutoctl, nameDrover} {
+		all = append(all, spelling{name, path, false})
+		if answersJSON(path) {
+			all = append(all, spelling{name, path, true})
 		}
+	}
+	for _, older := range paths[1:] {
+		all = append(all, spelling{nameDrover, older, false})
 	}
 	return all
 }
@@ -78,7 +82,7 @@ func commandBoth(ts *testscript.TestScript, neg bool, args []string) {
 			a.show(ts)
 			ts.Fatalf("%s: exit code %d", s, a.code)
 		}
-		if s.json && answersJSON(path) && !json.Valid([]byte(a.out.String())) {
+		if s.json && !json.Valid([]byte(a.out.String())) {
 			a.show(ts)
 			ts.Fatalf("%s: that is no JSON", s)
 		}
