@@ -21,6 +21,9 @@ func (n *node) mend(ctx context.Context) error {
 	if done || err != nil {
 		return err
 	}
+	if held, err := n.heldBack(ctx, up, o); held || err != nil {
+		return err
+	}
 	lineage, _, err := n.relation(ctx, up, o)
 	if err != nil {
 		return err

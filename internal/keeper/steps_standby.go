@@ -261,7 +261,7 @@ func (n *node) rewind(ctx context.Context, up postgres.UpstreamConfig) (joined b
 	if err := n.dressAndStart(ctx); err != nil || proved {
 		return err == nil, err
 	}
-	last, err := inst.EndReceiver(ctx)
+	last, err := n.lastWord(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -293,7 +293,7 @@ func (n *node) relation(ctx context.Context, up postgres.UpstreamConfig, o postg
 	if final || err != nil {
 		return lineage, false, err
 	}
-	if o, err = n.instance().EndReceiver(ctx); err != nil {
+	if o, err = n.lastWord(ctx); err != nil {
 		return lineage, true, err
 	}
 	o.Receiver, o.ReplayIdle = postgres.Receiver{}, true // there is no more to come
@@ -486,6 +486,13 @@ func (n *node) checkTimeline(ctx context.Context) error {
 	n.mu.Lock()
 	n.checked = checked{} // until it is known again
 	n.mu.Unlock()
+	if held, err := n.heldBack(ctx, up, o); held || err != nil {
+		return err
+	}
+	o, freed, err := n.letGo(ctx, up, o)
+	if err != nil {
+		return err
+	}
 	lineage, ended, err := n.relation(ctx, up, o)
 	if err == nil && lineage == postgres.LineageAhead {
 		// One that is about to be promoted may only be late.
@@ -501,7 +508,7 @@ func (n *node) checkTimeline(ctx context.Context) error {
 		n.log.WarnContext(ctx, "this standby has left the primary's line", "lineage", lineage.String())
 		return n.rejoin(ctx, up)
 	}
-	if ended {
+	if ended || freed {
 		return n.point(ctx, up)
 	}
 	now.at = n.clock()
@@ -570,7 +577,7 @@ func (n *node) endReceiver(ctx context.Context) error {
 	if err := errors.Join(n.dropLeftOut(), n.guard(ctx)); err != nil {
 		return err
 	}
-	last, err := n.instance().EndReceiver(ctx)
+	last, err := n.lastWord(ctx)
 	if err != nil {
 		return err
 	}
@@ -648,7 +655,7 @@ func (n *node) fetchWAL(ctx context.Context) error {
 	if err := n.waitReceived(ctx, source.LSN); err != nil {
 		return err
 	}
-	_, err = inst.EndReceiver(ctx)
+	_, err = n.lastWord(ctx)
 	return err
 }
 

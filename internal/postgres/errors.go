@@ -22,6 +22,8 @@ var (
 	ErrNotRecovered = errors.New("PostgreSQL could not recover its data")
 	// ErrStalled: a standby that is not consistent yet makes no progress.
 	ErrStalled = errors.New("the recovery has made no progress")
+	// ErrLimits: a standby cannot replay its WAL before it is restarted with larger settings.
+	ErrLimits = errors.New("settings are smaller than a standby of its primary needs")
 )
 
 // hinted is an error that an operator can do something about.

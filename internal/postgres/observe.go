@@ -26,6 +26,9 @@ type Observation struct {
 	// ReplayIdle says that the startup process has come to the end of what the
 	// server holds and waits for more.
 	ReplayIdle bool
+	// Paused says that the replay is paused, by an operator or because of settings
+	// that are too small: see CheckLimits. Held, that it is paused or delayed.
+	Paused, Held bool
 	// SyncState is the best state of our standbys here: quorum, sync, potential, async, or empty.
 	SyncState string
 	Standbys  []Standby
@@ -74,7 +77,7 @@ const receiverStatus = `CASE WHEN r.status = 'streaming' AND r.last_msg_send_tim
 // then is at least what it had when it became idle.
 const observeQuery = `
 SELECT pg_is_in_recovery(),
-  coalesce((SELECT wait_event = 'RecoveryRetrieveRetryInterval' FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), false),
+  coalesce((SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), ''),
   CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), '0/0')::text ELSE '0/0' END,
   CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')::text ELSE '0/0' END,
   CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_flush_lsn()::text END,
@@ -83,7 +86,7 @@ SELECT pg_is_in_recovery(),
   r.last_msg_receipt_time,
   CASE WHEN pg_is_in_recovery() AND coalesce(r.received_tli, 0) = 0
     THEN (SELECT greatest(c.timeline_id, coalesce(m.min_recovery_end_timeline, 0)) FROM pg_control_checkpoint() c, pg_control_recovery() m) ELSE 0 END,
-  current_setting('synchronous_standby_names'), current_setting('primary_conninfo') = ''
+  current_setting('synchronous_standby_names'), current_setting('primary_conninfo') = '', current_setting('recovery_min_apply_delay')
 FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver r ON true`
 
 const standbysQuery = `
@@ -98,16 +101,18 @@ WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 9) = $1`
 // Observe looks at the server once. A session that is kept prepares the queries once.
 func (s *Session) Observe(ctx context.Context) (Observation, error) {
 	var o Observation
-	var received, replayed, flushed, walTLI string
+	var wait, received, replayed, flushed, walTLI, delay string
 	var receiverTLI, controlTLI uint32
 	var message *time.Time
 	var alone bool
-	err := s.conn.QueryRow(ctx, observeQuery, pgx.QueryExecModeCacheStatement).Scan(&o.InRecovery, &o.ReplayIdle, &received, &replayed, &flushed, &walTLI,
+	err := s.conn.QueryRow(ctx, observeQuery, pgx.QueryExecModeCacheStatement).Scan(&o.InRecovery, &wait, &received, &replayed, &flushed, &walTLI,
 		&o.Receiver.Status, &receiverTLI, &o.Receiver.Slot, &o.Receiver.Host, &o.Receiver.Port, &message,
-		&controlTLI, &o.SyncNames, &alone)
+		&controlTLI, &o.SyncNames, &alone, &delay)
 	if err != nil {
 		return Observation{}, fmt.Errorf("observe PostgreSQL: %w", err)
 	}
+	o.ReplayIdle, o.Paused = wait == waitsForWAL, wait == waitsPaused
+	o.Held = o.Paused || o.InRecovery && delay != delayLifted
 	if message != nil {
 		o.Receiver.LastMessage = *message
 	}

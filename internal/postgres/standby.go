@@ -75,26 +75,42 @@ func (i *Instance) IsStandby() bool {
 // FollowsOther reports whether the files of a standby name another upstream than
 // up. One without upstream follows nobody.
 func (i *Instance) FollowsOther(up UpstreamConfig) (bool, error) {
+	now, err := i.namedUpstream()
+	return !now.IsZero() && !up.names(now), err
+}
+
+// Follows reports whether the files of a standby name up as its upstream.
+func (i *Instance) Follows(up UpstreamConfig) (bool, error) {
+	now, err := i.namedUpstream()
+	return !now.IsZero() && up.names(now), err
+}
+
+func (cfg UpstreamConfig) names(info pg.ConnInfo) bool {
+	return info.Get("host") == cfg.Host && info.Get("port") == strconv.Itoa(cfg.Port)
+}
+
+// namedUpstream is the connection string in the files of a standby, zero for none.
+func (i *Instance) namedUpstream() (pg.ConnInfo, error) {
 	text, err := os.ReadFile(i.path(standbyFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return pg.ConnInfo{}, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read %s: %w", standbyFile, err)
+		return pg.ConnInfo{}, fmt.Errorf("read %s: %w", standbyFile, err)
 	}
 	settings, err := pg.ParseSettings(string(text))
 	if err != nil {
-		return false, fmt.Errorf("read %s: %w", standbyFile, err)
+		return pg.ConnInfo{}, fmt.Errorf("read %s: %w", standbyFile, err)
 	}
 	conninfo, ok := settings.Get("primary_conninfo")
 	if !ok || conninfo == "" {
-		return false, nil
+		return pg.ConnInfo{}, nil
 	}
 	now, err := pg.ParseConnInfo(conninfo)
 	if err != nil {
-		return false, fmt.Errorf("read %s: %w", standbyFile, err)
+		return pg.ConnInfo{}, fmt.Errorf("read %s: %w", standbyFile, err)
 	}
-	return now.Get("host") != up.Host || now.Get("port") != strconv.Itoa(up.Port), nil
+	return now, nil
 }
 
 // upstreamSettings say whom a standby follows, and how far. In postgresql.auto.conf
@@ -116,7 +132,7 @@ func (i *Instance) WriteStandby(ctx context.Context, up Upstream) error {
 	if err := i.forgetSeal(); err != nil {
 		return fmt.Errorf("write standby configuration: %w", err)
 	}
-	if err := i.resetOverrides(ctx, upstreamSettings()...); err != nil {
+	if err := i.clearWay(ctx, up); err != nil {
 		return fmt.Errorf("write standby configuration: %w", err)
 	}
 	if err := i.writeStandbyFiles(up); err != nil {
@@ -129,7 +145,7 @@ func (i *Instance) WriteStandby(ctx context.Context, up Upstream) error {
 // wait for that. The server goes by the file before it is on disk, where it is when
 // Repoint returns: commits may be waiting for this standby.
 func (i *Instance) Repoint(ctx context.Context, up Upstream) error {
-	err := errors.Join(i.forgetSeal(), i.resetOverrides(ctx, upstreamSettings()...))
+	err := errors.Join(i.forgetSeal(), i.clearWay(ctx, up))
 	if err == nil {
 		_, err = updateFile(i.path(signalFile), 0o600, func(string) string { return "" })
 	}
@@ -231,18 +247,20 @@ func (i *Instance) emptyStandbyFile() error {
 	return i.forgetSeal()
 }
 
+// clearWay has nothing in postgresql.auto.conf that would win over the files of a
+// standby of up. With an upstream comes the operator's delay again.
+func (i *Instance) clearWay(ctx context.Context, up Upstream) error {
+	if err := i.resetOverrides(ctx, upstreamSettings()...); err != nil || up.ConnInfo.IsZero() {
+		return err
+	}
+	return i.delayAgain(ctx)
+}
+
 // resetOverrides removes settings from postgresql.auto.conf, where they would win over our files.
 func (i *Instance) resetOverrides(ctx context.Context, names ...string) error {
-	text, err := os.ReadFile(i.path(autoConfFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	settings, err := i.autoConf()
 	if err != nil {
-		return fmt.Errorf("read %s: %w", autoConfFile, err)
-	}
-	settings, err := pg.ParseSettings(string(text))
-	if err != nil {
-		return fmt.Errorf("read %s: %w", autoConfFile, err)
+		return err
 	}
 	var present []string
 	for _, name := range names {
@@ -408,23 +426,23 @@ func (i *Instance) WaitStreaming(ctx context.Context) error {
 
 type receiverState struct {
 	status           string
-	process          bool // a receiver process exists, shown by the view above or not yet
-	idle             bool
+	process          bool   // a receiver process exists, shown by the view above or not yet
+	wait             string // what the startup process waits for
 	received, replay pg.LSN
-	conninfo         string
+	conninfo, delay  string
 }
 
 const receiverQuery = `
 SELECT coalesce((SELECT ` + receiverStatus + ` FROM pg_stat_wal_receiver r), ''),
   EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
-  coalesce((SELECT wait_event = 'RecoveryRetrieveRetryInterval' FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), false),
+  coalesce((SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup' LIMIT 1), ''),
   coalesce(pg_last_wal_receive_lsn(), '0/0')::text, coalesce(pg_last_wal_replay_lsn(), '0/0')::text,
-  current_setting('primary_conninfo')`
+  current_setting('primary_conninfo'), current_setting('recovery_min_apply_delay')`
 
 func (s *Session) receiverState(ctx context.Context) (receiverState, error) {
 	var st receiverState
 	var received, replay string
-	if err := s.conn.QueryRow(ctx, receiverQuery).Scan(&st.status, &st.process, &st.idle, &received, &replay, &st.conninfo); err != nil {
+	if err := s.conn.QueryRow(ctx, receiverQuery).Scan(&st.status, &st.process, &st.wait, &received, &replay, &st.conninfo, &st.delay); err != nil {
 		return receiverState{}, fmt.Errorf("ask for the WAL receiver: %w", err)
 	}
 	return st, parseLSNs([]string{received, replay}, &st.received, &st.replay)
@@ -432,8 +450,9 @@ func (s *Session) receiverState(ctx context.Context) (receiverState, error) {
 
 // EndReceiver takes the upstream out of a running standby's configuration and
 // returns when no receiver is left, none can come back, and replay has reached
-// the end of the local WAL. What it returns is the server's last word:
-// from here on it acknowledges nothing to anybody.
+// the end of the local WAL, also where an operator paused or delays it. What it
+// returns is the server's last word: from here on it acknowledges nothing to
+// anybody. ErrStalled: the replay does not get there. ErrLimits: nor can it before a restart.
 func (i *Instance) EndReceiver(ctx context.Context) (Observation, error) {
 	if err := i.WriteStandby(ctx, Upstream{}); err != nil {
 		return Observation{}, fmt.Errorf("end the WAL receiver: %w", err)
@@ -443,6 +462,8 @@ func (i *Instance) EndReceiver(ctx context.Context) (Observation, error) {
 		return Observation{}, fmt.Errorf("end the WAL receiver: %w", err)
 	}
 	defer s.Close(ctx)
+	var r release
+	progress := newProgress(i, endStall)
 	for {
 		st, err := s.receiverState(ctx)
 		if err != nil {
@@ -454,12 +475,19 @@ func (i *Instance) EndReceiver(ctx context.Context) (Observation, error) {
 		}
 		// The reload reached the startup process before this session began. If it now waits
 		// for its next try, it reads the new configuration before that try.
-		if !st.process && st.status == "" && st.idle {
+		if !st.process && st.status == "" && st.wait == waitsForWAL {
 			return s.Observe(ctx)
 		}
-		if err := pause(ctx, pollPeriod); err != nil {
-			return Observation{}, fmt.Errorf("end the WAL receiver: it is %q, received %s, replayed %s: %w",
-				st.status, st.received, st.replay, err)
+		err = r.look(ctx, s, st)
+		if err == nil && progress.stalled() {
+			err = fmt.Errorf("%w for %s", ErrStalled, endStall)
+		}
+		if err == nil {
+			err = pause(ctx, pollPeriod)
+		}
+		if err != nil {
+			return Observation{}, fmt.Errorf("end the WAL receiver: it is %q, received %s, replayed %s, the replay waits for %q, its delay is %s: %w",
+				st.status, st.received, st.replay, st.wait, st.delay, err)
 		}
 	}
 }
