@@ -104,6 +104,7 @@ type engine struct {
 	peersDone  []peer
 	slotsAt    time.Duration // when the slots were last seen to
 	stirredAt  time.Duration // when the upstream was last made to say something
+	fittedAt   time.Duration // when a paused replay was last asked for the reason
 	published  pg.Timeline
 	// reconfigured: the server goes by the configuration as last read.
 	reconfigured bool
@@ -578,6 +579,12 @@ func (e *engine) upkeep() *job {
 		e.stirredAt = e.cfg.Clock()
 		return care(nil, e.cfg.Machine.stir, nil)
 	}
+	if e.view.Paused && role.In(fsm.CatchingUp, fsm.Secondary) && (e.fittedAt == 0 || e.cfg.Clock()-e.fittedAt > fitEvery) {
+		e.fittedAt = e.cfg.Clock()
+		j := care(nil, e.cfg.Machine.fit, nil)
+		j.kind = jobMend // the server may be down in between
+		return j
+	}
 	if role == fsm.Secondary && !e.armed {
 		return care(nil, e.cfg.Machine.arm, func() { e.armed = true })
 	}
@@ -648,6 +655,9 @@ const advanceEvery = time.Second
 // stirEvery is how often a standby whose receiver has heard nothing yet makes
 // its upstream say something.
 const stirEvery = time.Second
+
+// fitEvery is how often a standby whose replay is paused is asked for the reason.
+const fitEvery = 5 * time.Second
 
 // mendAfter is how long a standby may take to begin streaming by itself.
 const mendAfter = 10 * time.Second

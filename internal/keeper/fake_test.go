@@ -260,6 +260,7 @@ func (s *fakeServer) perform(ctx context.Context, step fsm.Step, t task) error {
 
 func (s *fakeServer) publish(context.Context) error { return nil }
 func (s *fakeServer) arm(context.Context) error     { return nil }
+func (s *fakeServer) fit(context.Context) error     { return nil }
 func (s *fakeServer) mend(context.Context) error {
 	s.edit(func() { s.mended++ })
 	return nil

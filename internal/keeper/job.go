@@ -23,6 +23,8 @@ type machine interface {
 	mend(ctx context.Context) error
 	// stir has the upstream of a standby send something.
 	stir(ctx context.Context) error
+	// fit restarts a standby whose replay is paused until it has larger settings.
+	fit(ctx context.Context) error
 	// reconfigure brings the server in line with a configuration that was read again.
 	reconfigure(ctx context.Context, role fsm.State) error
 }

@@ -367,6 +367,7 @@ func fill(v *view, o postgres.Observation) {
 			v.Streaming = fsm.StreamingYes
 		}
 		v.Connecting = o.Receiver.Status == "connecting"
+		v.Paused = o.Paused
 	}
 	for _, s := range o.Standbys {
 		v.Standbys = append(v.Standbys, standbySeen{ID: s.ID, ReplyTime: s.ReplyTime})

@@ -26,9 +26,11 @@ type view struct {
 	Streaming fsm.Streaming
 	// Connecting: the receiver has its connection and has heard nothing on it yet.
 	Connecting bool
-	SyncState  string
-	Standbys   []standbySeen
-	SyncNames  pg.StandbyNames
+	// Paused: the replay of a standby is paused, by an operator or by PostgreSQL.
+	Paused    bool
+	SyncState string
+	Standbys  []standbySeen
+	SyncNames pg.StandbyNames
 	// CleanStop: the server is down and LSN is the location of the shutdown
 	// checkpoint that it wrote as a primary.
 	CleanStop bool

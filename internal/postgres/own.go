@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
@@ -158,19 +159,27 @@ func (i *Instance) raiseLimits(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, need := range control.Needs {
+	var have [len(control.Needs)]int
+	// All at once: an election may be waiting for this standby.
+	var looks sync.WaitGroup
+	for n, need := range control.Needs {
 		if need.Setting == "" {
 			continue
 		}
-		have, err := i.configured(ctx, need.Setting)
-		if err != nil {
-			i.log.DebugContext(ctx, "could not look a setting up", "setting", need.Setting, "error", err)
+		looks.Go(func() {
+			var err error
+			if have[n], err = i.configured(ctx, need.Setting); err != nil {
+				have[n] = need.AtLeast
+				i.log.DebugContext(ctx, "could not look a setting up", "setting", need.Setting, "error", err)
+			}
+		})
+	}
+	looks.Wait()
+	for n, need := range control.Needs {
+		if have[n] >= need.AtLeast {
 			continue
 		}
-		if have >= need.AtLeast {
-			continue
-		}
-		i.log.WarnContext(ctx, "this node's setting is lower than a standby needs, taking its primary's", "setting", need.Setting, "value", have, "primary", need.AtLeast)
+		i.log.WarnContext(ctx, "this node's setting is lower than a standby needs, taking its primary's", "setting", need.Setting, "value", have[n], "primary", need.AtLeast)
 		if err := i.setAutoConf(pg.Setting{Name: need.Setting, Value: strconv.Itoa(need.AtLeast)}); err != nil {
 			return err
 		}

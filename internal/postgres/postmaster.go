@@ -133,6 +133,12 @@ func (i *Instance) Start(ctx context.Context, cfg StartConfig) (*Postmaster, err
 	if err := i.setAsideHalf(ctx); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
+	if i.IsStandby() {
+		// It may have replayed since its last start that its primary has larger ones.
+		if err := i.raiseLimits(ctx); err != nil {
+			i.log.WarnContext(ctx, "could not compare settings with those of the primary", "error", err)
+		}
+	}
 	return i.launch(ctx, cfg)
 }
 
