@@ -34,7 +34,7 @@ func (c *copier) findRecent(ctx context.Context) error {
 		return err
 	}
 	positions, err := c.ask(ctx, `SELECT pgdrover.local_node_id(), pg_current_wal_insert_lsn() UNION ALL
-		SELECT o.node_id, max(s.remote_lsn) FROM spock.pgdrover_origin o JOIN pg_replication_origin_status s ON s.external_id = o.roname
+		SELECT o.node_id, max(s.remote_lsn) FROM spock.pgdrover_origin o JOIN pg_replication_origin_status s ON s.local_id = o.roident
 		WHERE s.remote_lsn IS NOT NULL GROUP BY o.node_id`)
 	if err != nil {
 		return fmt.Errorf("ask provider for its streams: %w", err)
