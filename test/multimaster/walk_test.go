@@ -50,6 +50,7 @@ func TestManualWalkThrough(t *testing.T) {
 		{"Check11TransdiscardWithDDL", check11TransdiscardWithDDL},
 		{"Check14BacklogWithSetChanges", check14BacklogWithSetChanges},
 		{"ColumnDroppedWhileItIsWritten", columnDroppedWhileItIsWritten},
+		{"NobodyBecomesSuperuser", nobodyBecomesSuperuser},
 	})
 
 	// What an operator looks at.
