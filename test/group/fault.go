@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -59,10 +60,13 @@ func (m *Member) KillPostmaster(t testing.TB) {
 	m.signal(t, syscall.SIGKILL, pid)
 	pgtest.Eventually(t, Patience, func() error {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH):
 			return nil
+		case err != nil:
+			return err
 		}
-		// The state follows the name, which may hold anything but ends with the last parenthesis.
+		// The state follows the name, which stands in parentheses.
 		if _, rest, ok := strings.Cut(string(stat), ") "); ok && strings.HasPrefix(rest, "Z") {
 			return nil
 		}
