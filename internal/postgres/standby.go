@@ -155,6 +155,9 @@ func (i *Instance) Repoint(ctx context.Context, up Upstream) error {
 	if err != nil {
 		return fmt.Errorf("write standby configuration: %w", err)
 	}
+	if err := i.placePassword(up, false); err != nil {
+		return fmt.Errorf("write standby configuration: %w", err)
+	}
 	place, err := placeFile(i.path(standbyFile), []byte(standbySettings(up).Render()), 0o600, false)
 	if err != nil {
 		return fmt.Errorf("write standby configuration: %w", err)
@@ -162,7 +165,7 @@ func (i *Instance) Repoint(ctx context.Context, up Upstream) error {
 	if err := i.AskReload(); err != nil {
 		return fmt.Errorf("reload configuration: %w", err)
 	}
-	if err := errors.Join(syncDir(place), syncDir(filepath.Dir(place))); err != nil {
+	if err := errors.Join(i.syncPassword(), syncDir(place), syncDir(filepath.Dir(place))); err != nil {
 		return fmt.Errorf("write standby configuration: %w", diskHint(err))
 	}
 	return nil
@@ -171,7 +174,7 @@ func (i *Instance) Repoint(ctx context.Context, up Upstream) error {
 func standbySettings(up Upstream) pg.Settings {
 	settings := pg.Settings{}
 	if !up.ConnInfo.IsZero() {
-		settings = append(settings, pg.Setting{Name: "primary_conninfo", Value: up.ConnInfo.DSN()})
+		settings = append(settings, pg.Setting{Name: "primary_conninfo", Value: withPassFile(up.ConnInfo).DSN()})
 	}
 	if up.Slot != "" {
 		settings = append(settings, pg.Setting{Name: "primary_slot_name", Value: up.Slot})
@@ -211,6 +214,9 @@ func (i *Instance) writeStandbyFiles(up Upstream) error {
 	if _, err := updateFile(i.path(signalFile), 0o600, func(string) string { return "" }); err != nil {
 		return err
 	}
+	if err := i.placePassword(up, true); err != nil {
+		return err
+	}
 	if _, err := updateFile(i.path(standbyFile), 0o600, func(string) string { return standbySettings(up).Render() }); err != nil {
 		return err
 	}
@@ -244,7 +250,7 @@ func (i *Instance) emptyStandbyFile() error {
 			return err
 		}
 	}
-	return i.forgetSeal()
+	return errors.Join(i.removePassword(), i.forgetSeal())
 }
 
 // clearWay has nothing in postgresql.auto.conf that would win over the files of a
