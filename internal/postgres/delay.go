@@ -106,7 +106,7 @@ func (i *Instance) delayAgain(ctx context.Context) error {
 	case !st.Running && before == "":
 		return i.setAutoConf(removals([]string{delaySetting, delayMemory})...)
 	case !st.Running:
-		return i.setAutoConf(append(removals([]string{delayMemory}), pg.Setting{Name: delaySetting, Value: before})...)
+		return i.setAutoConf(append(removals([]string{delayMemory}), setting(delaySetting, before))...)
 	}
 	return i.With(ctx, func(s *Session) error {
 		// The memory goes last: after a kill in between this is done again.

@@ -180,7 +180,7 @@ func (i *Instance) raiseLimits(ctx context.Context) error {
 			continue
 		}
 		i.log.WarnContext(ctx, "this node's setting is lower than a standby needs, taking its primary's", "setting", need.Setting, "value", have[n], "primary", need.AtLeast)
-		if err := i.setAutoConf(pg.Setting{Name: need.Setting, Value: strconv.Itoa(need.AtLeast)}); err != nil {
+		if err := i.setAutoConf(setting(need.Setting, strconv.Itoa(need.AtLeast))); err != nil {
 			return err
 		}
 	}

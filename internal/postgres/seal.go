@@ -29,7 +29,7 @@ func (i *Instance) Seal(guard pg.StandbyNames) error {
 	if err := touch(i.path(signalFile)); err != nil {
 		return fmt.Errorf("seal the data directory: %w", err)
 	}
-	changes := append(removals(upstreamSettings()), pg.Setting{Name: syncNamesSetting, Value: guard.String()})
+	changes := append(removals(upstreamSettings()), setting(syncNamesSetting, guard.String()))
 	if err := i.setAutoConf(changes...); err != nil {
 		return fmt.Errorf("seal the data directory: %w", err)
 	}

@@ -287,17 +287,28 @@ func (i *Instance) resetOverrides(ctx context.Context, names ...string) error {
 	return i.setAutoConf(removals(present)...)
 }
 
+// change is one of postgresql.auto.conf: a name gets a value there, or goes, and
+// what other files say of it is in force again.
+type change struct {
+	pg.Setting
+	remove bool
+}
+
+func setting(name, value string) change {
+	return change{Setting: pg.Setting{Name: name, Value: value}}
+}
+
 // removals are changes that take names out.
-func removals(names []string) []pg.Setting {
-	gone := make([]pg.Setting, len(names))
+func removals(names []string) []change {
+	gone := make([]change, len(names))
 	for n, name := range names {
-		gone[n] = pg.Setting{Name: name}
+		gone[n] = change{Setting: pg.Setting{Name: name}, remove: true}
 	}
 	return gone
 }
 
-// setAutoConf edits postgresql.auto.conf of a stopped server; an empty value removes a name.
-func (i *Instance) setAutoConf(changes ...pg.Setting) error {
+// setAutoConf edits postgresql.auto.conf of a stopped server.
+func (i *Instance) setAutoConf(changes ...change) error {
 	_, err := updateFile(i.path(autoConfFile), 0o600, func(image string) string {
 		var b strings.Builder
 		for line := range strings.Lines(image) {
@@ -307,7 +318,7 @@ func (i *Instance) setAutoConf(changes ...pg.Setting) error {
 			}
 		}
 		for _, c := range changes {
-			if c.Value != "" {
+			if !c.remove {
 				fmt.Fprintf(&b, "%s = %s\n", c.Name, pg.QuoteConf(c.Value))
 			}
 		}
@@ -316,7 +327,7 @@ func (i *Instance) setAutoConf(changes ...pg.Setting) error {
 	return err
 }
 
-func touches(changes []pg.Setting, name string) bool {
+func touches(changes []change, name string) bool {
 	for _, c := range changes {
 		if strings.EqualFold(c.Name, name) {
 			return true

@@ -41,9 +41,10 @@ func (s *Session) ReleaseSyncWaiters(ctx context.Context) (int, error) {
 	return n, nil
 }
 
-// SetSyncNamesOffline has the list in place before a stopped server next starts.
+// SetSyncNamesOffline has the list in place before a stopped server next starts,
+// an empty one too: postgresql.conf may have another.
 func (i *Instance) SetSyncNamesOffline(names pg.StandbyNames) error {
-	return i.setAutoConf(pg.Setting{Name: syncNamesSetting, Value: names.String()})
+	return i.setAutoConf(setting(syncNamesSetting, names.String()))
 }
 
 // WaitVoters returns when the list is in force for everybody and K of its members
