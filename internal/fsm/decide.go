@@ -199,6 +199,7 @@ func NextDeadline(g Group, now time.Time) (soonest time.Time, ok bool) {
 		note(n.ReportedAt.Add(settleWindow + instant))
 		note(n.GoalAt.Add(s.DemoteTimeout + instant))
 		note(n.GoalAt.Add(answerWindow + instant))
+		note(n.GoalAt.Add(preferWindow + instant))
 		note(later(n.GoalAt, g.MonitorStart).Add(settleWindow + instant))
 		note(later(n.Seen, g.MonitorStart).Add(s.DemoteTimeout + instant))
 		note(n.GoalAt.Add(s.FastForwardTimeout + instant))

@@ -13,6 +13,11 @@ const settleWindow = 2 * time.Second
 // answer. Nobody waits for it but the operator: the primary still writes.
 const answerWindow = 5 * time.Second
 
+// preferWindow is how long an election whose quorum has answered waits for a
+// healthy node of higher priority, which has been asked as well: who answers
+// first is chance, and the priority is an operator's word.
+const preferWindow = time.Second
+
 // old is the node that the election replaces: the last primary as long as its row is there.
 func (t *turn) old() *Node {
 	if n := t.node(t.rec.Primary); n != nil && n.ID != t.rec.Owner {
@@ -340,14 +345,33 @@ func (t *turn) votesSuffice() bool {
 }
 
 // allAsked: where the quorum does not decide, every live member that was asked
-// has answered, or had long enough to.
+// has answered, or had long enough to; where it does, those that would win have.
 func (t *turn) allAsked() bool {
 	e := t.rec.Election
 	if t.allSatisfied(t.voted) && !t.maySolo() && !e.AllowDataLoss {
-		return true
+		return !t.betterIsComing()
 	}
 	return !slices.ContainsFunc(t.members(), func(n *Node) bool {
 		return n.Goal == ReportLSN && !t.answered(n.ID) && t.alive(n) && t.now.Sub(n.GoalAt) <= t.g.Settings.DemoteTimeout
+	})
+}
+
+// betterIsComing: a healthy node that would win by the operator's word has been
+// asked a moment ago and has not answered yet.
+func (t *turn) betterIsComing() bool {
+	e := t.rec.Election
+	highest, found := 0, false
+	for _, n := range t.members() {
+		if t.candidate(n) {
+			if n.ID == e.Prefer {
+				return false
+			}
+			highest, found = max(highest, n.Priority), true
+		}
+	}
+	return found && slices.ContainsFunc(t.members(), func(n *Node) bool {
+		return n.Goal == ReportLSN && !t.answered(n.ID) && t.electable(n) && t.healthy(n) && n.ID != e.Avoid &&
+			(n.ID == e.Prefer || n.Priority > highest) && t.now.Sub(n.GoalAt) <= preferWindow
 	})
 }
 

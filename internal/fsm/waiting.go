@@ -44,6 +44,8 @@ func (t *turn) waitingForVotes() string {
 	case e.Async && !t.followersGone():
 		return fmt.Sprintf("the election waits for the final report of every standby that followed node %d, which may still stream from it; "+
 			"bring them back, or %s", t.rec.Primary, overrideHint)
+	case t.allSatisfied(t.voted) && !t.maySolo() && !e.AllowDataLoss && t.betterIsComing():
+		return "the election gives the preferred node a moment to answer"
 	case !t.votesSuffice():
 		return fmt.Sprintf("the election waits for the final report of %s; bring it back, or %s", t.missing(t.voted), overrideHint)
 	case !slices.ContainsFunc(t.members(), t.electable):

@@ -366,3 +366,41 @@ func TestLongTextIsCut(t *testing.T) {
 	m.exec(t, `SELECT pgautofailover.notify_log(repeat('➜', 5000))`)
 	require.Len(t, m.heard(t, listener)[0].Payload, 1999*3)
 }
+
+// TestFinalReportHasAPosition: the monitor may know an older one, which is no vote.
+func TestFinalReportHasAPosition(t *testing.T) {
+	t.Parallel()
+	m, _, _ := pair(t)
+	const order = `UPDATE pgautofailover.node SET goalstate = 'report_lsn', goalnumber = goalnumber + 1 WHERE nodeid = 2`
+	_, err := m.sql.Exec(t.Context(), order)
+	require.NoError(t, err)
+	stable := func() bool {
+		row, err := m.node.NodeByID(t.Context(), 2)
+		require.NoError(t, err)
+		require.Equal(t, fsm.ReportLSN, row.Reported)
+		return row.Reached == row.GoalNumber
+	}
+	dead := func(r *pgautofailover.Report) { r.PgIsRunning, r.TLI, r.LSN = false, 0, 0 }
+	m.report(t, 2, fsm.ReportLSN, dead)
+	require.False(t, stable())
+	m.report(t, 2, fsm.ReportLSN, func(r *pgautofailover.Report) { r.LSN = 0x2000 })
+	require.True(t, stable())
+	m.report(t, 2, fsm.ReportLSN, dead)
+	require.True(t, stable(), "what it said stands")
+
+	// A client of the release before numbers.
+	for _, c := range []struct {
+		lsn  string
+		want bool
+	}{{"0/0", false}, {"0/3000", true}} {
+		if !c.want {
+			_, err = m.sql.Exec(t.Context(), order)
+			require.NoError(t, err)
+		}
+		for range 2 {
+			_, err = m.sql.Exec(t.Context(), `SELECT pgautofailover.node_active('default', 2, 0, 'report_lsn', $1, 1, $2)`, c.want, c.lsn)
+			require.NoError(t, err)
+		}
+		require.Equal(t, c.want, stable(), c.lsn)
+	}
+}

@@ -164,6 +164,9 @@ func (m *monitor) report(h *host, r report, session int) answer {
 	if !n.old {
 		m.sessions[r.id] = session
 	}
+	if r.state == fsm.ReportLSN && r.lsn == 0 && w.rules.Broken != VoteWithoutPosition {
+		r.reached = n.Reached // a final report without a position is none
+	}
 	w.judge.reported(h, n, r)
 	changed := n.Reported != r.state || n.Reached != r.reached || n.PgIsRunning != r.running ||
 		n.CleanStop != r.cleanStop || n.Streaming != r.streaming || n.SyncState != r.syncState || !n.Settled()

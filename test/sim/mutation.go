@@ -55,6 +55,8 @@ const (
 	NotSealed Mutation = "not-sealed"
 	// NumbersAgain: a promotion begins the timeline that PostgreSQL would by itself.
 	NumbersAgain Mutation = "numbers-again"
+	// VoteWithoutPosition: a final report counts although the server had just died and the position is an older one.
+	VoteWithoutPosition Mutation = "vote-without-position"
 	// CopyVotes: a base backup runs under a voter's application name.
 	CopyVotes Mutation = "copy-votes"
 )

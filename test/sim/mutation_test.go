@@ -64,16 +64,25 @@ func TestSwitches(t *testing.T) {
 	}
 }
 
-// TestCascadeNeedsItsSafeguard: the scenario of two lines with one number breaks
-// when promotions count for themselves.
-func TestCascadeNeedsItsSafeguard(t *testing.T) {
+// TestScenariosNeedTheirSafeguards: what is too rare to be met at random is
+// kept as a scenario, which breaks without the safeguard that was made for it.
+func TestScenariosNeedTheirSafeguards(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("testdata/found_number_used_twice_cascade.txt")
-	require.NoError(t, err)
-	s, err := ParseSchedule(string(text))
-	require.NoError(t, err)
-	require.Nil(t, Run(s, RealRules(Sound), false).Violation)
-	v := Run(s, RealRules(NumbersAgain), false).Violation
-	require.NotNil(t, v)
-	require.Equal(t, "I21", v.Check)
+	for _, c := range []struct {
+		scenario string
+		without  Mutation
+		check    string
+	}{
+		{"found_number_used_twice_cascade", NumbersAgain, "I21"}, // promotions count for themselves
+		{"found_vote_without_position", VoteWithoutPosition, "I6"},
+	} {
+		text, err := os.ReadFile("testdata/" + c.scenario + ".txt")
+		require.NoError(t, err)
+		s, err := ParseSchedule(string(text))
+		require.NoError(t, err)
+		require.Nil(t, Run(s, RealRules(Sound), false).Violation)
+		v := Run(s, RealRules(c.without), false).Violation
+		require.NotNil(t, v, c.scenario)
+		require.Equal(t, c.check, v.Check)
+	}
 }

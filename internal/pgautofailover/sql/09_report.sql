@@ -78,8 +78,10 @@ BEGIN
            statechangetime = CASE WHEN m.reportedstate = state THEN m.statechangetime ELSE pg_catalog.now() END,
            reportedcleanstop = clean,
            reportedstreaming = streams,
+           -- A final report without a position is none: the one that is stored may be older than what the node acknowledged.
            -- A client without numbers has established its goal when it reports the goal that it was last given.
-           reachednumber = CASE WHEN reached IS NOT NULL THEN least(reached, m.goalnumber)
+           reachednumber = CASE WHEN state = 'report_lsn' AND lsn = '0/0' THEN least(m.reachednumber, m.goalnumber)
+                                WHEN reached IS NOT NULL THEN least(reached, m.goalnumber)
                                 WHEN m.goalstate = state AND m.answerednumber = m.goalnumber THEN m.goalnumber
                                 ELSE m.reachednumber END,
            answerednumber = m.goalnumber,
