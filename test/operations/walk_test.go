@@ -218,6 +218,7 @@ func TestElectionOnServers(t *testing.T) {
 	require.Equal(t, preferred.Name, g.NewPrimary(t, first).Name)
 	w.WaitAck(t, time.Now())
 	require.Regexp(t, "^report_lsn → (fast_forward → )?prepare_promotion → wait_primary", c.of(t, preferred))
+	g.WaitState(t, voter, "secondary")
 	require.Regexp(t, "^report_lsn → join_secondary → secondary", c.of(t, voter))
 	first.Start(t)
 	require.Equal(t, preferred.Name, g.WaitReady(t).Name)
