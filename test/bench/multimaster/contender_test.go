@@ -101,6 +101,7 @@ type field struct {
 	contenders           []contender
 	engine               *pgtest.Process
 	scale                int
+	joined               map[string]bool // by contender
 }
 
 // tables that pgbench does not make.
@@ -123,7 +124,7 @@ func newField(b *testing.B) *field {
 		settings["output_plugin_libraries"] = "'pgoutput, pglogical_output'"
 	}
 	config := func(name string) pgtest.ServerConfig { return pgtest.ServerConfig{Name: name, Settings: settings} }
-	f := &field{scale: number("BENCH_SCALE", 10)}
+	f := &field{scale: number("BENCH_SCALE", 10), joined: map[string]bool{}}
 	f.provider, f.subscriber = pgtest.NewServer(b, config("provider")), pgtest.NewServer(b, config("subscriber"))
 	f.contenders = contenders(b, f.address(f.provider, app))
 	f.exec(b, f.provider, "postgres", "CREATE DATABASE "+app)

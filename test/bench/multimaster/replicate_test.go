@@ -136,7 +136,7 @@ func turned(all []contender, round int) []contender {
 func (f *field) follow(b *testing.B) {
 	b.Helper()
 	for _, c := range f.contenders {
-		if !f.joined(b, c) {
+		if !f.joined[c.name] {
 			f.join(b, c)
 		}
 		f.exec(b, f.subscriber, c.name, `CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
@@ -146,32 +146,15 @@ func (f *field) follow(b *testing.B) {
 	}
 }
 
-func (f *field) joined(b *testing.B, c contender) bool {
-	b.Helper()
-	conn := f.subscriber.Connect(b, "postgres")
-	defer func() { _ = conn.Close(b.Context()) }()
-	var there bool
-	if err := conn.QueryRow(b.Context(), "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", c.name).Scan(&there); err != nil {
-		b.Fatal(err)
-	}
-	if !there || c.name != ours {
-		return there
-	}
-	mine := f.subscriber.Connect(b, ours)
-	defer func() { _ = mine.Close(b.Context()) }()
-	return ask(b, mine, "SELECT EXISTS (SELECT FROM spock.subscription)")
-}
-
 // join copies the database.
 func (f *field) join(b *testing.B, c contender) {
 	b.Helper()
 	if c.name != ours {
-		f.exec(b, f.subscriber, "postgres", "CREATE DATABASE "+c.name)
+		if f.database(b, c.name) && c.name == pglogical {
+			f.exec(b, f.subscriber, c.name, fmt.Sprintf("CREATE EXTENSION pglogical; SELECT pglogical.create_node('subscriber', '%s')",
+				f.address(f.subscriber, c.name)))
+		}
 		f.copyDefinitions(b, c.name)
-	}
-	if c.name == pglogical {
-		f.exec(b, f.subscriber, c.name, fmt.Sprintf("CREATE EXTENSION pglogical; SELECT pglogical.create_node('subscriber', '%s')",
-			f.address(f.subscriber, c.name)))
 	}
 	f.exec(b, f.subscriber, c.name, "CHECKPOINT")
 	conn := f.subscriber.Connect(b, c.name)
@@ -182,6 +165,19 @@ func (f *field) join(b *testing.B, c contender) {
 	}
 	f.until(b, conn, c.following)
 	f.took(b, c.name, time.Since(began))
+	f.joined[c.name] = true
+}
+
+// database makes a database on the subscriber unless it is there.
+func (f *field) database(b *testing.B, name string) (made bool) {
+	b.Helper()
+	conn := f.subscriber.Connect(b, "postgres")
+	defer func() { _ = conn.Close(b.Context()) }()
+	if ask(b, conn, fmt.Sprintf("SELECT EXISTS (SELECT FROM pg_database WHERE datname = '%s')", name)) {
+		return false
+	}
+	f.exec(b, f.subscriber, "postgres", "CREATE DATABASE "+name)
+	return true
 }
 
 func (f *field) took(b *testing.B, who string, d time.Duration) {
@@ -194,11 +190,19 @@ func (f *field) took(b *testing.B, who string, d time.Duration) {
 func (f *field) leave(b *testing.B, c contender) {
 	b.Helper()
 	f.exec(b, f.subscriber, c.name, c.leave)
-	if c.name != ours {
-		f.exec(b, f.subscriber, "postgres", "DROP DATABASE "+c.name+" (FORCE)")
-		return
+	f.empty(b, c.name)
+	if c.name == ours { // the copy of the structure brought it along
+		f.exec(b, f.subscriber, ours, "DROP EXTENSION IF EXISTS pglogical; DROP SCHEMA IF EXISTS pglogical CASCADE")
 	}
-	f.exec(b, f.subscriber, c.name, `DO $$ DECLARE t text; BEGIN
+	f.joined[c.name] = false
+}
+
+// empty drops the tables of a database of the subscriber. The database stays:
+// dropping one waits for a word of every process of the server, and pglogical's
+// supervisor never gives it.
+func (f *field) empty(b *testing.B, database string) {
+	b.Helper()
+	f.exec(b, f.subscriber, database, `DO $$ DECLARE t text; BEGIN
 		FOR t IN SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
 		LOOP EXECUTE 'DROP TABLE ' || t; END LOOP; END $$; DROP SEQUENCE IF EXISTS beat_id_seq; DROP PUBLICATION IF EXISTS everything`)
 }
@@ -206,13 +210,13 @@ func (f *field) leave(b *testing.B, c contender) {
 // dump is the copy that needs no replication.
 func (f *field) dump(b *testing.B) {
 	b.Helper()
-	f.exec(b, f.subscriber, "postgres", "CREATE DATABASE "+dump)
+	f.database(b, dump)
 	f.exec(b, f.subscriber, dump, "CHECKPOINT")
 	began := time.Now()
 	f.shell(b, fmt.Sprintf("%[1]s/pg_dump -n public --no-publications '%[2]s' | %[1]s/psql -qX '%[3]s' 2>&1", f.provider.Bin, f.provider.DSN(app),
 		f.subscriber.DSN(dump)))
 	f.took(b, dump, time.Since(began))
-	f.exec(b, f.subscriber, "postgres", "DROP DATABASE "+dump+" (FORCE)")
+	f.empty(b, dump)
 }
 
 // until waits until a query answers t.
