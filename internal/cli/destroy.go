@@ -3,10 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/pgdrover/pgdrover/internal/postgres"
 )
@@ -30,74 +27,15 @@ func destroyNode(ctx context.Context, env *Env, n *node) error {
 			return withCode(exitPgCtl, err)
 		}
 	}
-	// Only this version's part of a tablespace is this server's.
-	version := ""
-	if control, err := in.ControlData(ctx); err == nil {
-		if major, err := os.ReadFile(filepath.Join(n.pgdata, "PG_VERSION")); err == nil {
-			version = fmt.Sprintf("PG_%s_%d", strings.TrimSpace(string(major)), control.CatalogVersion)
-		}
+	// A postmaster that was killed may have left its children at work.
+	if err := in.EndOrphans(ctx); err != nil {
+		return withCode(exitPgCtl, err)
 	}
 	env.infof("Removing %q", n.pgdata)
-	if err := removeData(n.pgdata, version); err != nil {
+	if err := in.Remove(); err != nil {
 		return withCode(exitInternal, err)
 	}
 	return withCode(exitBadConfig, removeIfThere(n.config))
-}
-
-// removeData removes a data directory with what its links lead to: its WAL, and
-// in the place of each tablespace the directory that is called version. The links
-// of an operator stay, and so do the places that they lead to, empty. What was
-// noted beside the directory goes as well: the next node in that place would
-// take it for its own.
-func removeData(pgdata, version string) error {
-	if links, err := filepath.Glob(filepath.Join(pgdata, "pg_tblspc", "*")); err == nil && version != "" {
-		for _, link := range links {
-			if err := os.RemoveAll(filepath.Join(link, version)); err != nil { //nolint:gosec // the server's own links
-				return fmt.Errorf("remove tablespace: %w", err)
-			}
-		}
-	}
-	wal := filepath.Join(pgdata, "pg_wal")
-	if isLink(wal) {
-		if err := removeWithin(wal); err != nil {
-			return fmt.Errorf("remove WAL: %w", err)
-		}
-	}
-	remove := os.RemoveAll
-	if isLink(pgdata) {
-		remove = removeWithin
-	}
-	if err := remove(pgdata); err != nil {
-		return err
-	}
-	for _, mark := range []string{".initdb", ".rewind"} {
-		if err := os.RemoveAll(pgdata + mark); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func isLink(path string) bool {
-	info, err := os.Lstat(path)
-	return err == nil && info.Mode()&os.ModeSymlink != 0
-}
-
-// removeWithin empties a directory, which a link may lead to.
-func removeWithin(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func removeIfThere(path string) error {

@@ -128,7 +128,7 @@ func TestRemoveFollowsLinksAndKeepsThem(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, 1)
 	at := func(elem ...string) string { return filepath.Join(append([]string{n.root}, elem...)...) }
-	for _, dir := range []string{"disk", "wal", "far"} {
+	for _, dir := range []string{"disk", "wal", "far", "data.other"} {
 		require.NoError(t, os.Mkdir(at(dir), 0o700))
 	}
 	require.NoError(t, os.Symlink(at("disk"), n.DataDir()))
@@ -154,6 +154,17 @@ func TestRemoveFollowsLinksAndKeepsThem(t *testing.T) {
 	require.DirExists(t, at("far", "PG_9.6_201608131"))
 	entries, err := os.ReadDir(n.root)
 	require.NoError(t, err)
-	require.Len(t, entries, 4, "data, disk, far, wal: %v", entries)
+	require.Len(t, entries, 5, "data, data.other, disk, far, wal: %v", entries)
+	target, err := os.Readlink(n.DataDir())
+	require.NoError(t, err)
+	require.Equal(t, at("disk"), target)
 	require.NoError(t, n.Remove(), "nothing is left")
+
+	// No link: nothing stays in its place.
+	require.NoError(t, os.Remove(n.DataDir()))
+	require.NoError(t, os.Mkdir(n.DataDir(), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(n.DataDir(), "PG_VERSION"), major, 0o600))
+	require.NoError(t, n.Remove())
+	require.NoDirExists(t, n.DataDir())
+	require.NoError(t, n.Remove(), "again")
 }
