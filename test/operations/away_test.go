@@ -30,6 +30,7 @@ func TestMonitorIsAway(t *testing.T) {
 		nodes       int
 		maintenance bool
 	}{
+		{"lone primary", 1, false},
 		{"two nodes", 2, false},
 		{"standby in maintenance", 2, true},
 	} {
@@ -37,8 +38,9 @@ func TestMonitorIsAway(t *testing.T) {
 			t.Parallel()
 			g, w := inUse(t, c.nodes)
 			before := remember(t, g)
-			standby := g.Others(before.primary)[0]
+			var standby *group.Member
 			if c.maintenance {
+				standby = g.Others(before.primary)[0]
 				g.Must(t, "enable", "maintenance", "--pgdata", standby.Dir)
 				delete(before.postmasters, standby.Name)
 			}
