@@ -179,7 +179,7 @@ CREATE UNLOGGED TABLE spock.pgdrover_stats_reset (
 -- An operator's publication FOR ALL TABLES, which takes these in as well, lets only rows that it can name be changed.
 DO $$
 DECLARE
-    rel regclass;
+    rel pg_catalog.regclass;
 BEGIN
     FOR rel IN SELECT c.oid FROM pg_catalog.pg_class c
                 WHERE c.relnamespace = 'spock'::regnamespace AND c.relkind = 'r' AND c.relpersistence = 'p'

@@ -72,7 +72,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.peer_dsn(dsn text, application_name text, extra text[] = '{}')
 RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    defaults text[] := ARRAY['connect_timeout=30', 'keepalives=1', 'keepalives_idle=20', 'keepalives_interval=20',
+    defaults pg_catalog.text[] := ARRAY['connect_timeout=30', 'keepalives=1', 'keepalives_idle=20', 'keepalives_interval=20',
                              'keepalives_count=5', 'fallback_application_name='
                              || pg_catalog.regexp_replace(pg_catalog.left(application_name, 63), '[^A-Za-z0-9_]', '_', 'g')];
     place integer;

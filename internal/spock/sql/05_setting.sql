@@ -122,7 +122,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.run(ddl text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    before text := coalesce(pg_catalog.current_setting('pgdrover.internal', true), '');
+    before pg_catalog.text := coalesce(pg_catalog.current_setting('pgdrover.internal', true), '');
 BEGIN
     PERFORM pg_catalog.set_config('pgdrover.internal', 'on', true);
     EXECUTE ddl;

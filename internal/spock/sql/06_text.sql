@@ -5,20 +5,20 @@
 CREATE OR REPLACE FUNCTION pgdrover.split_statements(sql text)
 RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    tokens text[];
+    tokens pg_catalog.text[];
     n integer;
     i integer := 1;
     first integer := 1;     -- where the current statement begins
-    tok text;
+    tok pg_catalog.text;
     words integer := 0;     -- words of the current statement so far
     parens integer := 0;
     bodies integer := 0;    -- BEGIN ATOMIC and the CASEs within it
-    last_word text;         -- in lower case; NULL when something else stood between
+    last_word pg_catalog.text;         -- in lower case; NULL when something else stood between
     glued boolean := false; -- the token before this one was a word, without a blank between
     depth integer;
     width integer;
-    part text;
-    statements text[] := '{}';
+    part pg_catalog.text;
+    statements pg_catalog.text[] := '{}';
 BEGIN
     IF pg_catalog.strpos(sql, ';') = 0 THEN
         RETURN CASE WHEN pg_catalog.btrim(sql, E' \t\r\n') = '' THEN '{}'::text[]
@@ -134,9 +134,9 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.command_tag(statement text, OUT tag text, OUT is_ddl boolean)
 RETURNS record LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    bare text := pg_catalog.upper(pgdrover.bare_text(statement));
-    w text[];
-    kind text;
+    bare pg_catalog.text := pg_catalog.upper(pgdrover.bare_text(statement));
+    w pg_catalog.text[];
+    kind pg_catalog.text;
 BEGIN
     w := pg_catalog.regexp_split_to_array(pg_catalog.regexp_replace(bare, '[^A-Z0-9_ ].*$', ''), ' +');
     is_ddl := w[1] IN ('CREATE', 'ALTER', 'DROP', 'COMMENT', 'GRANT', 'REVOKE', 'REASSIGN', 'REFRESH', 'IMPORT',

@@ -61,7 +61,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.publish(rels oid[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    p record;
+    p pg_catalog.record;
 BEGIN
     FOR p IN
         WITH member AS (
@@ -110,7 +110,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.create_publications()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    p record;
+    p pg_catalog.record;
 BEGIN
     FOR p IN SELECT * FROM (VALUES
                  ('pgdrover_ins', 'insert', 'spock.queue'), ('pgdrover_upd', 'update', NULL),
@@ -129,7 +129,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.drop_publications()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    p name;
+    p pg_catalog.name;
 BEGIN
     FOR p IN SELECT pub.pubname FROM pg_catalog.pg_publication pub
               WHERE pub.pubname IN ('pgdrover_ins', 'pgdrover_upd', 'pgdrover_del', 'pgdrover_trunc', 'pgdrover_sys')

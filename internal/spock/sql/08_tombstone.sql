@@ -55,7 +55,7 @@ RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 
 CREATE OR REPLACE FUNCTION pgdrover.on_truncate()
-RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO spock.pgdrover_tombstone (relid) VALUES (TG_RELID);
     RETURN NULL;
@@ -67,11 +67,11 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.watch(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    expression text := pgdrover.key_expression(rel, 'OLD');
-    body text;
-    fn text := pg_catalog.format('pgdrover.%I', 'tombstone_' || rel);
-    relation text;
-    old_definition text;
+    expression pg_catalog.text := pgdrover.key_expression(rel, 'OLD');
+    body pg_catalog.text;
+    fn pg_catalog.text := pg_catalog.format('pgdrover.%I', 'tombstone_' || rel);
+    relation pg_catalog.text;
+    old_definition pg_catalog.text;
 BEGIN
     SELECT pgdrover.qualified_name(c.oid) INTO relation
       FROM pg_catalog.pg_class c
@@ -123,7 +123,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.bind_to_extension(rel oid, keyed boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    t name;
+    t pg_catalog.name;
 BEGIN
     IF keyed THEN
         PERFORM pgdrover.run(pg_catalog.format('ALTER FUNCTION pgdrover.%I() DEPENDS ON EXTENSION spock',
@@ -140,7 +140,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.drop_triggers(rel oid, names name[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    t name;
+    t pg_catalog.name;
 BEGIN
     FOR t IN SELECT g.tgname FROM pg_catalog.pg_trigger g WHERE g.tgrelid = rel AND g.tgname = ANY (names) LOOP
         PERFORM pgdrover.run(pg_catalog.format('DROP TRIGGER %I ON %s', t, pgdrover.qualified_name(rel)));
@@ -174,7 +174,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.unwatch_unused()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    rel oid;
+    rel pg_catalog.oid;
 BEGIN
     IF EXISTS (SELECT FROM spock.subscription) THEN
         RETURN;

@@ -19,7 +19,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.origin_create(origin_name text, origin_node oid, subscription oid = NULL, worker_number integer = 0)
 RETURNS oid LANGUAGE plpgsql AS $$
 DECLARE
-    id oid;
+    id pg_catalog.oid;
     superuser boolean := (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user);
 BEGIN
     IF superuser THEN
@@ -68,7 +68,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.origin_retire(origin_name text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    id oid := (SELECT o.roident FROM pg_catalog.pg_replication_origin o WHERE o.roname = origin_name);
+    id pg_catalog.oid := (SELECT o.roident FROM pg_catalog.pg_replication_origin o WHERE o.roname = origin_name);
     superuser boolean := (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user);
     known boolean;
 BEGIN
@@ -95,7 +95,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.drop_retired_origins()
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    o record;
+    o pg_catalog.record;
     n integer := 0;
 BEGIN
     FOR o IN SELECT c.roname FROM spock.pgdrover_origin r

@@ -27,7 +27,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.peer_open(connection text, dsn text, application_name text, replication boolean = false)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    detail text;
+    detail pg_catalog.text;
 BEGIN
     PERFORM pgdrover.peer_close(connection);
     PERFORM pgdrover.dblink_connect(connection, pgdrover.peer_dsn(dsn, application_name,

@@ -27,7 +27,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.known_local_node()
 RETURNS oid LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    id oid := pgdrover.local_node_id();
+    id pg_catalog.oid := pgdrover.local_node_id();
 BEGIN
     IF id IS NULL THEN
         PERFORM pgdrover.raise_no_node();
@@ -53,7 +53,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.check_node_id(id oid, wanted name)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    other name;
+    other pg_catalog.name;
 BEGIN
     SELECT k.node_name INTO other FROM spock.node k WHERE k.node_id = id AND k.node_name <> wanted;
     IF other IS NOT NULL THEN
@@ -91,8 +91,8 @@ CREATE OR REPLACE FUNCTION spock.node_create(
     node_name name, dsn text, location text = NULL, country text = NULL, info jsonb = NULL)
 RETURNS oid LANGUAGE plpgsql AS $$
 DECLARE
-    id oid := pgdrover.node_id(node_create.node_name);
-    interface oid;
+    id pg_catalog.oid := pgdrover.node_id(node_create.node_name);
+    interface pg_catalog.oid;
 BEGIN
     IF node_create.node_name IS NULL OR dsn IS NULL THEN
         RETURN NULL;
@@ -131,7 +131,7 @@ CREATE OR REPLACE FUNCTION spock.node_drop(node_name name, ifexists boolean = fa
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     n spock.node;
-    slot record;
+    slot pg_catalog.record;
 BEGIN
     LOCK TABLE spock.local_node IN SHARE ROW EXCLUSIVE MODE;
     SELECT * INTO n FROM spock.node k WHERE k.node_name = node_drop.node_name;
@@ -186,7 +186,7 @@ CREATE OR REPLACE FUNCTION spock.node_add_interface(node_name name, interface_na
 RETURNS oid LANGUAGE plpgsql STRICT AS $$
 DECLARE
     n spock.node := pgdrover.find_node(node_add_interface.node_name);
-    id oid := pgdrover.member_id(n.node_id, interface_name);
+    id pg_catalog.oid := pgdrover.member_id(n.node_id, interface_name);
 BEGIN
     IF EXISTS (SELECT FROM spock.node_interface i WHERE i.if_nodeid = n.node_id AND i.if_name = interface_name) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format(
@@ -201,8 +201,8 @@ CREATE OR REPLACE FUNCTION spock.node_drop_interface(node_name name, interface_n
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     n spock.node := pgdrover.find_node(node_drop_interface.node_name);
-    id oid;
-    user_of name;
+    id pg_catalog.oid;
+    user_of pg_catalog.name;
 BEGIN
     SELECT i.if_id INTO id FROM spock.node_interface i WHERE i.if_nodeid = n.node_id AND i.if_name = interface_name;
     IF id IS NULL THEN

@@ -35,7 +35,7 @@ CREATE OR REPLACE FUNCTION spock.repset_create(
 RETURNS oid LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
-    id oid := pgdrover.member_id(l.node_id, repset_create.set_name);
+    id pg_catalog.oid := pgdrover.member_id(l.node_id, repset_create.set_name);
 BEGIN
     IF repset_create.set_name = '' THEN
         RAISE EXCEPTION USING ERRCODE = '42602', MESSAGE = 'replication set name cannot be empty';
@@ -87,7 +87,7 @@ RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     s spock.replication_set;
-    seq oid;
+    seq pg_catalog.oid;
 BEGIN
     IF ifexists AND NOT EXISTS (SELECT FROM spock.replication_set r
                                  WHERE r.set_nodeid = l.node_id AND r.set_name = repset_drop.set_name) THEN
@@ -110,7 +110,7 @@ CREATE OR REPLACE FUNCTION pgdrover.add_member(s spock.replication_set, rel oid,
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     c pg_catalog.pg_class;
-    col text;
+    col pg_catalog.text;
 BEGIN
     SELECT * INTO c FROM pg_catalog.pg_class k WHERE k.oid = rel;
     IF c.relkind NOT IN ('r', 'p') THEN
@@ -181,7 +181,7 @@ RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     l spock.local_node;
     s spock.replication_set;
-    part oid;
+    part pg_catalog.oid;
 BEGIN
     PERFORM pgdrover.require_value(repset_add_table.set_name, 'set_name');
     PERFORM pgdrover.require_value(relation, 'relation');
@@ -211,8 +211,8 @@ RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     s spock.replication_set := pgdrover.find_set(l.node_id, repset_add_all_tables.set_name);
-    schema_name text;
-    c record;
+    schema_name pg_catalog.text;
+    c pg_catalog.record;
 BEGIN
     FOREACH schema_name IN ARRAY schema_names LOOP
         IF pg_catalog.to_regnamespace(pg_catalog.quote_ident(schema_name)) IS NULL THEN
@@ -260,8 +260,8 @@ CREATE OR REPLACE FUNCTION spock.repset_add_partition(parent regclass, partition
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     l spock.local_node;
-    m record;
-    part oid;
+    m pg_catalog.record;
+    part pg_catalog.oid;
     n integer := 0;
 BEGIN
     PERFORM pgdrover.require_value(parent, 'parent table');
@@ -285,8 +285,8 @@ CREATE OR REPLACE FUNCTION spock.repset_remove_partition(parent regclass, partit
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     l spock.local_node;
-    s record;
-    part oid;
+    s pg_catalog.record;
+    part pg_catalog.oid;
     n integer := 0;
 BEGIN
     PERFORM pgdrover.require_value(parent, 'parent table');
@@ -310,9 +310,9 @@ CREATE OR REPLACE FUNCTION spock.repset_show_table(
     OUT has_row_filter boolean, OUT relkind "char", OUT relispartition boolean)
 RETURNS record LANGUAGE plpgsql STABLE STRICT AS $$
 DECLARE
-    node oid := pgdrover.local_node_id();
-    ids oid[];
-    listed text[];
+    node pg_catalog.oid := pgdrover.local_node_id();
+    ids pg_catalog.oid[];
+    listed pg_catalog.text[];
 BEGIN
     IF node IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'local spock node not found';

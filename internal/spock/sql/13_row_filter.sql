@@ -11,8 +11,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.add_filter_constraint(rel oid, expression text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    code text;
-    message text;
+    code pg_catalog.text;
+    message pg_catalog.text;
 BEGIN
     PERFORM pgdrover.run(pg_catalog.format(E'ALTER TABLE %s ADD CONSTRAINT pgdrover_row_filter CHECK (%s\n)%s NOT VALID',
         pgdrover.qualified_name(rel), expression,
@@ -34,7 +34,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.store_filter(target_set oid, rel oid, expression text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    con record;
+    con pg_catalog.record;
 BEGIN
     IF NOT pgdrover.is_one_expression(expression) THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = pg_catalog.format('invalid row_filter expression "%s"', expression);
@@ -64,7 +64,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.refresh_filters(rels oid[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    t record;
+    t pg_catalog.record;
 BEGIN
     FOR t IN SELECT m.set_id, m.set_reloid, pgdrover.filter_text(m.set_row_filter, m.set_reloid) AS filter
                FROM spock.replication_set_table m
@@ -77,9 +77,9 @@ $$;
 CREATE OR REPLACE FUNCTION spock.table_data_filtered(reltyp anyelement, relation regclass, repsets text[])
 RETURNS SETOF anyelement LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    node oid;
-    ids oid[];
-    filters text;
+    node pg_catalog.oid;
+    ids pg_catalog.oid[];
+    filters pg_catalog.text;
 BEGIN
     PERFORM pgdrover.require_value(relation, 'relation');
     PERFORM pgdrover.require_value(repsets, 'repsets');

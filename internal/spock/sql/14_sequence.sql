@@ -86,8 +86,8 @@ RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     s spock.replication_set := pgdrover.find_set(l.node_id, repset_add_all_seqs.set_name);
-    schema_name text;
-    seq oid;
+    schema_name pg_catalog.text;
+    seq pg_catalog.oid;
 BEGIN
     FOREACH schema_name IN ARRAY schema_names LOOP
         IF pg_catalog.to_regnamespace(pg_catalog.quote_ident(schema_name)) IS NULL THEN
@@ -125,7 +125,7 @@ RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     c pg_catalog.pg_class;
-    sets text[];
+    sets pg_catalog.text[];
 BEGIN
     SELECT * INTO c FROM pg_catalog.pg_class k WHERE k.oid = relation;
     IF c.relkind <> 'S' THEN
@@ -147,7 +147,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.sync_sequences()
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    q record;
+    q pg_catalog.record;
     n integer := 0;
 BEGIN
     FOR q IN SELECT t.seqoid, pg_catalog.array_agg(s.set_name::text ORDER BY s.set_name) AS sets
@@ -192,7 +192,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.warn_unspread(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    q record;
+    q pg_catalog.record;
 BEGIN
     IF (SELECT pg_catalog.count(*) < 2 FROM spock.node) THEN
         RETURN;
@@ -210,10 +210,10 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.choose_node_number(max_nodes integer)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    l record;
-    peer record;
+    l pg_catalog.record;
+    peer pg_catalog.record;
     taken integer[] := '{}';
-    answer text;
+    answer pg_catalog.text;
     number integer;
 BEGIN
     SELECT n.node_id, n.info INTO l FROM spock.local_node k JOIN spock.node n USING (node_id);
@@ -254,7 +254,7 @@ RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     number integer;
-    q record;
+    q pg_catalog.record;
     next_value bigint;
     used boolean;
     n integer := 0;

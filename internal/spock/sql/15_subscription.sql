@@ -41,9 +41,9 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.ask_provider(subscription_name name, provider_dsn text, local_dsn text, slot name, enabled boolean)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
-    app text := pgdrover.short_name(subscription_name) || '_create';
-    answer jsonb;
-    facts jsonb;
+    app pg_catalog.text := pgdrover.short_name(subscription_name) || '_create';
+    answer pg_catalog.jsonb;
+    facts pg_catalog.jsonb;
 BEGIN
     IF NOT pgdrover.can_ask_peers() THEN
         RETURN NULL;
@@ -74,8 +74,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.check_provider(answer jsonb, facts jsonb, enabled boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    provider text := answer ->> 'node_name';
-    slot jsonb := facts -> 'slot';
+    provider pg_catalog.text := answer ->> 'node_name';
+    slot pg_catalog.jsonb := facts -> 'slot';
 BEGIN
     IF answer ->> 'sysid' = (SELECT c.system_identifier::text FROM pg_catalog.pg_control_system() c)
        AND answer ->> 'dbname' = pg_catalog.current_database() AND (answer ->> 'node_id')::oid = pgdrover.local_node_id() THEN
@@ -114,8 +114,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.learn_provider(answer jsonb, dsn text)
 RETURNS spock.node_interface LANGUAGE plpgsql AS $$
 DECLARE
-    node oid := (answer ->> 'node_id')::oid;
-    provider name := answer ->> 'node_name';
+    node pg_catalog.oid := (answer ->> 'node_id')::oid;
+    provider pg_catalog.name := answer ->> 'node_name';
     i spock.node_interface;
     other spock.node_interface;
 BEGIN
@@ -146,11 +146,11 @@ CREATE OR REPLACE FUNCTION spock.sub_create(
 RETURNS oid LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
-    local_dsn text := (SELECT i.if_dsn FROM spock.node_interface i WHERE i.if_id = l.node_local_interface);
-    id oid := pgdrover.subscription_id(subscription_name);
-    answer jsonb;
+    local_dsn pg_catalog.text := (SELECT i.if_dsn FROM spock.node_interface i WHERE i.if_id = l.node_local_interface);
+    id pg_catalog.oid := pgdrover.subscription_id(subscription_name);
+    answer pg_catalog.jsonb;
     provider spock.node_interface;
-    slot name;
+    slot pg_catalog.name;
 BEGIN
     PERFORM pgdrover.check_length(subscription_name, 'subscription');
     PERFORM pgdrover.check_subscription_name(subscription_name::text);
@@ -185,7 +185,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.check_slot(provider_dsn text, subscription_name name, slot name, answer jsonb, enabled boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    facts jsonb;
+    facts pg_catalog.jsonb;
 BEGIN
     PERFORM pgdrover.peer_open('pgdrover_create', provider_dsn, pgdrover.short_name(subscription_name) || '_create');
     SELECT q::jsonb INTO facts FROM pgdrover.peer_query('pgdrover_create', pg_catalog.format(
@@ -198,7 +198,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.warn_shared_sets(provider oid, provider_name name, sets text[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    r record;
+    r pg_catalog.record;
 BEGIN
     FOR r IN SELECT s.sub_name, n.name FROM spock.subscription s CROSS JOIN LATERAL pg_catalog.unnest(sets) AS n(name)
               WHERE s.sub_origin = provider AND n.name = ANY (s.sub_replication_sets) ORDER BY s.sub_name, n.name LOOP
@@ -226,7 +226,7 @@ CREATE OR REPLACE FUNCTION pgdrover.store_subscription(
     force_text_transfer boolean, enabled boolean, skip_schema text[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    id oid := pgdrover.subscription_id(subscription_name);
+    id pg_catalog.oid := pgdrover.subscription_id(subscription_name);
 BEGIN
     INSERT INTO spock.subscription
            (sub_id, sub_name, sub_origin, sub_target, sub_origin_if, sub_target_if, sub_enabled, sub_slot_name,
@@ -261,7 +261,7 @@ CREATE OR REPLACE FUNCTION pgdrover.store_pending(
 RETURNS oid LANGUAGE plpgsql AS $$
 DECLARE
     i spock.node_interface;
-    id oid := pgdrover.subscription_id(subscription_name);
+    id pg_catalog.oid := pgdrover.subscription_id(subscription_name);
 BEGIN
     SELECT * INTO i FROM spock.node_interface k WHERE k.if_dsn = provider_dsn AND k.if_nodeid <> l.node_id
      ORDER BY k.if_name LIMIT 1;
@@ -290,7 +290,7 @@ DECLARE
     s spock.subscription;
     old spock.node_interface;
     provider spock.node_interface;
-    slot name;
+    slot pg_catalog.name;
 BEGIN
     SELECT * INTO STRICT s FROM spock.subscription k WHERE k.sub_id = id FOR UPDATE;
     SELECT * INTO STRICT old FROM spock.node_interface i WHERE i.if_id = s.sub_origin_if;
@@ -318,7 +318,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.stop_worker(id oid)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    before text := pg_catalog.current_setting('lock_timeout');
+    before pg_catalog.text := pg_catalog.current_setting('lock_timeout');
 BEGIN
     FOR attempt IN 1 .. 15 LOOP
         BEGIN
@@ -350,9 +350,9 @@ RETURNS oid LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     s spock.subscription;
-    dsn text;
+    dsn pg_catalog.text;
     pending boolean;
-    origin text;
+    origin pg_catalog.text;
 BEGIN
     SELECT * INTO s FROM spock.subscription k WHERE k.sub_name = subscription_name FOR UPDATE;
     IF s.sub_id IS NULL THEN
@@ -391,8 +391,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.drop_remote_slot(s spock.subscription, dsn text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    left_over text;
-    predicate text := pg_catalog.format('(slot_name = %L OR temporary AND slot_name ~ %L) AND database = pg_catalog.current_database()',
+    left_over pg_catalog.text;
+    predicate pg_catalog.text := pg_catalog.format('(slot_name = %L OR temporary AND slot_name ~ %L) AND database = pg_catalog.current_database()',
         s.sub_slot_name, '^' || pg_catalog.left(s.sub_slot_name::text, 54) || '_[0-9a-f]{8}$');
 BEGIN
     IF NOT pgdrover.can_ask_peers() THEN
@@ -474,7 +474,7 @@ RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
-    id oid;
+    id pg_catalog.oid;
 BEGIN
     SELECT i.if_id INTO id FROM spock.node_interface i WHERE i.if_nodeid = s.sub_origin AND i.if_name = interface_name;
     IF id IS NULL THEN
@@ -549,7 +549,7 @@ RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
-    o record;
+    o pg_catalog.record;
 BEGIN
     IF pg_catalog.jsonb_typeof(options) <> 'object' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'subscription options must be a JSON object';
@@ -584,7 +584,7 @@ CREATE OR REPLACE FUNCTION pgdrover.subscription_status(
     OUT slot_name text, OUT replication_sets text[], OUT forward_origins text[])
 RETURNS SETOF record LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    node oid := pgdrover.known_local_node();
+    node pg_catalog.oid := pgdrover.known_local_node();
 BEGIN
     IF wanted IS NOT NULL THEN
         PERFORM pgdrover.find_subscription(wanted);

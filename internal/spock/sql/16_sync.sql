@@ -4,7 +4,7 @@
 CREATE OR REPLACE FUNCTION pgdrover.truncate_locally(nsp name, rel name)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    role text := pg_catalog.current_setting('session_replication_role');
+    role pg_catalog.text := pg_catalog.current_setting('session_replication_role');
 BEGIN
     -- Nobody else is to empty theirs. Nor is it a delete of rows, which older inserts of other nodes would lose against.
     PERFORM spock.repair_mode(true);
@@ -24,7 +24,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.sync_tables(id oid, nspnames name[], relnames name[], truncate boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    t record;
+    t pg_catalog.record;
 BEGIN
     DELETE FROM spock.local_sync_status y
      WHERE y.sync_subid = id AND y.sync_relname IS NOT NULL
@@ -50,8 +50,8 @@ RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
-    nspnames name[];
-    relnames name[];
+    nspnames pg_catalog.name[];
+    relnames pg_catalog.name[];
 BEGIN
     IF NOT pgdrover.can_ask_peers() THEN
         UPDATE spock.pgdrover_subscription p SET sync_requested = true, sync_truncate = truncate WHERE p.sub_id = s.sub_id;
@@ -76,10 +76,10 @@ RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
-    readonly text := pgdrover.setting('spock.readonly');
-    nsp name;
-    rel name;
-    state "char";
+    readonly pg_catalog.text := pgdrover.setting('spock.readonly');
+    nsp pg_catalog.name;
+    rel pg_catalog.name;
+    state pg_catalog."char";
 BEGIN
     SELECT n.nspname, c.relname INTO nsp, rel FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.oid = relation;
@@ -122,7 +122,7 @@ CREATE OR REPLACE FUNCTION spock.sub_show_table(
     subscription_name name, relation regclass, OUT nspname text, OUT relname text, OUT status text)
 RETURNS record LANGUAGE plpgsql STABLE STRICT AS $$
 DECLARE
-    node oid := pgdrover.known_local_node();
+    node pg_catalog.oid := pgdrover.known_local_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
 BEGIN
     SELECT n.nspname::text, c.relname::text INTO sub_show_table.nspname, sub_show_table.relname
@@ -166,9 +166,9 @@ CREATE OR REPLACE FUNCTION spock.table_wait_for_sync(subscription_name name, rel
 RETURNS void LANGUAGE plpgsql STRICT AS $$
 DECLARE
     s spock.subscription;
-    nsp name;
-    rel name;
-    state "char";
+    nsp pg_catalog.name;
+    rel pg_catalog.name;
+    state pg_catalog."char";
 BEGIN
     PERFORM pgdrover.refuse_fixed_snapshot();
     SELECT n.nspname, c.relname INTO nsp, rel FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -17,8 +17,8 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sync_event(transactional boolean = false)
 RETURNS pg_lsn LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    node oid := pgdrover.known_local_node();
-    node_name bytea;
+    node pg_catalog.oid := pgdrover.known_local_node();
+    node_name pg_catalog.bytea;
 BEGIN
     SELECT pg_catalog.convert_to(n.node_name::text, pg_catalog.getdatabaseencoding()::name) INTO node_name
       FROM spock.node n WHERE n.node_id = node;
@@ -33,10 +33,10 @@ CREATE OR REPLACE PROCEDURE spock.wait_for_sync_event(
     OUT result boolean, origin_id oid, lsn pg_lsn, timeout integer = 0, wait_if_disabled boolean = false)
 LANGUAGE plpgsql AS $$
 DECLARE
-    target oid;
-    s record;
-    reached pg_lsn;
-    began timestamptz := pg_catalog.clock_timestamp();
+    target pg_catalog.oid;
+    s pg_catalog.record;
+    reached pg_catalog.pg_lsn;
+    began pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     IF origin_id IS NULL THEN
         RAISE EXCEPTION 'Invalid NULL origin_id';
@@ -75,7 +75,7 @@ CREATE OR REPLACE PROCEDURE spock.wait_for_sync_event(
     OUT result boolean, origin name, lsn pg_lsn, timeout integer = 0, wait_if_disabled boolean = false)
 LANGUAGE plpgsql AS $$
 DECLARE
-    id oid := (SELECT n.node_id FROM spock.node n WHERE n.node_name = origin);
+    id pg_catalog.oid := (SELECT n.node_id FROM spock.node n WHERE n.node_name = origin);
 BEGIN
     IF id IS NULL THEN
         RAISE EXCEPTION 'Origin node ''%'' not found', origin;
@@ -87,8 +87,8 @@ $$;
 CREATE OR REPLACE FUNCTION spock.wait_slot_confirm_lsn(slotname name, target pg_lsn)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    goal pg_lsn := coalesce(target, pg_catalog.pg_current_wal_insert_lsn());
-    confirmed pg_lsn;
+    goal pg_catalog.pg_lsn := coalesce(target, pg_catalog.pg_current_wal_insert_lsn());
+    confirmed pg_catalog.pg_lsn;
 BEGIN
     -- What is idle confirms what it has seen: give it something to see.
     PERFORM pg_catalog.pg_logical_emit_message(false, 'pgdrover/wait', '');
@@ -118,9 +118,9 @@ $$;
 CREATE OR REPLACE FUNCTION spock.get_lsn_from_commit_ts(slot_name name, commit_ts timestamptz)
 RETURNS pg_lsn LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    s record;
-    r record;
-    answer pg_lsn;
+    s pg_catalog.record;
+    r pg_catalog.record;
+    answer pg_catalog.pg_lsn;
 BEGIN
     SELECT p.slot_type, p.restart_lsn, p.confirmed_flush_lsn, p.active_pid, p.wal_status INTO s FROM pg_catalog.pg_replication_slots p
      WHERE p.slot_name = get_lsn_from_commit_ts.slot_name;
@@ -169,7 +169,7 @@ CREATE OR REPLACE FUNCTION spock.pause_apply_workers()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     patience integer := pgdrover.setting('spock.pause_timeout')::integer;
-    before text := pg_catalog.current_setting('lock_timeout');
+    before pg_catalog.text := pg_catalog.current_setting('lock_timeout');
 BEGIN
     BEGIN
         PERFORM pg_catalog.set_config('lock_timeout', patience || 's', true);
@@ -207,7 +207,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.wait_for_apply_worker(p_subbid bigint, timeout integer = 0)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-    began timestamptz := pg_catalog.clock_timestamp();
+    began pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     LOOP
         PERFORM pg_catalog.pg_stat_clear_snapshot();
@@ -239,8 +239,8 @@ $$;
 CREATE OR REPLACE FUNCTION spock.slot_enable_failover()
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    dsn text := (SELECT i.if_dsn FROM spock.local_node l JOIN spock.node_interface i ON i.if_id = l.node_local_interface);
-    slot name;
+    dsn pg_catalog.text := (SELECT i.if_dsn FROM spock.local_node l JOIN spock.node_interface i ON i.if_id = l.node_local_interface);
+    slot pg_catalog.name;
     n integer := 0;
 BEGIN
     IF pg_catalog.current_setting('server_version_num')::integer < 170000 OR dsn IS NULL THEN

@@ -16,12 +16,12 @@ CREATE OR REPLACE FUNCTION spock.replicate_ddl(
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     l spock.local_node := pgdrover.require_local_node();
-    path_before text := pg_catalog.current_setting('search_path');
-    role_before text := pg_catalog.current_setting('role');
-    applying_before text := coalesce(pg_catalog.current_setting('pgdrover.applying', true), '');
-    statements text[] := pgdrover.split_statements(command);
-    statement text;
-    t record;
+    path_before pg_catalog.text := pg_catalog.current_setting('search_path');
+    role_before pg_catalog.text := pg_catalog.current_setting('role');
+    applying_before pg_catalog.text := coalesce(pg_catalog.current_setting('pgdrover.applying', true), '');
+    statements pg_catalog.text[] := pgdrover.split_statements(command);
+    statement pg_catalog.text;
+    t pg_catalog.record;
 BEGIN
     PERFORM pgdrover.find_set(l.node_id, r, '22023') FROM pg_catalog.unnest(replication_sets) r;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role::name) THEN
@@ -76,7 +76,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.context_statement(callers text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    rest text;
+    rest pg_catalog.text;
     ends integer;
 BEGIN
     IF NOT pg_catalog.starts_with(callers, 'SQL statement "') THEN
@@ -95,11 +95,11 @@ CREATE OR REPLACE FUNCTION pgdrover.current_statement(
     context text, tag text, names text[], moves boolean, OUT statement text, OUT from_function boolean)
 RETURNS record LANGUAGE plpgsql AS $$
 DECLARE
-    callers text := pgdrover.callers_context(context);
-    source text;
-    statements text[];
-    place text[];
-    stamp text := pg_catalog.extract('epoch', pg_catalog.statement_timestamp())::text;
+    callers pg_catalog.text := pgdrover.callers_context(context);
+    source pg_catalog.text;
+    statements pg_catalog.text[];
+    place pg_catalog.text[];
+    stamp pg_catalog.text := pg_catalog.extract('epoch', pg_catalog.statement_timestamp())::text;
     found_at integer;
     by_name boolean;
 BEGIN
@@ -149,7 +149,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.stays_local(tag text, statement text)
 RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    bare text := pg_catalog.upper(pgdrover.bare_text(statement));
+    bare pg_catalog.text := pg_catalog.upper(pgdrover.bare_text(statement));
 BEGIN
     RETURN tag LIKE '% SUBSCRIPTION' OR tag LIKE '% DATABASE' OR tag LIKE '% TABLESPACE' OR tag = 'REINDEX'
         OR bare ~ '^(CREATE (UNIQUE )?|DROP )INDEX CONCURRENTLY\M'
@@ -168,13 +168,13 @@ $$;
 -- Runs with the rights of the schema's owner, because whoever may run DDL may not write the queue. What it is told
 -- may be forged: it stores only what the session's own user could have done.
 CREATE OR REPLACE FUNCTION pgdrover.capture(tag text, path text, caller name)
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     enabled boolean := pgdrover.flag('spock.enable_ddl_replication');
-    context text;
+    context pg_catalog.text;
     commands bigint;
     ours bigint;
-    s record;
+    s pg_catalog.record;
 BEGIN
     IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() OR NOT enabled AND strpos(current_query(), ';') = 0
        OR pgdrover.local_node_id() IS NULL THEN
@@ -219,7 +219,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.assign_created()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    rel oid;
+    rel pg_catalog.oid;
 BEGIN
     IF NOT pgdrover.flag('spock.include_ddl_repset') THEN
         RETURN;
@@ -239,8 +239,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.assign_table(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    node oid := pgdrover.local_node_id();
-    c record;
+    node pg_catalog.oid := pgdrover.local_node_id();
+    c pg_catalog.record;
     keyed boolean;
     target spock.replication_set;
 BEGIN
@@ -279,7 +279,7 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pgdrover.on_ddl_start()
-RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- What an earlier statement of the transaction dropped says nothing about this one.
     IF coalesce(current_setting('pgdrover.dropped_temporary', true), '') <> '' THEN
@@ -293,10 +293,10 @@ $$;
 
 -- Whoever changes a table, also what applies changes: publications, triggers and filters follow.
 CREATE OR REPLACE FUNCTION pgdrover.on_ddl_upkeep()
-RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    rels oid[];
-    rel oid;
+    rels pg_catalog.oid[];
+    rel pg_catalog.oid;
     everything boolean := TG_TAG IN ('DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP OWNED', 'DROP SCHEMA',
                                      'DROP COLLATION', 'DROP OPERATOR CLASS', 'DROP FUNCTION', 'ALTER TYPE', 'ALTER SCHEMA');
 BEGIN

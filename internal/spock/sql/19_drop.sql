@@ -33,13 +33,13 @@ RETURNS SETOF record LANGUAGE sql STABLE AS $$
 $$;
 
 CREATE OR REPLACE FUNCTION pgdrover.drop_members(tag text, visible name[])
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    context text;
-    m record;
-    lines text[];
-    details text[];
-    s record;
+    context pg_catalog.text;
+    m pg_catalog.record;
+    lines pg_catalog.text[];
+    details pg_catalog.text[];
+    s pg_catalog.record;
 BEGIN
     IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() THEN
         RETURN;
@@ -79,8 +79,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.drop_may_cascade(tag text, context text)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-    names text[];
-    s record;
+    names pg_catalog.text[];
+    s pg_catalog.record;
 BEGIN
     IF pgdrover.flag('spock.enable_ddl_replication') OR pg_catalog.current_setting('session_replication_role') = 'replica' THEN
         RETURN true;
@@ -110,7 +110,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.forget_dropped()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    o record;
+    o pg_catalog.record;
 BEGIN
     FOR o IN SELECT d.objid, d.objsubid, d.object_type, d.address_names FROM pg_catalog.pg_event_trigger_dropped_objects() d
               WHERE d.classid = 'pg_catalog.pg_class'::regclass LOOP

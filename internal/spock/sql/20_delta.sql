@@ -29,7 +29,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.delta_column_add(relation regclass, column_name name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    a record;
+    a pg_catalog.record;
 BEGIN
     PERFORM pgdrover.require_table(relation);
     SELECT k.atttypid, k.attnotnull, k.attgenerated INTO a FROM pg_catalog.pg_attribute k
@@ -87,9 +87,9 @@ $$;
 CREATE OR REPLACE FUNCTION spock.convert_column_to_int8(p_rel regclass, p_attnum smallint)
 RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
-    a record;
-    command text;
-    r record;
+    a pg_catalog.record;
+    command pg_catalog.text;
+    r pg_catalog.record;
     n integer := 0;
 BEGIN
     SELECT k.attname, k.atttypid INTO a FROM pg_attribute k WHERE k.attrelid = p_rel AND k.attnum = p_attnum AND NOT k.attisdropped;
@@ -116,8 +116,8 @@ $$;
 CREATE OR REPLACE FUNCTION spock.convert_sequence_to_snowflake(p_seqid regclass)
 RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
-    d record;
-    command text;
+    d pg_catalog.record;
+    command pg_catalog.text;
     n integer := 0;
 BEGIN
     FOR d IN SELECT f.adrelid::regclass AS rel, f.adnum, a.attname
@@ -187,7 +187,7 @@ CREATE TABLE IF NOT EXISTS spock.pgdrover_readonly (
 CREATE OR REPLACE FUNCTION pgdrover.enforce_readonly(mode text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    rel oid;
+    rel pg_catalog.oid;
 BEGIN
     INSERT INTO spock.pgdrover_readonly (mode) VALUES (enforce_readonly.mode) ON CONFLICT (one) DO UPDATE SET mode = excluded.mode;
     PERFORM pgdrover.run(pg_catalog.format('ALTER DATABASE %I %s', pg_catalog.current_database(),

@@ -49,7 +49,7 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pgdrover.on_fence_end()
-RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF to_regclass('spock.pgdrover_fence') IS NULL OR NOT EXISTS (SELECT FROM spock.pgdrover_fence) OR pgdrover.internal()
        OR TG_TAG IN ('REFRESH MATERIALIZED VIEW', 'REINDEX') THEN
@@ -64,7 +64,7 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pgdrover.on_fence_drop()
-RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF to_regclass('spock.pgdrover_fence') IS NULL OR NOT EXISTS (SELECT FROM spock.pgdrover_fence) OR pgdrover.internal() THEN
         RETURN;

@@ -41,12 +41,12 @@ $$;
 CREATE OR REPLACE PROCEDURE pgdrover.purge_copied(run text)
 LANGUAGE plpgsql AS $$
 DECLARE
-    before text[];
-    o record;
-    name record;
+    before pg_catalog.text[];
+    o pg_catalog.record;
+    name pg_catalog.record;
     n integer;
-    stays text[] := '{}';
-    reasons text[] := '{}';
+    stays pg_catalog.text[] := '{}';
+    reasons pg_catalog.text[] := '{}';
 BEGIN
     SELECT (SELECT pg_catalog.array_agg(e) FROM pg_catalog.jsonb_array_elements_text(i.objects) e) INTO before
       FROM spock.pgdrover_inventory i WHERE i.run_id = run;
@@ -109,10 +109,10 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.sequence_positions()
 RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
 DECLARE
-    q record;
+    q pg_catalog.record;
     at bigint;
     used boolean;
-    all_of jsonb := '[]';
+    all_of pg_catalog.jsonb := '[]';
 BEGIN
     FOR q IN SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND pgdrover.is_foreign('pg_class'::regclass, c.oid, n.oid)
@@ -130,7 +130,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.advance_sequences(positions jsonb)
 RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
-    q record;
+    q pg_catalog.record;
     at bigint;
     wanted numeric;
     n integer := 0;

@@ -15,8 +15,8 @@ LANGUAGE plpgsql AS $$
 DECLARE
     asked bigint;
     told integer := 0;
-    e record;
-    r record;
+    e pg_catalog.record;
+    r pg_catalog.record;
     missing integer := 0;
 BEGIN
     IF NOT pgdrover.executor_connected() THEN
@@ -98,7 +98,7 @@ $$;
 CREATE OR REPLACE PROCEDURE spock.remove_node(target_node_name text, target_node_dsn text, verbose_mode boolean DEFAULT true)
 LANGUAGE plpgsql AS $$
 DECLARE
-    here text := (SELECT n.node_name FROM spock.local_node l JOIN spock.node n ON n.node_id = l.node_id);
+    here pg_catalog.text := (SELECT n.node_name FROM spock.local_node l JOIN spock.node n ON n.node_id = l.node_id);
 BEGIN
     PERFORM pgdrover.refuse_block('remove_node');
     IF here IS DISTINCT FROM target_node_name THEN
@@ -122,8 +122,8 @@ $$;
 CREATE OR REPLACE PROCEDURE pgdrover.remove_node(target_node_name text)
 LANGUAGE plpgsql AS $$
 DECLARE
-    here text := (SELECT i.if_dsn FROM spock.local_node l JOIN spock.node_interface i ON i.if_id = l.node_local_interface);
-    there text := (SELECT i.if_dsn FROM spock.node n JOIN spock.node_interface i ON i.if_nodeid = n.node_id
+    here pg_catalog.text := (SELECT i.if_dsn FROM spock.local_node l JOIN spock.node_interface i ON i.if_id = l.node_local_interface);
+    there pg_catalog.text := (SELECT i.if_dsn FROM spock.node n JOIN spock.node_interface i ON i.if_nodeid = n.node_id
                     WHERE n.node_name = target_node_name ORDER BY i.if_name LIMIT 1);
 BEGIN
     PERFORM pgdrover.refuse_block('remove_node');
@@ -136,7 +136,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.on_node(dsn text, query text)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    answer text;
+    answer pg_catalog.text;
 BEGIN
     IF NOT pgdrover.can_ask_peers() THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'other nodes cannot be asked from here',
@@ -178,7 +178,7 @@ $$;
 CREATE OR REPLACE PROCEDURE spock.get_spock_nodes(src_dsn text, verb boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
-    rows text := pgdrover.on_node(src_dsn, 'SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(n.node_id, n.node_name, n.location, '
+    rows pg_catalog.text := pgdrover.on_node(src_dsn, 'SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(n.node_id, n.node_name, n.location, '
         'n.country, n.info, i.if_dsn) ORDER BY n.node_name), ''[]'')::text FROM spock.node n JOIN spock.node_interface i ON n.node_id = i.if_nodeid');
 BEGIN
     DROP TABLE IF EXISTS temp_spock_nodes;
@@ -196,7 +196,7 @@ CREATE OR REPLACE PROCEDURE spock.create_sub(
     synchronize_data boolean, forward_origins text, apply_delay interval, enabled boolean, force_text_transfer boolean, verb boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
-    skipped text := '{}';
+    skipped pg_catalog.text := '{}';
 BEGIN
     IF synchronize_structure THEN
         skipped := pgdrover.on_node(node_dsn, 'SELECT coalesce(pg_catalog.array_agg(n.nspname::text), ''{}'')::text FROM pg_catalog.pg_namespace n '
@@ -264,7 +264,7 @@ $$;
 CREATE OR REPLACE PROCEDURE spock.advance_replication_slot(node_dsn text, slot_name text, sync_timestamp timestamp, verb boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
-    target pg_lsn;
+    target pg_catalog.pg_lsn;
 BEGIN
     IF sync_timestamp IS NULL THEN
         RAISE NOTICE '    - No commit timestamp, slot % stays', slot_name;
@@ -285,7 +285,7 @@ $$;
 -- All of them act with the caller's own rights, and are nobody's by default.
 DO $$
 DECLARE
-    p record;
+    p pg_catalog.record;
 BEGIN
     FOR p IN SELECT f.oid::regprocedure AS name FROM pg_catalog.pg_proc f
               WHERE f.pronamespace IN ('spock'::regnamespace, 'pgdrover'::regnamespace) AND f.prokind = 'p'

@@ -17,7 +17,7 @@ $$;
 
 DO $$
 DECLARE
-    t text;
+    t pg_catalog.text;
 BEGIN
     FOR t IN SELECT n FROM pg_catalog.unnest(ARRAY[
                  'subscription', 'local_sync_status', 'replication_set', 'replication_set_table', 'node', 'node_interface',
@@ -31,9 +31,9 @@ $$;
 
 -- Membership and publication change in one commit, whoever changes the membership: what applies changes, too.
 CREATE OR REPLACE FUNCTION pgdrover.members_added()
-RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    rel oid;
+    rel pg_catalog.oid;
 BEGIN
     PERFORM pgdrover.publish((SELECT coalesce(array_agg(DISTINCT t.set_reloid::oid), '{}') FROM added t));
     FOR rel IN SELECT DISTINCT t.set_reloid::oid FROM added t ORDER BY 1 LOOP
@@ -44,7 +44,7 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pgdrover.members_removed()
-RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pgdrover.publish((SELECT coalesce(array_agg(DISTINCT t.set_reloid::oid), '{}') FROM removed t));
     PERFORM pgdrover.unwatch_unused();
@@ -53,7 +53,7 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pgdrover.set_changed()
-RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pgdrover.publish((SELECT coalesce(array_agg(DISTINCT t.set_reloid::oid), '{}') FROM spock.replication_set_table t
                                 JOIN changed c ON c.set_id = t.set_id));

@@ -5,7 +5,7 @@ GRANT USAGE ON SCHEMA pgdrover TO PUBLIC;
 
 DO $$
 DECLARE
-    f record;
+    f pg_catalog.record;
 BEGIN
     FOR f IN SELECT p.oid::regprocedure AS fn FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
               WHERE p.pronamespace = 'pgdrover'::regnamespace

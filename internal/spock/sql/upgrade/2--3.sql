@@ -1,0 +1,2 @@
+-- From version 2 to version 3: functions that work with the schema's owner's rights look for no names among temporary objects.
+-- The files of functions, which run after this, make them so; there is nothing else to do.
