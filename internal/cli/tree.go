@@ -49,6 +49,7 @@ func newRootCmd(env *Env) *cobra.Command {
 			newSpockctrlCmd(env),
 			newZodanCmd(env),
 			newDemoCmd(env),
+			newWebCmd(env),
 			newCompletionCmd(env),
 		)
 	}
