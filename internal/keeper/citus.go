@@ -49,11 +49,15 @@ func (n *node) coordinate(ctx context.Context, s fsm.Step, t task) error {
 // insist tries until the coordinator has taken it, or the edge leads nowhere
 // any more: a worker's promotion is worth nothing while writes are led elsewhere.
 func (n *node) insist(ctx context.Context, what string, do func(ctx context.Context, s *distSession) error) error {
+	return n.persist(ctx, what, func(ctx context.Context) error { return n.withCoordinator(ctx, do) })
+}
+
+func (n *node) persist(ctx context.Context, what string, attempt func(ctx context.Context) error) error {
 	var told string
 	var toldAt, began time.Duration
 	began = n.clock()
 	for {
-		err := n.withCoordinator(ctx, do)
+		err := attempt(ctx)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -66,9 +66,9 @@ const (
 	coordinatorDial  = time.Second            // for the first packet's answer
 	coordinatorRedo  = 250 * time.Millisecond // between two first packets: one that was lost is missed for seconds
 	coordinatorLogin = 5 * time.Second
-	coordinatorAgain = 200 * time.Millisecond // between two attempts
+	coordinatorAgain = 100 * time.Millisecond // between two attempts
 	coordinatorTold  = 30 * time.Second       // between two words about the same trouble
-	coordinatorMoved = 500 * time.Millisecond // between two looks at where the coordinator is
+	coordinatorMoved = 250 * time.Millisecond // between two looks at where the coordinator is
 )
 
 // dialAgain opens a TCP connection and asks again before the system would: the

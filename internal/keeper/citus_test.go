@@ -1,7 +1,11 @@
 package keeper
 
 import (
+	"context"
+	"log/slog"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -58,6 +62,36 @@ func TestStatementsForEachVersionOfCitus(t *testing.T) {
 			require.Equal(t, c.want, got)
 		}
 	}
+}
+
+// TestPromotionGoesOnSoonAfterTheCoordinator: however long the coordinator was away, and whatever was the
+// trouble with it, a worker that waits for it tries again within a fraction of a second, and says so now and then.
+func TestPromotionGoesOnSoonAfterTheCoordinator(t *testing.T) {
+	t.Parallel()
+	for _, away := range []time.Duration{0, 10 * time.Millisecond, 7*time.Second + 31*time.Millisecond, 20 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			var log strings.Builder
+			began := time.Now()
+			n := &node{log: slog.New(slog.NewTextHandler(&log, nil)), clock: func() time.Duration { return time.Since(began) }}
+			err := n.persist(t.Context(), "prepare the promotion", func(context.Context) error {
+				if time.Since(began) < away {
+					return errNoCoordinator
+				}
+				return nil
+			})
+			require.NoError(t, err)
+			require.LessOrEqual(t, time.Since(began)-away, coordinatorAgain)
+			told := strings.Count(log.String(), "waiting for the coordinator")
+			require.LessOrEqual(t, told, 1+int(away/coordinatorTold))
+			require.Equal(t, away > 0, strings.Contains(log.String(), "the coordinator has answered"))
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		n := &node{log: slog.New(slog.DiscardHandler), clock: func() time.Duration { return 0 }}
+		time.AfterFunc(time.Minute, func() { cancel(errSuperseded) })
+		require.ErrorIs(t, n.persist(ctx, "prepare the promotion", func(context.Context) error { return errNoCoordinator }), errSuperseded)
+	})
 }
 
 var (
