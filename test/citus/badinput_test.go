@@ -66,7 +66,8 @@ func TestBadInput(t *testing.T) {
 			before := g.Footprint(t, m.Dir)
 			// The later of two options counts.
 			args := slices.Concat(c.args[:2], m.CreateArgs()[2:], c.args[2:])
-			res := g.RunCommand(t, pgtest.Command{Args: args, Env: []string{"PGCONNECT_TIMEOUT=15"}})
+			// For so long a worker waits for a coordinator that will not come.
+			res := g.RunCommand(t, pgtest.Command{Args: args, Env: []string{"PGCONNECT_TIMEOUT=8"}})
 			require.Equal(t, c.code, res.Code, res.Stderr)
 			for _, text := range c.says {
 				require.Contains(t, res.Stderr, text)

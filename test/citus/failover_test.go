@@ -34,11 +34,18 @@ func TestFormation(t *testing.T) {
 func breakFormation(t *testing.T, bin string, genuine bool) {
 	rounds := group.Number(t, roundsVar, 0)
 	workers := 1
-	if rounds > 0 {
+	switch {
+	case rounds > 0:
 		workers = 3
+	case genuine:
+		workers = 2
 	}
 	f := start(t, bin, genuine, workers)
 	f.createLedger(t)
+	if genuine {
+		f.setApart(t)
+	}
+	f.requirePage(t)
 	w := f.write(t)
 	w.waitAck(t, time.Now())
 	for range max(rounds, 1) {
@@ -49,8 +56,16 @@ func breakFormation(t *testing.T, bin string, genuine bool) {
 		step(t, "old worker primary still written to", func(t *testing.T) { f.writeToOldPrimary(t, w) })
 		step(t, "coordinator away while a worker fails over", func(t *testing.T) { f.coordinatorAway(t, w) })
 	}
-	step(t, "switchover of a worker and of the coordinator, maintenance of a worker", func(t *testing.T) { f.switchovers(t, w) })
-	w.end()
+	step(t, "switchover of a worker and of the coordinator, maintenance of both", func(t *testing.T) { f.switchovers(t, w) })
+	step(t, "a coordinator, a worker and the last of a group dropped", func(t *testing.T) { f.dropEach(t, w) })
+}
+
+// setApart takes the metadata from the last worker: clients cannot use it in the
+// coordinator's place, and nothing else is different.
+func (f *formation) setApart(t *testing.T) {
+	f.apart = f.workers
+	m := f.primary(t, f.apart, nil)
+	run(t, f.primary(t, 0, nil), fmt.Sprintf("SELECT stop_metadata_sync_to_node('localhost', %d)", m.Port))
 }
 
 func step(t *testing.T, name string, test func(t *testing.T)) {
@@ -161,10 +176,35 @@ func (f *formation) coordinatorAway(t *testing.T, w *writer) {
 			t.Fatalf("%s went on without the coordinator", s)
 		}
 	}
-	back := time.Now()
+	answers := make(chan time.Time, 1)
+	go func() {
+		for {
+			for _, m := range f.members(0) {
+				if back, err := ask[bool](m, "SELECT NOT pg_is_in_recovery()"); err == nil && back[0] {
+					answers <- time.Now()
+					return
+				}
+			}
+			pause(t.Context(), 5*time.Millisecond)
+		}
+	}()
+	woken := time.Now()
 	wake()
+	f.WaitFor(t, "the worker to go on", func(all []group.Status) error {
+		for _, s := range all {
+			if groupOf(s.Name) == 1 && s.Name != old.Name && s.Reported != "secondary" {
+				return nil
+			}
+		}
+		return errors.New("it waits")
+	})
+	on := time.Now()
 	f.primary(t, 1, old)
-	t.Logf("the worker went on %s after the return of the coordinator", time.Since(back).Round(time.Millisecond))
+	open := time.Now()
+	back := <-answers
+	round := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+	t.Logf("the coordinator took writes %s after it woke up; the worker went on %s after that, and was open after %s",
+		round(back.Sub(woken)), round(on.Sub(back)), round(open.Sub(back)))
 	old.Start(t)
 	f.requireHealed(t, w)
 }
@@ -213,12 +253,84 @@ func (f *formation) switchovers(t *testing.T, w *writer) {
 		t.Logf("switchover from %s: write gap %s", old.Name, w.longest())
 		f.requireHealed(t, w)
 	}
-	old := f.primary(t, 1, nil)
-	w.begin()
-	f.Must(t, "enable", "maintenance", "--pgdata", old.Dir, "--allow-failover")
-	f.primary(t, 1, old)
-	w.waitAck(t, time.Now())
-	t.Logf("maintenance of %s: write gap %s", old.Name, w.longest())
-	f.Must(t, "disable", "maintenance", "--pgdata", old.Dir)
+	var idle []*group.Member
+	for _, number := range []int{1, 0} {
+		old := f.primary(t, number, nil)
+		idle = append(idle, old)
+		w.begin()
+		f.Must(t, "enable", "maintenance", "--pgdata", old.Dir, "--allow-failover")
+		f.primary(t, number, old)
+		w.waitAck(t, time.Now())
+		t.Logf("maintenance of %s: write gap %s", old.Name, w.longest())
+	}
+	for _, m := range idle {
+		f.Must(t, "disable", "maintenance", "--pgdata", m.Dir)
+	}
 	f.requireHealed(t, w)
+}
+
+// dropEach drops the primaries of the coordinator's group and of the last worker's, then
+// the one that is left of that worker's group, and the one that is left of the coordinator's.
+func (f *formation) dropEach(t *testing.T, w *writer) {
+	for _, number := range []int{0, f.workers} {
+		old := f.primary(t, number, nil)
+		w.begin()
+		f.drop(t, old)
+		f.primary(t, number, old)
+		w.waitAck(t, time.Now())
+		t.Logf("%s dropped: write gap %s", old.Name, w.longest())
+	}
+	f.requireHealed(t, w)
+	w.end()
+	f.requireNothingPrepared(t)
+	w.requirePairs(t)
+	coordinator := f.primary(t, 0, nil)
+	last := f.primary(t, f.workers, nil)
+	if f.genuine {
+		run(t, coordinator, fmt.Sprintf("SELECT citus_drain_node('localhost', %d, shard_transfer_mode => 'block_writes')", last.Port))
+	}
+	f.drop(t, last)
+	f.requireEntries(t, f.workers, 0)
+	if f.genuine {
+		f.dropWithShards(t, w)
+	}
+	f.drop(t, coordinator)
+	out := f.Run(t, "show", "uri", "--pgdata", f.Monitor.Dir, "--formation", "default")
+	if strings.Contains(out.Stdout, "postgres://") {
+		t.Fatalf("there is a connection string and no coordinator: %s", out.Stdout)
+	}
+}
+
+// dropWithShards drops all of group 1, whose shards are nowhere else: the entry stays, and the log says why.
+func (f *formation) dropWithShards(t *testing.T, w *writer) {
+	f.requireRows(t, w)
+	coordinator := f.primary(t, 0, nil)
+	id := query[int](t, coordinator, "SELECT nodeid FROM pg_dist_node WHERE groupid = 1 AND noderole = 'primary'")[0]
+	for range 2 {
+		m := f.primary(t, 1, nil)
+		f.drop(t, m)
+		if len(f.names(1)) > 0 {
+			f.primary(t, 1, m)
+		}
+	}
+	pgtest.Eventually(t, group.Patience, func() error {
+		if !strings.Contains(coordinator.Log(), fmt.Sprintf("remove node %d ", id)) {
+			return errors.New("the coordinator's log does not say that the entry cannot be removed")
+		}
+		return nil
+	})
+	f.requireEntries(t, 1, 1)
+}
+
+// requireEntries waits until the metadata have so many entries of a group.
+func (f *formation) requireEntries(t *testing.T, number, want int) {
+	t.Helper()
+	coordinator := f.primary(t, 0, nil)
+	pgtest.Eventually(t, group.Patience, func() error {
+		got, err := ask[int](coordinator, "SELECT groupid FROM pg_dist_node WHERE groupid = $1", number)
+		if err == nil && len(got) != want {
+			err = fmt.Errorf("the metadata have %d entries of group %d", len(got), number)
+		}
+		return err
+	})
 }

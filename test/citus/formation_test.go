@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,17 +31,34 @@ type formation struct {
 	options  map[string][]string
 	replicas []string
 	created  func(m *group.Member) // is told of each node, may be nil
+	// apart is the group of a worker that has no metadata of its own, 0 when all have.
+	apart int
+
+	mu      sync.Mutex
+	dropped []string
 }
 
 // names are those of a group's nodes.
 func (f *formation) names(number int) []string {
+	all := []string{"coordinator-a", "coordinator-b"}
 	switch {
 	case number > 0:
-		return []string{fmt.Sprintf("worker%d-a", number), fmt.Sprintf("worker%d-b", number)}
+		all = []string{fmt.Sprintf("worker%d-a", number), fmt.Sprintf("worker%d-b", number)}
 	case f.alone:
-		return []string{"coordinator-a"}
+		all = all[:1]
 	}
-	return []string{"coordinator-a", "coordinator-b"}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.DeleteFunc(all, func(name string) bool { return slices.Contains(f.dropped, name) })
+}
+
+// drop removes a node, as an operator does on its host.
+func (f *formation) drop(t testing.TB, m *group.Member) {
+	t.Helper()
+	f.Must(t, "drop", "node", "--pgdata", m.Dir)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dropped = append(f.dropped, m.Name)
 }
 
 // allNames are those of all nodes.
@@ -128,17 +146,20 @@ func (f *formation) create(t testing.TB, name string) *group.Member {
 	return m
 }
 
-// waitWhole waits until every group has a primary and a secondary; a coordinator that is alone is single.
+// waitWhole waits until every group has a primary and secondaries; a node that is alone is single.
 func (f *formation) waitWhole(t testing.TB) {
 	t.Helper()
 	f.WaitFor(t, "every group to be whole", func(all []group.Status) error {
 		if len(all) != len(f.allNames()) {
 			return fmt.Errorf("%d nodes are registered", len(all))
 		}
-		primaries := make(map[int]int)
+		primaries, size := make(map[int]int), make(map[int]int)
+		for _, name := range f.allNames() {
+			size[groupOf(name)]++
+		}
 		for _, s := range all {
 			open := "primary"
-			if f.alone && groupOf(s.Name) == 0 && len(f.replicas) == 0 {
+			if size[groupOf(s.Name)] == 1 {
 				open = "single"
 			}
 			switch {
@@ -149,7 +170,7 @@ func (f *formation) waitWhole(t testing.TB) {
 			}
 		}
 		for number := range f.workers + 1 {
-			if primaries[number] != 1 {
+			if primaries[number] != min(1, size[number]) {
 				return fmt.Errorf("group %d has %d primaries", number, primaries[number])
 			}
 		}
@@ -220,6 +241,11 @@ func (f *formation) createLedger(t testing.TB) {
 	const table = "CREATE TABLE ledger (id bigint PRIMARY KEY)"
 	if f.genuine {
 		run(t, f.primary(t, 0, nil), table+"; SELECT create_distributed_table('ledger', 'id', shard_count => 12)")
+		for _, m := range f.members(0) {
+			// The extension ends its own transactions of two steps when it next looks for them.
+			run(t, m, "ALTER SYSTEM SET citus.recover_2pc_interval = '2s'")
+			run(t, m, "SELECT pg_reload_conf()")
+		}
 	}
 	for number := 1; number <= f.workers; number++ {
 		w := f.primary(t, number, nil)
@@ -260,6 +286,17 @@ func (f *formation) requireHealed(t testing.TB, w *writer) {
 	t.Helper()
 	f.waitWhole(t)
 	w.waitAck(t, time.Now())
+	f.requireRows(t, w)
+	f.requireLed(t)
+	f.requireNothingPrepared(t)
+	if f.genuine {
+		f.requireSynchronised(t, w)
+	}
+}
+
+// requireRows looks for every acknowledged row.
+func (f *formation) requireRows(t testing.TB, w *writer) {
+	t.Helper()
 	acks := w.acknowledged()
 	there := f.ids(t)
 	for _, id := range acks {
@@ -267,6 +304,11 @@ func (f *formation) requireHealed(t testing.TB, w *writer) {
 			t.Fatalf("row %d of %d acknowledged ones is lost", id, len(acks))
 		}
 	}
+}
+
+// requireLed waits until the metadata name every group's primary.
+func (f *formation) requireLed(t testing.TB) {
+	t.Helper()
 	coordinator := f.primary(t, 0, nil)
 	for number := range f.workers + 1 {
 		want := address(f.primary(t, number, nil))
@@ -278,7 +320,48 @@ func (f *formation) requireHealed(t testing.TB, w *writer) {
 			return err
 		})
 	}
-	f.requireNothingPrepared(t)
+}
+
+// requireSynchronised waits until every worker that has metadata has the coordinator's, and reads the
+// table through it; a worker without metadata stays one.
+func (f *formation) requireSynchronised(t testing.TB, w *writer) {
+	t.Helper()
+	const entries = "SELECT groupid || ' ' || nodename || ':' || nodeport FROM pg_dist_node WHERE noderole = 'primary' ORDER BY groupid"
+	coordinator := f.primary(t, 0, nil)
+	for number := 1; number <= f.workers; number++ {
+		m := f.primary(t, number, nil)
+		pgtest.Eventually(t, group.Patience, func() error {
+			want, err := ask[string](coordinator, entries)
+			if number == f.apart {
+				want = nil
+			}
+			if err != nil {
+				return err
+			}
+			got, err := ask[string](m, entries)
+			if err == nil && !slices.Equal(got, want) {
+				err = fmt.Errorf("%s has the entries %q and the coordinator %q", m.Name, got, want)
+			}
+			return err
+		})
+		has := query[bool](t, coordinator, "SELECT hasmetadata FROM pg_dist_node WHERE groupid = $1 AND noderole = 'primary'", number)
+		if !slices.Equal(has, []bool{number != f.apart}) {
+			t.Fatalf("group %d has metadata: %v", number, has)
+		}
+		if number == f.apart {
+			continue
+		}
+		there := make(map[int64]bool)
+		acks := w.acknowledged()
+		for _, id := range query[int64](t, m, "SELECT id FROM ledger") {
+			there[id] = true
+		}
+		for _, id := range acks {
+			if !there[id] {
+				t.Fatalf("row %d of %d acknowledged ones is not to be seen through %s", id, len(acks), m.Name)
+			}
+		}
+	}
 }
 
 // requireNothingPrepared waits until no server has a prepared transaction. Those
@@ -286,6 +369,9 @@ func (f *formation) requireHealed(t testing.TB, w *writer) {
 func (f *formation) requireNothingPrepared(t testing.TB) {
 	t.Helper()
 	for number := range f.workers + 1 {
+		if len(f.names(number)) == 0 {
+			continue
+		}
 		m := f.primary(t, number, nil)
 		pgtest.Eventually(t, group.Patience, func() error {
 			gids, err := ask[string](m, "SELECT gid FROM pg_prepared_xacts")

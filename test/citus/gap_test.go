@@ -74,17 +74,71 @@ func (m benchmarks) Run() int {
 	return code
 }
 
-// BenchmarkGap measures how long clients of the coordinator wait, the longest time without
-// an acknowledged row, when a worker, the coordinator, or both are lost. A round begins
-// when every group is whole again.
-func BenchmarkGap(b *testing.B) {
-	bin, genuine := pgtest.Citus(b)
+// The longest that a write may wait: for a node that is lost, for the silence that is taken for a
+// loss, and for the locks of sessions that were with it.
+const (
+	lossAim    = 3 * time.Second
+	silenceAim = lossAim + 3*time.Second + 10*time.Second
+)
+
+// gapRound is one failure, and how to make up for it.
+type gapRound struct {
+	what  string
+	aim   time.Duration
+	cause func() (heal func())
+}
+
+// measure repeats failures, each when every group is whole again.
+func (f *formation) measure(b *testing.B, rows func(w *writer) []gapRound) {
+	b.Helper()
 	b.ReportMetric(0, "ns/op")
-	f := &formation{genuine: genuine, workers: 1, brisk: true}
-	f.start(b, bin)
 	f.createLedger(b)
 	w := f.write(b)
 	w.waitAck(b, time.Now())
+	for _, c := range rows(w) {
+		row := &gapRow{what: c.what, aim: c.aim}
+		for range *rounds {
+			heal := c.cause()
+			w.waitAck(b, time.Now())
+			row.got = append(row.got, w.longest())
+			heal()
+			f.requireHealed(b, w)
+		}
+		measured.add(f.genuine, row)
+		b.Logf("%s: %v", row.what, row.got)
+	}
+	w.end()
+}
+
+// BenchmarkGap measures how long clients of the coordinator wait, the longest time without
+// an acknowledged row, when a worker, the coordinator, or both are lost.
+func BenchmarkGap(b *testing.B) {
+	bin, genuine := pgtest.Citus(b)
+	f := &formation{genuine: genuine, workers: 1, brisk: true}
+	f.start(b, bin)
+	f.measure(b, func(w *writer) []gapRound { return f.losses(b, w) })
+}
+
+// BenchmarkGapSilent measures the same when a worker's host is cut off from everybody.
+func BenchmarkGapSilent(b *testing.B) {
+	bin, genuine := pgtest.Citus(b)
+	f := &formation{genuine: genuine, workers: 1, alone: true, brisk: true}
+	f.net = pgtest.NewNetwork(b, append([]string{"monitor"}, f.allNames()...)...)
+	f.start(b, bin)
+	f.measure(b, func(w *writer) []gapRound {
+		silent := func() func() {
+			old := f.primary(b, 1, nil)
+			w.begin()
+			f.net.Isolate(b, old.Host)
+			f.primary(b, 1, old)
+			return func() { f.net.Heal(b) }
+		}
+		return []gapRound{{"a worker's host is silent (3 s of silence, up to 10 s of lock cooldown)", silenceAim, silent}}
+	})
+}
+
+func (f *formation) losses(b *testing.B, w *writer) []gapRound {
+	b.Helper()
 	killed := func(numbers ...int) func() (heal func()) {
 		return func() func() {
 			var old []*group.Member
@@ -112,26 +166,10 @@ func BenchmarkGap(b *testing.B) {
 		f.primary(b, 1, old)
 		return resume
 	}
-	for _, c := range []struct {
-		what  string
-		aim   time.Duration
-		cause func() (heal func())
-	}{
-		{"a worker killed", 3 * time.Second, killed(1)},
-		{"the coordinator killed", 3 * time.Second, killed(0)},
-		{"a worker and the coordinator killed", 6 * time.Second, killed(0, 1)},
-		{"a worker hangs (3 s of silence, up to 10 s of lock cooldown)", 13 * time.Second, hangs},
-	} {
-		row := &gapRow{what: c.what, aim: c.aim}
-		for range *rounds {
-			heal := c.cause()
-			w.waitAck(b, time.Now())
-			row.got = append(row.got, w.longest())
-			heal()
-			f.requireHealed(b, w)
-		}
-		measured.add(genuine, row)
-		b.Logf("%s: %v", row.what, row.got)
+	return []gapRound{
+		{"a worker killed", lossAim, killed(1)},
+		{"the coordinator killed", lossAim, killed(0)},
+		{"a worker and the coordinator killed", 2 * lossAim, killed(0, 1)},
+		{"a worker hangs (3 s of silence, up to 10 s of lock cooldown)", silenceAim, hangs},
 	}
-	w.end()
 }

@@ -28,6 +28,7 @@ type writer struct {
 
 	mu    sync.Mutex
 	acked []int64
+	pairs []int64   // rows that went to the table together with the one of the same negative number
 	last  time.Time // of the last acknowledgement
 	gap   time.Duration
 	err   error
@@ -40,8 +41,13 @@ const rowPatience = 8 * time.Second
 func (f *formation) write(t testing.TB) *writer {
 	t.Helper()
 	w := f.writer(t)
-	for range 3 {
-		w.wg.Go(func() { w.session(t.Context(), w.throughCoordinator) })
+	for i := range 3 {
+		// With the extension one of them writes two rows at a time, most often to two workers.
+		insert := w.throughCoordinator
+		if f.genuine && i == 0 {
+			insert = w.pairThroughCoordinator
+		}
+		w.wg.Go(func() { w.session(t.Context(), insert) })
 	}
 	return w
 }
@@ -107,6 +113,9 @@ func (w *writer) session(ctx context.Context, insert func(context.Context, *link
 			now := time.Now()
 			w.gap = max(w.gap, now.Sub(w.last))
 			w.acked, w.last = append(w.acked, id), now
+			if n := len(w.pairs); n > 0 && w.pairs[n-1] == id {
+				w.acked = append(w.acked, -id)
+			}
 			w.mu.Unlock()
 			pause(ctx, 5*time.Millisecond)
 		}
@@ -128,12 +137,40 @@ func (w *writer) throughCoordinator(ctx context.Context, link *link, id int64) e
 	if !w.f.genuine {
 		insert = fmt.Sprintf("SELECT citus.execute(%d, '%s')", int(id)%w.f.workers+1, insert)
 	}
+	return link.exec(ctx, w.f.anyCoordinator(), insert)
+}
+
+// anyCoordinator is how clients find the coordinator.
+func (f *formation) anyCoordinator() string {
 	var hosts, ports []string
-	for _, m := range w.f.members(0) {
+	for _, m := range f.members(0) {
 		hosts, ports = append(hosts, m.IP()), append(ports, strconv.Itoa(m.Port))
 	}
-	where := "host=" + strings.Join(hosts, ",") + " port=" + strings.Join(ports, ",") + " target_session_attrs=read-write"
-	return link.exec(ctx, where, insert)
+	return "host=" + strings.Join(hosts, ",") + " port=" + strings.Join(ports, ",") + " target_session_attrs=read-write"
+}
+
+// pairThroughCoordinator writes two rows in one transaction.
+func (w *writer) pairThroughCoordinator(ctx context.Context, link *link, id int64) error {
+	w.mu.Lock()
+	w.pairs = append(w.pairs, id)
+	w.mu.Unlock()
+	return link.exec(ctx, w.f.anyCoordinator(), fmt.Sprintf("INSERT INTO ledger VALUES (%d), (%d)", id, -id))
+}
+
+// requirePairs looks for transactions that did one half of their work: once nobody
+// writes any more and nothing is prepared, there must be none.
+func (w *writer) requirePairs(t testing.TB) {
+	t.Helper()
+	pgtest.Eventually(t, group.Patience, func() error { // the last ones may still be on their way
+		there := w.f.ids(t)
+		for _, id := range w.pairs {
+			if there[id] != there[-id] {
+				return fmt.Errorf("of the rows %d and %d, written in one transaction, only one is there", id, -id)
+			}
+		}
+		return nil
+	})
+	t.Logf("%d transactions of two rows: each has left both or none", len(w.pairs))
 }
 
 // link is the connections of one session. It sends no cancel requests: a wait
