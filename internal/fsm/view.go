@@ -121,7 +121,16 @@ func (t *turn) unreachable(n *Node) bool {
 	}
 	return n.Health == HealthBad && n.HealthAt.After(t.g.MonitorStart) &&
 		t.now.Sub(t.g.MonitorStart) > t.g.Settings.StartupGrace &&
-		(n.Session == SessionLost || !t.reporting(n) && t.othersHeard(n))
+		(n.Session == SessionLost && t.somebodyHeard(n) || !t.reporting(n) && t.othersHeard(n))
+}
+
+// somebodyHeard: the monitor hears a keeper other than n's now. While it hears
+// nobody, a session that ends may have been broken by its own network: those of
+// a cut monitor end one by one, many seconds apart.
+func (t *turn) somebodyHeard(n *Node) bool {
+	return slices.ContainsFunc(t.g.Nodes, func(x Node) bool {
+		return x.ID != n.ID && x.Session != SessionLost && t.now.Sub(x.Seen) <= heardNow
+	})
 }
 
 // heardMargin is how much later than a silent node another one must have been
@@ -131,7 +140,7 @@ const heardMargin = 1500 * time.Millisecond
 // silent: n's last report is older than it should be; that alone proves nothing.
 func (t *turn) silent(n *Node) bool { return t.now.Sub(n.Seen) > heardMargin }
 
-// heardNow is how young another node's last report must be at the verdict: late
+// heardNow is how young another node's last report must be at a verdict: late
 // reports come in one by one, and the last of them may be the last for all.
 const heardNow = 2500 * time.Millisecond
 

@@ -130,6 +130,7 @@ func (d *decider) session(ctx context.Context) error {
 		verdicts.put(id, health, d.observed.verdict(id, health, at))
 	}, rulesOf(d.current()))
 	defer probes.close()
+	d.observed.onExcuse(probes.forgive)
 	group.Go(func() error { return d.hear(ctx, holder) })
 	group.Go(func() error { return d.look(ctx, looks, probes) })
 	group.Go(func() error { return d.ring(ctx) })

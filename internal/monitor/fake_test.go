@@ -26,6 +26,7 @@ type fakeDB struct {
 	intents  map[int64]fsm.Intent
 	settings pgautofailover.Settings
 	waiting  map[groupKey]string
+	records  map[groupKey]fsm.Record
 	holder   *fakeConn // holds the lock
 	number   int64
 	conns    []*fakeConn
@@ -61,7 +62,7 @@ func newFakeDB() *fakeDB {
 	}
 	return &fakeDB{
 		nodes: make(map[int64]*fakeNode), intents: make(map[int64]fsm.Intent), settings: s,
-		waiting: make(map[groupKey]string), listener: make(chan groupKey, 100), refuse: make(map[groupKey]error), now: time.Now,
+		waiting: make(map[groupKey]string), records: make(map[groupKey]fsm.Record), listener: make(chan groupKey, 100), refuse: make(map[groupKey]error), now: time.Now,
 	}
 }
 
@@ -268,7 +269,9 @@ func (c *fakeConn) Decide(
 		return err
 	}
 	from := pgautofailover.LoadedGroup{
-		Group:   fsm.Group{Formation: fsm.Formation{ID: key.Formation}, ID: key.Group, Settings: f.settings.Decision},
+		Group: fsm.Group{
+			Formation: fsm.Formation{ID: key.Formation, OptSecondary: true}, ID: key.Group, Settings: f.settings.Decision, Record: f.records[key],
+		},
 		Waiting: f.waiting[key], Stamps: make(map[int64]pgautofailover.Stamps),
 	}
 	for _, id := range slices.Sorted(maps.Keys(f.nodes)) {
@@ -291,6 +294,9 @@ func (c *fakeConn) Decide(
 		}
 		for _, i := range d.Close {
 			delete(f.intents, i.Intent)
+		}
+		if d.RecordChanged {
+			f.records[key] = d.Record
 		}
 		f.stored = append(f.stored, storedDecision{at: f.now(), number: c.number, key: key, d: d})
 	}
@@ -416,10 +422,23 @@ func newWorld(t *testing.T, db *fakeDB) *world {
 // newWatchedWorld is newWorld with a watchman, unless it is nil.
 func newWatchedWorld(t *testing.T, db *fakeDB, sees watchman) *world {
 	t.Helper()
+	return newRuledWorld(t, db, sees, failoverRule, apply)
+}
+
+// newRealWorld is newWorld with the real rules.
+func newRealWorld(t *testing.T, db *fakeDB) *world {
+	t.Helper()
+	return newRuledWorld(t, db, nil, fsm.Decide, fsm.Apply)
+}
+
+func newRuledWorld(t *testing.T, db *fakeDB, sees watchman, decide func(fsm.Group, time.Time) (fsm.Decision, error),
+	apply func(fsm.Group, fsm.Decision, time.Time) fsm.Group,
+) *world {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	w := &world{db: db, servers: newFakeServers(), stop: stop, done: make(chan struct{})}
 	w.decider = newDecider(db, w.servers, slog.New(slog.DiscardHandler), nil)
-	w.decider.rules, w.decider.apply = failoverRule, apply
+	w.decider.rules, w.decider.apply = decide, apply
 	if sees != nil {
 		w.decider.watchmen = func() watchman { return sees }
 	}

@@ -56,7 +56,9 @@ func (l *looking) once(ctx context.Context) error {
 	}
 	now := time.Now()
 	l.tick(ctx, now)
-	if l.observed.reports(all, now) {
+	again, strangers := l.observed.reports(all, now)
+	l.queue.add(again...)
+	if strangers {
 		return l.wholly(ctx)
 	}
 	return nil
@@ -65,7 +67,7 @@ func (l *looking) once(ctx context.Context) error {
 // tick keeps the observer's clock.
 func (l *looking) tick(ctx context.Context, now time.Time) {
 	if l.observed.tick(now) {
-		l.probes.forgive()
+		l.probes.forgiveAll()
 		if !l.swept.IsZero() {
 			l.log.WarnContext(ctx, "the monitor was late: silence is counted from now on")
 		}

@@ -62,6 +62,9 @@ type observer struct {
 	// heard is when any node of a group was last heard, excused when silence
 	// was last taken for this process's own.
 	heard, excused map[groupKey]time.Time
+	// forgive takes the nodes whose silence was excused: what their probes ran
+	// into meanwhile says no more than the silence. It must not call back.
+	forgive func(ids ...int64)
 }
 
 func newObserver(start time.Time) *observer {
@@ -69,7 +72,15 @@ func newObserver(start time.Time) *observer {
 		start: start,
 		nodes: make(map[int64]*observedNode), intents: make(map[int64]time.Time),
 		heard: make(map[groupKey]time.Time), excused: make(map[groupKey]time.Time),
+		forgive: func(...int64) {},
 	}
+}
+
+// onExcuse sets what takes the nodes whose silence is excused from now on.
+func (o *observer) onExcuse(forgive func(ids ...int64)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.forgive = forgive
 }
 
 // tick says that the process has just looked at the database. It reports
@@ -123,22 +134,30 @@ func (n *observedNode) restart(now time.Time) {
 }
 
 // report takes the stamp of a node's last report. The first word after a
-// silence of the whole group starts the clocks of all its nodes again.
-func (o *observer) report(n *observedNode, stamp, now time.Time) {
+// silence of the whole group starts the clocks of all its nodes again; broken
+// tells that a silence ended, excused or not, so that the group deserves a look.
+func (o *observer) report(n *observedNode, stamp, now time.Time) (broken bool) {
 	if !n.report(stamp, now) {
-		return
+		return false
 	}
 	last, known := o.heard[n.key]
 	o.heard[n.key] = now
-	if !known || now.Sub(last) < quietAfter || now.Sub(o.excused[n.key]) < quietAgain {
-		return
+	if !known || now.Sub(last) < quietAfter {
+		return false
+	}
+	if now.Sub(o.excused[n.key]) < quietAgain {
+		return true
 	}
 	o.excused[n.key] = now
-	for _, other := range o.nodes {
+	var ids []int64
+	for id, other := range o.nodes {
 		if other.key == n.key {
 			other.restart(now)
+			ids = append(ids, id)
 		}
 	}
+	o.forgive(ids...)
+	return true
 }
 
 // sweep takes the rows of all nodes in. It returns the groups that differ from
@@ -207,25 +226,29 @@ func (n *observedNode) setReported(state fsm.State, now time.Time) {
 	}
 }
 
-// reports takes the times of the last reports in, and tells whether there is
-// a node that no look has shown yet.
-func (o *observer) reports(all []pgautofailover.ReportTime, now time.Time) (strangers bool) {
+// reports takes the times of the last reports in. It returns the groups that
+// are heard again after a silence, and tells whether there is a node that no
+// look has shown yet.
+func (o *observer) reports(all []pgautofailover.ReportTime, now time.Time) (again []groupKey, strangers bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, r := range all {
-		if n, known := o.nodes[r.NodeID]; known {
-			o.report(n, r.Reported, now)
-		} else {
+		n, known := o.nodes[r.NodeID]
+		if !known {
 			strangers = true
+			continue
+		}
+		if o.report(n, r.Reported, now) {
+			again = append(again, n.key)
 		}
 	}
-	return strangers
+	return again, strangers
 }
 
 // glance is what changed between two looks at the signs of life.
 type glance struct {
 	lost      []int64    // nodes whose session lock is gone since the last look
-	changed   []groupKey // groups where a session came or went
+	changed   []groupKey // groups where a session came or went, or a silence ended
 	strangers bool       // there are nodes that no sweep has shown yet
 	missing   bool       // a session that was lost has not come back
 }
@@ -243,7 +266,9 @@ func (o *observer) pulses(all []pgautofailover.Pulse, now time.Time) glance {
 			n.keeper = p.EverHad
 			g.strangers = true
 		}
-		o.report(n, p.Reported, now)
+		if o.report(n, p.Reported, now) {
+			g.changed = append(g.changed, n.key)
+		}
 		switch {
 		case p.HasSession:
 			if n.lost {

@@ -54,9 +54,12 @@ func TestSilenceOfAllIsOurOwn(t *testing.T) {
 	t0 := time.Now()
 	at := func(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
 	o := newObserver(t0)
+	var forgiven []int64
+	o.onExcuse(func(ids ...int64) { forgiven = append(forgiven, ids...) })
+	var changed []groupKey
 	look := func(ms, first, second int, held bool) {
 		o.tick(at(ms))
-		o.pulses([]pgautofailover.Pulse{pulse(1, at(first), true), pulse(2, at(second), held)}, at(ms))
+		changed = o.pulses([]pgautofailover.Pulse{pulse(1, at(first), true), pulse(2, at(second), held)}, at(ms)).changed
 	}
 	seen := func(ms int) fsm.Node { return filled(o, at(ms), fsm.Node{ID: 1}, fsm.Node{ID: 2}).Nodes[1] }
 	look(0, -10, -10, true)
@@ -67,7 +70,10 @@ func TestSilenceOfAllIsOurOwn(t *testing.T) {
 	o.verdict(2, fsm.HealthBad, at(7000))
 	require.Equal(t, at(1000), seen(7900).Seen)
 	require.Equal(t, fsm.SessionLost, seen(7900).Session)
+	require.Empty(t, forgiven)
 	look(8000, 7990, 900, false)
+	require.ElementsMatch(t, []int64{1, 2}, forgiven, "failed probes were failures of our own network")
+	require.Contains(t, changed, testKey)
 	n := seen(8000)
 	require.Equal(t, at(8000), n.Seen, "the other one gets its time")
 	require.Equal(t, fsm.SessionHeld, n.Session)
@@ -82,8 +88,11 @@ func TestSilenceOfAllIsOurOwn(t *testing.T) {
 	for ms := 13000; ms < 16000; ms += 1000 {
 		look(ms, 11990, 900, false)
 	}
+	require.Empty(t, changed)
 	look(16000, 15990, 900, false)
 	require.Equal(t, at(8000), seen(16000).Seen)
+	require.Len(t, forgiven, 2)
+	require.Equal(t, []groupKey{testKey}, changed, "nothing is excused, and yet somebody is heard who may take over")
 }
 
 func TestSuspendedMachineIsLate(t *testing.T) {

@@ -102,12 +102,23 @@ func (p *prober) hurry(ids ...int64) {
 	}
 }
 
-// forgive forgets all failures: they may have been our own.
-func (p *prober) forgive() {
+// forgiveAll forgets all failures: they may have been our own.
+func (p *prober) forgiveAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, l := range p.loops {
 		poke(l.forgive)
+	}
+}
+
+// forgive forgets the failures of some nodes.
+func (p *prober) forgive(ids ...int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range ids {
+		if l, running := p.loops[id]; running {
+			poke(l.forgive)
+		}
 	}
 }
 

@@ -28,12 +28,17 @@ func (p *process) group() fsm.Group {
 	if p != nil {
 		g.MonitorStart = at(p.start)
 	}
+	if p != nil {
+		for _, r := range m.rows { // the last report may start the clocks of all again
+			p.look(r)
+		}
+	}
 	for _, r := range m.rows {
 		n := r.Node
 		if p != nil {
 			k := p.look(r)
 			n.GoalAt, n.ReportedAt, n.StreamingAt = at(k.goalAt), at(k.repAt), at(k.streamAt)
-			n.Session = k.session
+			n.Session = k.session()
 			if k.everSeen {
 				n.Seen = at(k.seen)
 			}

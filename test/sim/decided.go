@@ -198,6 +198,9 @@ func (j *judge) checkGrace(p *process, g fsm.Group, d fsm.Decision, before fsm.R
 	if w.now-p.start < g.Settings.StartupGrace && !ownWord {
 		w.fail("I27", "rule %d %s opens an election %s after the monitor process started", d.Rule.Pos, d.Rule.Name, w.now-p.start)
 	}
+	if deaf := w.net.deaf(); deaf > 3*time.Second && !ownWord {
+		w.fail("I27", "rule %d %s replaces node %d although the monitor has heard nobody for %s", d.Rule.Pos, d.Rule.Name, n.ID, deaf)
+	}
 	calm := w.now - w.calmSince
 	if calm > 2*time.Minute && !ownWord {
 		w.fail("L8", "rule %d %s replaces node %d although nothing has happened for %s", d.Rule.Pos, d.Rule.Name, n.ID, calm)

@@ -59,7 +59,7 @@
 //	I24  k of V                       judge: each list when it is ordered
 //	I25  coordinator                  settled groups have nothing prepared and name the primary
 //	I26  repeatable edges             every step is repeated from its beginning after any fault; L1
-//	I27  monitor restart              judge: no election within the grace period
+//	I27  monitor restart              judge: no election within the grace period, nor by a monitor that hears nobody
 //	I28  no errors without primary    Decide returning an error; SQL functions in the schema's test
 //	L1   somebody is primary          fair suffix: the group settles, and a commit is acknowledged
 //	L2   no goal without edge         fair suffix

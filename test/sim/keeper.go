@@ -72,7 +72,7 @@ type keeper struct {
 func newKeeper(h *host) *keeper { return &keeper{h: h, w: h.w, current: fsm.Init} }
 
 // after schedules work in the life of this process.
-func (k *keeper) after(d time.Duration, fn func()) { k.alarm(d*time.Duration(k.h.slow), fn) }
+func (k *keeper) after(d time.Duration, fn func()) { k.h.work(d, k.alarm, fn) }
 
 // alarm schedules by the clock.
 func (k *keeper) alarm(d time.Duration, fn func()) {
@@ -124,11 +124,12 @@ func (k *keeper) die() {
 func (k *keeper) closeSession() {
 	id, session := k.id, k.session
 	release := func() { k.w.mon.sessionEnded(id, session) }
+	late := k.w.net.giveUp()
 	if !k.h.up {
-		k.w.after(keepalives, release)
+		k.w.after(late, release)
 		return
 	}
-	k.w.net.send(k.h.n, monitorHost, keepalives, release, release)
+	k.w.net.send(k.h.n, monitorHost, late, release, release)
 }
 
 // resume lets a stopped process go on.

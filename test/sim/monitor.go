@@ -13,6 +13,10 @@ const (
 	probeRetry   = 100 * time.Millisecond
 	probeTries   = 3
 	lockLook     = 100 * time.Millisecond
+	// A process that heard nobody for quietAfter takes that for its own silence,
+	// at most every quietAgain.
+	quietAfter = 2 * time.Second
+	quietAgain = 10 * time.Second
 )
 
 // row is a node as the monitor's database has it.
@@ -60,6 +64,9 @@ type process struct {
 	lastRun time.Duration
 	holds   bool // the decider lock
 	known   map[int64]*sight
+	// heard is when anybody was last heard, excused when a silence was last
+	// taken for the process's own.
+	heard, excused time.Duration
 }
 
 // sight is what a process saw of a node.
@@ -70,8 +77,28 @@ type sight struct {
 	goalNumber                     int64
 	reported                       fsm.State
 	streaming                      fsm.Streaming
-	session                        fsm.Session
+	held, lost, keeper             bool // the session lock is there; went; was ever there
 	healthKnown, probing, everSeen bool
+	probes                         int // counts what makes the outcome of a probe under way void
+}
+
+func (k *sight) session() fsm.Session {
+	switch {
+	case k.lost:
+		return fsm.SessionLost
+	case k.keeper:
+		return fsm.SessionHeld
+	}
+	return fsm.SessionNone
+}
+
+// restart forgets how long a node was silent and what its probes said.
+func (k *sight) restart(now time.Duration) {
+	if k.everSeen {
+		k.seen = now
+	}
+	k.healthKnown, k.held, k.lost = false, false, false
+	k.probes++
 }
 
 func newMonitor(w *World) *monitor {
@@ -190,6 +217,9 @@ func (m *monitor) report(h *host, r report, session int) answer {
 		n.History = r.history
 	}
 	n.reports++
+	if p := m.active(); p != nil {
+		p.look(n)
+	}
 	if changed {
 		m.wake()
 		w.happened(onReport)
@@ -315,6 +345,7 @@ func (p *process) tryLock() {
 	p.m.decider++
 	now := p.m.w.now
 	p.start, p.lastRun = now, now
+	p.heard, p.excused = now, now-quietAgain
 	p.known = map[int64]*sight{}
 	if p.m.w.tracing {
 		p.m.w.logf("monitor: process %d decides from now on", p.n+1)
@@ -330,29 +361,43 @@ func (p *process) sweep() {
 	}
 	now := p.m.w.now
 	if now-p.lastRun >= sweepEvery+time.Second {
-		for _, k := range p.known {
-			if k.everSeen {
-				k.seen = now
-			}
-		}
+		p.restart()
 	}
 	p.lastRun = now
 	p.decide()
 	p.after(sweepEvery, p.sweep)
 }
 
-// sight returns what the process saw of a node, after a fresh look.
+func (p *process) restart() {
+	for _, k := range p.known {
+		k.restart(p.m.w.now)
+	}
+}
+
+// word notes that a node was heard. The first word after a silence of all starts
+// the clocks of all again.
+func (p *process) word() {
+	now := p.m.w.now
+	if now-p.heard >= quietAfter && now-p.excused >= quietAgain {
+		p.excused = now
+		p.restart()
+	}
+	p.heard = now
+}
+
+// look returns what the process saw of a node, after a fresh look.
 func (p *process) look(r *row) *sight {
 	now := p.m.w.now
 	k := p.known[r.ID]
 	if k == nil {
 		k = &sight{
 			reports: r.reports, goalAt: now, repAt: now, streamAt: now, goalNumber: r.GoalNumber,
-			reported: r.Reported, streaming: r.Streaming,
+			reported: r.Reported, streaming: r.Streaming, keeper: !r.old && r.reports > 0,
 		}
 		p.known[r.ID] = k
 	}
 	if k.reports != r.reports {
+		p.word()
 		k.reports, k.seen, k.everSeen = r.reports, now, true
 	}
 	if k.goalNumber != r.GoalNumber {
@@ -365,9 +410,9 @@ func (p *process) look(r *row) *sight {
 		k.streaming, k.streamAt = r.Streaming, now
 	}
 	if _, held := p.m.sessions[r.ID]; held {
-		k.session = fsm.SessionHeld
-	} else if k.session == fsm.SessionHeld {
-		k.session = fsm.SessionLost
+		k.held, k.lost, k.keeper = true, false, true
+	} else if k.held {
+		k.held, k.lost = false, true
 	}
 	return k
 }
@@ -390,10 +435,10 @@ func (p *process) probe(r *row, urgent bool) {
 		return
 	}
 	k.probing = true
-	id, host := r.ID, r.host
+	id, host, probes := r.ID, r.host, k.probes
 	verdict := func(health fsm.Health) {
 		k.probing = false
-		if !p.m.up {
+		if !p.m.up || k.probes != probes {
 			return
 		}
 		n := p.m.node(id)

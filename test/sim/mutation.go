@@ -57,6 +57,8 @@ const (
 	NumbersAgain Mutation = "numbers-again"
 	// VoteWithoutPosition: a final report counts although the server had just died and the position is an older one.
 	VoteWithoutPosition Mutation = "vote-without-position"
+	// DeafDecides: silence and ended sessions count although the monitor hears nobody.
+	DeafDecides Mutation = "deaf-decides"
 	// CopyVotes: a base backup runs under a voter's application name.
 	CopyVotes Mutation = "copy-votes"
 )

@@ -14,7 +14,7 @@ func mutations() []Mutation {
 	return []Mutation{
 		ListsForgotten, ListForAnybody, VotersRecounted, NoteFirst, OneVoterEnough, OneVoteEnough, ReceiverStays, NoFencing,
 		ChildrenIgnored, DegradedReplaced, NoDemoteWait, LoneOrder, OpenEmpty, NoGuard, ListNotEnforced, NoFence, LonelyFence, RowIsContact,
-		ContactWhenAnswered, UnderstatedLSN, ShutdownIgnored, NotSealed, NumbersAgain, CopyVotes,
+		ContactWhenAnswered, UnderstatedLSN, ShutdownIgnored, NotSealed, NumbersAgain, CopyVotes, DeafDecides,
 	}
 }
 

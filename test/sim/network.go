@@ -11,13 +11,21 @@ type network struct {
 	cutAt [maxHosts + 1][maxHosts + 1]time.Duration
 	// lossy is how many messages out of 100 need to be sent again.
 	lossy [maxHosts + 1][maxHosts + 1]int
+	// tcp says when connections are given up.
+	tcp source
 }
 
+// giveUp is how long a server keeps a connection that has gone silent.
+func (n *network) giveUp() time.Duration { return n.tcp.between(giveUpSoonest, giveUpLatest) }
+
 const (
-	latency    = 500 * time.Microsecond
-	resend     = 200 * time.Millisecond
-	deadPeer   = 30 * time.Second // wal_sender_timeout, wal_receiver_timeout
-	keepalives = 12 * time.Second // until a server gives up a silent connection
+	latency  = 500 * time.Microsecond
+	resend   = 200 * time.Millisecond
+	deadPeer = 30 * time.Second // wal_sender_timeout, wal_receiver_timeout
+	// A server gives up a silent connection after so long: sooner when something
+	// was on its way, later when only keepalives find out.
+	giveUpSoonest = 10 * time.Second
+	giveUpLatest  = 20 * time.Second
 )
 
 // open reports whether packets from a reach b now.
@@ -74,7 +82,9 @@ func (n *network) cut(a, b int) {
 	since := n.w.now
 	n.cutAt[a][b] = since
 	n.w.after(deadPeer, func() { n.expire(a, b, since) })
-	n.w.after(keepalives, func() { n.expireSessions(a, b, since) })
+	if a == monitorHost || b == monitorHost {
+		n.w.after(n.giveUp(), func() { n.expireSessions(a, b, since) })
+	}
 }
 
 // expire ends replication connections over a link that stayed closed.
@@ -105,6 +115,18 @@ func (n *network) expireSessions(a, b int, since time.Duration) {
 	if id := n.w.hosts[other].k.id; id != 0 {
 		n.w.mon.releaseSession(id)
 	}
+}
+
+// deaf is for how long the monitor has been cut off from everybody.
+func (n *network) deaf() time.Duration {
+	since := time.Duration(0)
+	for h := range n.w.hosts {
+		if n.open(h, monitorHost) {
+			return 0
+		}
+		since = max(since, n.cutAt[h][monitorHost])
+	}
+	return n.w.now - since
 }
 
 // healAll opens everything.

@@ -26,9 +26,22 @@ func (r *Rules) decide(g fsm.Group, now time.Time) (fsm.Decision, error) {
 		g.Settings.DemoteTimeout = 0
 	case LoneOrder:
 		return r.decideAlone(g, now)
+	case DeafDecides:
+		return r.Decide(everybodyHeard(g, now), now)
 	default:
 	}
 	return r.Decide(g, now)
+}
+
+// everybodyHeard is the group as if all but its primary had just reported.
+func everybodyHeard(g fsm.Group, now time.Time) fsm.Group {
+	g.Nodes = slices.Clone(g.Nodes)
+	for i := range g.Nodes {
+		if n := &g.Nodes[i]; n.ID != g.Record.Primary && !n.Seen.IsZero() {
+			n.Seen, n.Session = now, fsm.SessionHeld
+		}
+	}
+	return g
 }
 
 // decideOnOtherLists shows Decide other lists than those in force and puts the

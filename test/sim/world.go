@@ -101,7 +101,7 @@ type host struct {
 func newWorld(setup Setup, rules *Rules, tracing bool) *World {
 	w := &World{cfg: setup, rules: rules, tracing: tracing, rng: newSource(setup.Seed, 1000)}
 	w.judge = newJudge(w)
-	w.net.w = w
+	w.net.w, w.net.tcp = w, newSource(setup.Seed, 2000)
 	for n := range maxHosts {
 		h := &host{w: w, n: n, slow: 1, rng: newSource(setup.Seed, uint64(n)+1)}
 		h.s = newServer(h)
@@ -184,7 +184,19 @@ func (w *World) logf(format string, args ...any) {
 }
 
 // after schedules work on this host: later when it is slow or stands still by then.
-func (h *host) after(d time.Duration, fn func()) { h.alarm(d*time.Duration(h.slow), fn) }
+func (h *host) after(d time.Duration, fn func()) { h.work(d, h.alarm, fn) }
+
+// work schedules the end of d of work by an alarm. A long one is looked at again
+// on the way: a host that is not slow any more does the rest at its usual speed.
+func (h *host) work(d time.Duration, alarm func(time.Duration, func()), fn func()) {
+	const slice = 5 * time.Second
+	slow := time.Duration(h.slow)
+	if d*slow <= slice || slow == 1 {
+		alarm(d*slow, fn)
+		return
+	}
+	alarm(slice, func() { h.work(d-slice/slow, alarm, fn) })
+}
 
 // alarm schedules by the clock, which runs the same on a slow host.
 func (h *host) alarm(d time.Duration, fn func()) {
