@@ -190,12 +190,11 @@ func (h *host) after(d time.Duration, fn func()) { h.work(d, h.alarm, fn) }
 // on the way: a host that is not slow any more does the rest at its usual speed.
 func (h *host) work(d time.Duration, alarm func(time.Duration, func()), fn func()) {
 	const slice = 5 * time.Second
-	slow := time.Duration(h.slow)
-	if d*slow <= slice || slow == 1 {
-		alarm(d*slow, fn)
+	if whole := d * time.Duration(h.slow); whole <= slice || h.slow == 1 {
+		alarm(whole, fn)
 		return
 	}
-	alarm(slice, func() { h.work(d-slice/slow, alarm, fn) })
+	alarm(slice, func() { h.work(d-slice/time.Duration(h.slow), alarm, fn) })
 }
 
 // alarm schedules by the clock, which runs the same on a slow host.
