@@ -158,20 +158,25 @@ func TestMonitorThatHearsNobodyDecidesNothing(t *testing.T) {
 // word of anybody, and comes with it.
 func TestPrimaryThatDiesWhileItsStandbysStutter(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		db := deafDB(5 * time.Second)
-		w := deafWorld{newRealWorld(t, db), t}
-		defer w.end()
-		w.report(2*grace, 1, 2, 3)
-		// A silence that is excused, so that the next one is not.
-		w.report(3 * time.Second)
-		w.report(time.Second, 1, 2, 3)
-		w.report(2700 * time.Millisecond)
-		w.servers.set(5001, outcomeRefused)
-		w.session(false, 1)
-		w.report(time.Second)
-		require.Empty(t, db.orders())
-		w.report(time.Second, 2)
-		require.NotEmpty(t, db.orders())
-	})
+	for name, heard := range map[string][]int64{"nobody is heard": nil, "the primary was heard last": {1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				db := deafDB(5 * time.Second)
+				w := deafWorld{newRealWorld(t, db), t}
+				defer w.end()
+				w.report(2*grace, 1, 2, 3)
+				// A silence that is excused, so that the next one is not.
+				w.report(3 * time.Second)
+				w.report(time.Second, 1, 2, 3)
+				w.report(2700*time.Millisecond, heard...)
+				w.servers.set(5001, outcomeRefused)
+				w.session(false, 1)
+				w.report(time.Second)
+				require.Empty(t, db.orders())
+				w.report(time.Second, 2)
+				require.NotEmpty(t, db.orders())
+			})
+		})
+	}
 }

@@ -134,19 +134,18 @@ func (n *observedNode) restart(now time.Time) {
 }
 
 // report takes the stamp of a node's last report. The first word after a
-// silence of the whole group starts the clocks of all its nodes again; broken
-// tells that a silence ended, excused or not, so that the group deserves a look.
-func (o *observer) report(n *observedNode, stamp, now time.Time) (broken bool) {
+// silence of the whole group starts the clocks of all its nodes again; again
+// tells that the node itself had been silent, so that the group deserves a look.
+func (o *observer) report(n *observedNode, stamp, now time.Time) (again bool) {
+	before := n.seen
 	if !n.report(stamp, now) {
 		return false
 	}
+	again = !before.IsZero() && now.Sub(before) >= quietAfter
 	last, known := o.heard[n.key]
 	o.heard[n.key] = now
-	if !known || now.Sub(last) < quietAfter {
-		return false
-	}
-	if now.Sub(o.excused[n.key]) < quietAgain {
-		return true
+	if !known || now.Sub(last) < quietAfter || now.Sub(o.excused[n.key]) < quietAgain {
+		return again
 	}
 	o.excused[n.key] = now
 	var ids []int64
@@ -157,7 +156,7 @@ func (o *observer) report(n *observedNode, stamp, now time.Time) (broken bool) {
 		}
 	}
 	o.forgive(ids...)
-	return true
+	return again
 }
 
 // sweep takes the rows of all nodes in. It returns the groups that differ from
@@ -226,8 +225,8 @@ func (n *observedNode) setReported(state fsm.State, now time.Time) {
 	}
 }
 
-// reports takes the times of the last reports in. It returns the groups that
-// are heard again after a silence, and tells whether there is a node that no
+// reports takes the times of the last reports in. It returns the groups of nodes
+// that are heard again after a silence, and tells whether there is a node that no
 // look has shown yet.
 func (o *observer) reports(all []pgautofailover.ReportTime, now time.Time) (again []groupKey, strangers bool) {
 	o.mu.Lock()
@@ -248,7 +247,7 @@ func (o *observer) reports(all []pgautofailover.ReportTime, now time.Time) (agai
 // glance is what changed between two looks at the signs of life.
 type glance struct {
 	lost      []int64    // nodes whose session lock is gone since the last look
-	changed   []groupKey // groups where a session came or went, or a silence ended
+	changed   []groupKey // groups where a session came or went, or a node is heard again
 	strangers bool       // there are nodes that no sweep has shown yet
 	missing   bool       // a session that was lost has not come back
 }
