@@ -45,14 +45,35 @@ func (m citusMonitor) FormationNodes(context.Context) ([]pgautofailover.NodeRow,
 	return m.w.nodes, nil
 }
 
-func newCitusWorld(t *testing.T) *citusWorld {
-	t.Helper()
+// withCitus runs a test with the extension where it is installed, else with its stand-in; its name says which.
+func withCitus(t *testing.T, test func(t *testing.T, w *citusWorld)) {
+	t.Parallel()
 	bin, genuine := pgtest.Citus(t)
-	t.Logf("the extension is the real one: %t", genuine)
-	return newCitusWorldOf(t, bin, genuine)
+	if !genuine {
+		runWithStandIn(t, bin, test)
+		return
+	}
+	t.Run("with the extension", func(t *testing.T) {
+		t.Parallel()
+		test(t, newCitusWorld(t, bin, true))
+	})
 }
 
-func newCitusWorldOf(t *testing.T, bin string, genuine bool) *citusWorld {
+// withStandIn runs a test that needs the stand-in wherever it is.
+func withStandIn(t *testing.T, test func(t *testing.T, w *citusWorld)) {
+	t.Parallel()
+	runWithStandIn(t, pgtest.CitusStandIn(t), test)
+}
+
+func runWithStandIn(t *testing.T, bin string, test func(t *testing.T, w *citusWorld)) {
+	t.Helper()
+	t.Run("stand-in for the extension", func(t *testing.T) {
+		t.Parallel()
+		test(t, newCitusWorld(t, bin, false))
+	})
+}
+
+func newCitusWorld(t *testing.T, bin string, genuine bool) *citusWorld {
 	t.Helper()
 	settings := map[string]string{"shared_preload_libraries": "citus", "max_prepared_transactions": "100"}
 	if genuine {
@@ -127,9 +148,9 @@ func (w *citusWorld) entry(group, port int) {
 
 // TestWorkerIsMovedInTwoSteps plays the steps of promotions against a real
 // server, each also again, in another process, or by another candidate.
-func TestWorkerIsMovedInTwoSteps(t *testing.T) {
-	t.Parallel()
-	w := newCitusWorld(t)
+func TestWorkerIsMovedInTwoSteps(t *testing.T) { withCitus(t, workerIsMovedInTwoSteps) }
+
+func workerIsMovedInTwoSteps(t *testing.T, w *citusWorld) {
 	w.entry(1, 5001)
 	w.entry(2, 5101)
 
@@ -176,8 +197,10 @@ func TestWorkerIsMovedInTwoSteps(t *testing.T) {
 
 // TestCoordinatorsNodeEndsWhatNobodyWaitsFor: a candidate prepared its promotion and was lost.
 func TestCoordinatorsNodeEndsWhatNobodyWaitsFor(t *testing.T) {
-	t.Parallel()
-	w := newCitusWorld(t)
+	withCitus(t, coordinatorsNodeEndsWhatNobodyWaitsFor)
+}
+
+func coordinatorsNodeEndsWhatNobodyWaitsFor(t *testing.T, w *citusWorld) {
 	w.entry(1, 5001)
 	w.prepare(w.node("worker", 1, 5002))
 	primary := w.node("worker", 1, 5001)
@@ -206,9 +229,9 @@ func TestCoordinatorsNodeEndsWhatNobodyWaitsFor(t *testing.T) {
 }
 
 // TestPromotionWaitsForTheCoordinator and goes on by itself.
-func TestPromotionWaitsForTheCoordinator(t *testing.T) {
-	t.Parallel()
-	w := newCitusWorld(t)
+func TestPromotionWaitsForTheCoordinator(t *testing.T) { withCitus(t, promotionWaitsForTheCoordinator) }
+
+func promotionWaitsForTheCoordinator(t *testing.T, w *citusWorld) {
 	w.entry(1, 5001)
 	w.server.Stop(t, syscall.SIGINT)
 	n := w.node("worker", 1, 5002)
@@ -241,8 +264,10 @@ func TestPromotionWaitsForTheCoordinator(t *testing.T) {
 // TestHungSessionDoesNotHoldUpAPromotion: a client's transaction that will never
 // end holds locks on the shards; it is ended after the cooldown.
 func TestHungSessionDoesNotHoldUpAPromotion(t *testing.T) {
-	t.Parallel()
-	w := newCitusWorld(t)
+	withCitus(t, hungSessionDoesNotHoldUpAPromotion)
+}
+
+func hungSessionDoesNotHoldUpAPromotion(t *testing.T, w *citusWorld) {
 	n := w.node("worker", 0, w.server.Port+1) // the only server there is holds the shards
 	n.file.Timeouts.CitusUpdateNodeLockCooldown = 2000
 	work := "SELECT pg_advisory_xact_lock_shared(19740, 0)" // what the stand-in locks
@@ -292,15 +317,17 @@ func (w *citusWorld) session() *pgx.Conn {
 	return conn
 }
 
-// TestWorkerThatHangsIsCutOff, stand-in for the extension: a session of the coordinator waits for
+// TestWorkerThatHangsIsCutOff: a session of the coordinator waits for
 // a server that will never answer, on a host whose system says that all is well.
 // No signal ends it; the end of its connection does, once that worker is being replaced.
 func TestWorkerThatHangsIsCutOff(t *testing.T) {
-	t.Parallel()
 	if !pgtest.ReachesConnections(t) {
 		t.Skip("this system does not let a process reach another's connections")
 	}
-	w := newCitusWorldOf(t, pgtest.CitusStandIn(t), false)
+	withStandIn(t, workerThatHangsIsCutOff)
+}
+
+func workerThatHangsIsCutOff(t *testing.T, w *citusWorld) {
 	mute, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = mute.Close() }()
@@ -354,10 +381,10 @@ func TestWorkerThatHangsIsCutOff(t *testing.T) {
 	}, patience, 20*time.Millisecond)
 }
 
-// TestCallsByHand, stand-in for the extension: what an operator has a node say to the coordinator.
-func TestCallsByHand(t *testing.T) {
-	t.Parallel()
-	w := newCitusWorldOf(t, pgtest.CitusStandIn(t), false)
+// TestCallsByHand: what an operator has a node say to the coordinator.
+func TestCallsByHand(t *testing.T) { withStandIn(t, callsByHand) }
+
+func callsByHand(t *testing.T, w *citusWorld) {
 	tell := func(n *node, call CoordinatorCall) error {
 		return n.withCoordinator(t.Context(), func(ctx context.Context, s *distSession) error { return n.tell(ctx, s, call) })
 	}
