@@ -91,8 +91,9 @@ func (c *carefully) ddl(ctx context.Context, q *queued) error {
 	if err != nil {
 		return err
 	}
-	// What the text has set for the session, the path with it, must not stay.
-	if err := c.session.run(ctx, "RESET ROLE; RESET ALL"); err != nil {
+	// What the text has set for the session, the path with it, must not stay, nor
+	// a cursor whose query would go on with our rights, nor temporary objects.
+	if err := c.session.run(ctx, "RESET ROLE; RESET ALL; CLOSE ALL; DISCARD TEMP"); err != nil {
 		return err
 	}
 	c.tx.deferred = true
@@ -108,8 +109,10 @@ func (c *carefully) ddlAsSuperuser(ctx context.Context, q *queued) error {
 }
 
 func (c *carefully) ddlConfined(ctx context.Context, q *queued) error {
+	// Triggers that wait for the end fire there, too.
 	const definition = `CREATE FUNCTION pg_temp.pgdrover_ddl(text[]) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS
-		$pgdrover$ DECLARE pgdrover_text text; BEGIN FOREACH pgdrover_text IN ARRAY $1 LOOP EXECUTE pgdrover_text; END LOOP; END $pgdrover$;
+		$pgdrover$ DECLARE pgdrover_text pg_catalog.text; BEGIN FOREACH pgdrover_text IN ARRAY $1 LOOP EXECUTE pgdrover_text; END LOOP;
+		SET CONSTRAINTS ALL IMMEDIATE; END $pgdrover$;
 		ALTER FUNCTION pg_temp.pgdrover_ddl(text[]) OWNER TO %s`
 	if err := c.session.run(ctx, fmt.Sprintf(definition, pg.QuoteIdent(q.role))); err != nil {
 		return err

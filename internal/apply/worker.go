@@ -183,7 +183,7 @@ func (w *Worker) peerDSN(ctx context.Context, node conflict.NodeID) (string, err
 func sessionSettings(durable bool) map[string]string {
 	m := map[string]string{
 		"session_replication_role": "replica", "check_function_bodies": "off", "synchronous_commit": "off",
-		"search_path": "pg_catalog", "row_security": "off", "lock_timeout": "0", "statement_timeout": "0",
+		"search_path": "pg_catalog, pg_temp", "row_security": "off", "lock_timeout": "0", "statement_timeout": "0",
 		"idle_in_transaction_session_timeout": "0", "jit": "off", "plan_cache_mode": "force_generic_plan",
 		"client_encoding": "UTF8", "datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",
 		"default_transaction_isolation": "read committed", "default_transaction_read_only": "off",

@@ -27,6 +27,7 @@ func nobodyBecomesSuperuser(t *testing.T, nodes []*node) {
 	session := a.as(t, "app")
 	defer func() { _ = session.Close(t.Context()) }()
 	const takeover = `BEGIN IF session_user <> 'app' OR current_user <> 'app' THEN RESET ROLE; ALTER ROLE app SUPERUSER; END IF; RETURN %s; END`
+	const elsewhere = `BEGIN IF session_user <> 'app' THEN EXECUTE '%s'; END IF; RETURN 1; END`
 	for _, attempt := range []struct {
 		name       string
 		statements []string
@@ -53,6 +54,26 @@ func nobodyBecomesSuperuser(t *testing.T, nodes []*node) {
 			"CREATE TABLE public.by_key (id public.citext PRIMARY KEY)",
 			"INSERT INTO public.by_key VALUES (ROW(1)), (ROW(2))",
 			"DELETE FROM public.by_key WHERE id = ROW(1)::public.citext",
+		}},
+		{"a temporary view in front of a catalog", []string{
+			"CREATE FUNCTION public.take() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN IF current_user <> 'app' THEN ALTER ROLE app SUPERUSER; END IF; RETURN true; END$$",
+			"CREATE FUNCTION public.shadow() RETURNS int LANGUAGE plpgsql AS $$" + fmt.Sprintf(elsewhere,
+				"CREATE TEMP VIEW pg_roles AS SELECT r.* FROM pg_catalog.pg_roles r WHERE public.take()") + "$$",
+			"CREATE TABLE public.by_view AS SELECT public.shadow() AS id",
+			"CREATE TABLE public.after_view (id int)",
+		}},
+		{"a cursor that outlives its statement", []string{
+			"CREATE FUNCTION public.hold() RETURNS int LANGUAGE plpgsql AS $$" + fmt.Sprintf(elsewhere,
+				"DECLARE held CURSOR WITH HOLD FOR SELECT public.take()") + "$$",
+			"CREATE TABLE public.by_cursor AS SELECT public.hold() AS id",
+		}},
+		{"a trigger that waits for the end", []string{
+			"CREATE TABLE public.late (id int)",
+			"CREATE FUNCTION public.late() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.take(); RETURN NULL; END$$",
+			"CREATE CONSTRAINT TRIGGER late AFTER INSERT ON public.late DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.late()",
+			"ALTER TABLE public.late ENABLE ALWAYS TRIGGER late",
+			"CREATE FUNCTION public.fill() RETURNS int LANGUAGE plpgsql AS $$" + fmt.Sprintf(elsewhere, "INSERT INTO public.late VALUES (1)") + "$$",
+			"CREATE TABLE public.by_trigger AS SELECT public.fill() AS id",
 		}},
 	} {
 		for _, sql := range attempt.statements {
