@@ -112,6 +112,14 @@ func (j *judge) record(t Type, r Resolution, lost Loss, row *Row) *Conflict {
 	return &j.out.Conflicts[len(j.out.Conflicts)-1]
 }
 
+// overwritten records that a change wins over a row of another author. What a copy
+// has brought was the source's to send, which makes it nobody's.
+func (j *judge) overwritten(t Type, row *Row) {
+	if j.foreign(row) && !row.Stamp.Copied() {
+		j.record(t, RemoteApplied, LocalLost, row)
+	}
+}
+
 // foreign tells whether a row is known to be another author's.
 func (j *judge) foreign(row *Row) bool {
 	return row.Stamp.Known() && row.Stamp.Origin != j.change.Stamp.Origin
@@ -236,9 +244,7 @@ func (j *judge) update(l Local) error {
 	if err != nil || !free {
 		return err
 	}
-	if j.foreign(row) {
-		j.record(UpdateOriginDiffers, RemoteApplied, LocalLost, row)
-	}
+	j.overwritten(UpdateOriginDiffers, row)
 	j.write(UpdateRow, row.Ref, counterDifference)
 	return nil
 }
@@ -384,11 +390,10 @@ func (j *judge) leaveKey(l Local) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		switch {
-		case !won:
+		if won {
+			j.overwritten(UpdateOriginDiffers, l.Row)
+		} else {
 			j.record(UpdateExists, LocalKept, RemoteLost, l.Row)
-		case j.foreign(l.Row):
-			j.record(UpdateOriginDiffers, RemoteApplied, LocalLost, l.Row)
 		}
 		return won, nil
 	}
@@ -448,9 +453,7 @@ func (j *judge) delete(l Local) error {
 		j.record(DeleteExists, Skipped, RemoteLost, row)
 		return nil
 	}
-	if j.foreign(row) {
-		j.record(DeleteOriginDiffers, RemoteApplied, LocalLost, row)
-	}
+	j.overwritten(DeleteOriginDiffers, row)
 	j.step(DeleteRow, row.Ref)
 	j.bury(OldKey, j.change.Stamp)
 	return nil

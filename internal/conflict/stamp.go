@@ -21,6 +21,14 @@ type Stamp struct {
 // Known tells whether there is a stamp.
 func (s Stamp) Known() bool { return s != Stamp{} }
 
+// copied is the time of rows that a copy has brought: 1970-01-01. All nodes had
+// seen them before, so that nothing that comes later can be in conflict with them,
+// whoever had written them.
+const copied pg.Timestamp = -946_684_800_000_000
+
+// Copied tells whether a copy has brought the row.
+func (s Stamp) Copied() bool { return s.CommitTime == copied }
+
 // Ranks are the numbers that operators gave to nodes for breaking ties. A node
 // without one ranks by its id. All nodes must hold the same.
 type Ranks map[NodeID]int64
