@@ -220,14 +220,33 @@ func (c *carefully) stepped(r *rowChange, row *conflict.Row, stamp conflict.Stam
 	clear(r.g.plans)
 }
 
-// look reads and locks what this database has under the change's keys.
+// look reads and locks what this database has under the change's keys. Where it
+// matters that a row is not there, it looks until that is sure.
 func (c *carefully) look(ctx context.Context, r *rowChange) (conflict.Local, error) {
+	l, err := c.lookOnce(ctx, r, nil)
+	if err != nil || l.Row != nil || !r.needsAbsence() {
+		return l, err
+	}
+	r.held = r.held[:0]
+	first := c.committing(r)
+	l, err = c.lookOnce(ctx, r, first)
+	if err != nil || l.Row != nil || len(first[1].rows()) == 0 {
+		return l, err
+	}
+	if err := c.awaitCommits(ctx, r); err != nil {
+		return l, err
+	}
+	r.held = r.held[:0]
+	return c.lookOnce(ctx, r, nil)
+}
+
+func (c *carefully) lookOnce(ctx context.Context, r *rowChange, first []*ask) (conflict.Local, error) {
 	var l conflict.Local
 	row, err := c.find(ctx, r, r.g.Indexes[0], r.keyRow)
 	if err != nil {
 		return l, err
 	}
-	asks := append(c.save(), row.asks()...)
+	asks := append(append(c.save(), first...), row.asks()...)
 	deleted := r.tombstones(r.keyRow)
 	asks = append(asks, deleted)
 	var target *search

@@ -41,6 +41,9 @@ func (w *Worker) stream(ctx context.Context) error {
 		received <- w.receiver.Run(ctx, func(m walreceiver.Message) error { return w.inbox.put(ctx, m) })
 	})
 	group.Go(func() { w.measure(ctx) })
+	if _, err := w.waiters(ctx); err != nil { // which reads the clock, too
+		return err
+	}
 	return w.applyAll(ctx, received)
 }
 
@@ -220,7 +223,6 @@ func (w *Worker) passBorder(ctx context.Context) error {
 func (w *Worker) waiters(ctx context.Context) (stop bool, err error) {
 	var pause, exact bool
 	var at float64
-	before := time.Now()
 	if err := w.db.QueryRow(ctx, `SELECT
 		EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND NOT l.granted AND l.classid = $1 AND l.objid = $2 AND l.objsubid = 2
 			AND l.database = $4),
@@ -232,8 +234,7 @@ func (w *Worker) waiters(ctx context.Context) (stop bool, err error) {
 		Scan(&stop, &pause, &exact, &at); err != nil {
 		return false, fmt.Errorf("look for waiters: %w", err)
 	}
-	after := time.Now()
-	w.offset = time.UnixMicro(int64(at * 1e6)).Sub(before.Add(after.Sub(before) / 2))
+	w.clock.add(time.UnixMicro(int64(at * 1e6)).Sub(time.Now()))
 	if exact != w.applier.exact {
 		if err := w.setExact(ctx, exact); err != nil {
 			return false, err
@@ -403,7 +404,7 @@ func (w *Worker) wait(ctx context.Context, tx *transaction) error {
 		}
 	}
 	for {
-		now := pg.TimestampOf(time.Now().Add(w.offset))
+		now := pg.TimestampOf(time.Now().Add(w.clock.offset()))
 		d, tooFar := conflict.Wait(tx.commitTime, now, w.engine.maxSkew())
 		switch {
 		case tooFar:

@@ -46,9 +46,9 @@ type Worker struct {
 	received  pg.LSN
 	idle      pg.LSN // position up to which nothing is left to do
 	idleAt    time.Time
-	asked     bool          // the provider waits to hear that nothing is left to do
-	offset    time.Duration // of the server's clock from ours
-	vectors   []vector      // that were received and must wait
+	asked     bool // the provider waits to hear that nothing is left to do
+	clock     clock
+	vectors   []vector // that were received and must wait
 	skip      pg.LSN
 	limit     int // bytes of a transaction that are kept
 	lastTime  pg.Timestamp
