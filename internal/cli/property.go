@@ -3,9 +3,11 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/spf13/cobra"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -141,7 +143,7 @@ func newSetQuorumCmd(env *Env) *cobra.Command {
 				return s.db.SetReplicationQuorum(ctx, node.Formation, node.Name, value)
 			})
 			if err != nil {
-				return err
+				return s.adviseSetting(err, "register further standbys first, or have fewer of them confirm a commit: set formation number-sync-standbys")
 			}
 			return s.answer(cmd, value, object{{name, value}})
 		}))
@@ -169,7 +171,7 @@ func newSetPriorityCmd(env *Env) *cobra.Command {
 				return s.db.SetCandidatePriority(ctx, node.Formation, node.Name, value)
 			})
 			if err != nil {
-				return err
+				return s.adviseSetting(err, "show settings lists the nodes with their priorities")
 			}
 			return s.answer(cmd, value, object{{name, value}})
 		}))
@@ -198,7 +200,7 @@ func newSetSyncStandbysCmd(env *Env) *cobra.Command {
 				return s.db.SetNumberSyncStandbys(ctx, formation, value)
 			})
 			if err != nil {
-				return advise(err, "register further standbys first, or choose a lower number: a group needs one standby in the quorum more than must confirm")
+				return s.adviseSetting(err, "register further standbys first, or choose a lower number: a group needs one standby in the quorum more than must confirm")
 			}
 			names, err := s.db.SynchronousStandbyNames(ctx, formation, 0)
 			if err != nil {
@@ -245,6 +247,19 @@ func (s *session) change(ctx context.Context, formation string, group int, call 
 			withHint("the primary applies it by itself: look at %s show state", s.env.program())
 	}
 	return err
+}
+
+// adviseSetting says what helps where the monitor refused a setting: a group on
+// its way to another state takes it a moment later.
+func (s *session) adviseSetting(err error, hint string) error {
+	switch pgautofailover.SQLState(err) {
+	case "":
+		return err
+	case pgerrcode.ObjectNotInPrerequisiteState:
+		hint = fmt.Sprintf("register further standbys first if the primary is alone; if not, try again once `%s show state` shows each node in the state that it is assigned",
+			s.env.program())
+	}
+	return advise(err, hint)
 }
 
 // hasPrimary reports whether some node of the group takes settings.
