@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 
+	"github.com/pgdrover/pgdrover/internal/keeper"
 	"github.com/pgdrover/pgdrover/internal/postgres"
 )
 
@@ -34,6 +35,9 @@ func destroyNode(ctx context.Context, env *Env, n *node) error {
 	env.infof("Removing %q", n.pgdata)
 	if err := in.Remove(); err != nil {
 		return withCode(exitInternal, err)
+	}
+	if !n.isMonitor() {
+		keeper.RemoveBackupDir(n.keeper)
 	}
 	return withCode(exitBadConfig, removeIfThere(n.config))
 }

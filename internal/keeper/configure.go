@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -30,6 +31,17 @@ func (n *node) backupDir() string {
 
 func defaultBackupDir(pgdata string, nodeID int64) string {
 	return filepath.Join(filepath.Dir(filepath.Clean(pgdata)), "backup", "node_"+strconv.FormatInt(nodeID, 10))
+}
+
+// RemoveBackupDir removes the directory for copies, and the one above it, where a
+// creation has chosen them beside the data directory. Both are ours while they
+// are empty, and somebody else's otherwise.
+func RemoveBackupDir(f File) {
+	dir := filepath.Clean(f.BackupDirectory)
+	if above := filepath.Dir(dir); above == filepath.Dir(defaultBackupDir(f.PGData, 0)) {
+		_ = os.Remove(dir)
+		_ = os.Remove(above)
+	}
 }
 
 // configure has this node's own files in the data directory: certificate,

@@ -516,15 +516,11 @@ func (c *creation) takeBack(ctx context.Context, state State) error {
 			return err
 		}
 	}
-	backup := c.Keeper.cfg.File.BackupDirectory
+	chosen := c.Keeper.cfg.File
 	if err := errors.Join(c.restore(), local.instance().ForgetInit()); err != nil {
 		return err
 	}
-	if backup == defaultBackupDir(c.cfg.File.PGData, int64(state.NodeID)) {
-		// Both are ours when they are empty, and somebody else's when not.
-		_ = os.Remove(backup)
-		_ = os.Remove(filepath.Dir(backup))
-	}
+	RemoveBackupDir(chosen)
 	c.log.InfoContext(ctx, "took the registration back", "node", state.NodeID)
 	return nil
 }
