@@ -36,6 +36,9 @@ func (t *turn) close(i Intent, reason string) bool {
 }
 
 func (t *turn) take(i Intent) bool {
+	if t.settlesFirst(i) {
+		return false
+	}
 	if !t.fact(i) {
 		if r := CheckIntent(t.g, i, t.now); r != nil && r.Severity == "ERROR" {
 			return t.close(i, r.Message)
@@ -172,6 +175,13 @@ func (t *turn) takeStartMaintenance(i Intent) bool {
 	}
 	t.goal(n, Maintenance, "%s to maintenance after a user-initiated start_maintenance call.", n)
 	return t.close(i, "")
+}
+
+// settlesFirst: the node that is to leave by way of wait_maintenance may still be
+// on its way to or from another state, out of which no edge leads there.
+func (t *turn) settlesFirst(i Intent) bool {
+	n := t.node(i.Node)
+	return i.Kind == IntentStartMaintenance && n != nil && !n.Settled() && t.lastSync(t.writable(), n)
 }
 
 // lastSync: without n the primary has no healthy quorum standby left, and may go on alone.

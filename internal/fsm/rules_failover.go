@@ -215,15 +215,42 @@ func askOldPrimary(t *turn) bool {
 }
 
 // candidateBehind takes back a candidate that does not have what was reported:
-// what it fetched was another lineage's WAL.
+// what it fetched was another lineage's WAL, or it was promoted because nobody
+// else was there, and the old primary came back with more.
 func candidateBehind(t *turn) bool {
 	s, e := t.owner(), t.rec.Election
-	if s == nil || e == nil || e.AllowDataLoss || !s.Stable(PreparePromotion) || !t.allSatisfied(t.voted) || t.complete(s) || t.beyond(s) {
+	if s == nil || e == nil || e.AllowDataLoss || !t.allSatisfied(t.voted) || t.complete(s) || t.beyond(s) {
 		return false
 	}
-	t.rec.Owner = 0
-	e.Avoid, e.Prefer = s.ID, 0
-	return t.goal(s, ReportLSN, "%s to report_lsn after it lacked what was reported.", s)
+	switch {
+	case s.Stable(PreparePromotion):
+		t.rec.Owner = 0
+		e.Avoid, e.Prefer = s.ID, 0
+		return t.goal(s, ReportLSN, "%s to report_lsn after it lacked what was reported.", s)
+	case !s.Stable(StopReplication):
+		return false
+	case t.othersVoted(s):
+		t.rec.Owner = 0
+		t.strays(s)
+		t.dropVote(s)
+		t.goal(s, Demoted, "%s to demoted after it lacked what was reported.", s)
+		t.fanOut()
+		return true
+	}
+	p := t.old()
+	if p == nil || !t.alive(p) || !p.Settled() || !p.Goal.In(downStates...) || p.Goal == Dropped {
+		return false
+	}
+	return t.goal(p, ReportLSN, "%s to report_lsn to find the failover candidate", p)
+}
+
+// othersVoted: without s the votes suffice, and one of those who gave them can be chosen.
+func (t *turn) othersVoted(s *Node) bool {
+	has := func(id int64) bool {
+		n := t.node(id)
+		return n != nil && id != s.ID && t.voted(id) && t.mayVote(n)
+	}
+	return t.allSatisfied(has) && slices.ContainsFunc(t.others(s), func(n *Node) bool { return has(n.ID) && t.electable(n) })
 }
 
 // fetched: the candidate has the WAL that it lacked.

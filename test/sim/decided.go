@@ -28,6 +28,7 @@ func (j *judge) decided(p *process, g fsm.Group, d fsm.Decision, before fsm.Reco
 	}
 	for _, a := range d.Assign {
 		if a.Node == rec.Owner && a.Goal.Writable() {
+			j.ordered[a.Node] = w.now
 			j.async[rec.Epoch] = j.openAsync
 			if before.Primary == a.Node {
 				// It had been ordered to open before and nobody else was since:

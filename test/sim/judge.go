@@ -26,8 +26,11 @@ type judge struct {
 	lines            map[int64]pg.Timeline // on which they were compared
 	// The same of the epoch in which the head opened, and of the open election.
 	headWord, headForced, headAsync, openAsync bool
-	// openEpoch is the epoch of the last order to open.
+	// openEpoch is the epoch of the last order to open; ordered is when each node
+	// was last ordered to, and wordAt when one opened that an operator allowed to lose writes.
 	openEpoch int64
+	ordered   map[int64]time.Duration
+	wordAt    time.Duration
 
 	dropped                             bool // some node was removed on request
 	acks, lone, lost, promotions, goals int  // for statistics
@@ -36,7 +39,7 @@ type judge struct {
 func newJudge(w *World) judge {
 	return judge{
 		w: w, homes: map[int64]*host{}, wiped: map[int64]position{}, forced: map[int64]bool{}, word: map[int64]bool{}, off: map[int64]bool{}, async: map[int64]bool{},
-		votes: map[int64][]fsm.Vote{}, lines: map[int64]pg.Timeline{},
+		votes: map[int64][]fsm.Vote{}, lines: map[int64]pg.Timeline{}, ordered: map[int64]time.Duration{},
 	}
 }
 
@@ -166,13 +169,19 @@ func (j *judge) opened(s *server) {
 	j.promotions++
 	if id := s.h.k.id; w.mon.record.Primary != id || w.mon.node(id) == nil {
 		// It was told to open, stood still, and the group has moved on: it may
-		// be open for clients, but must not be able to acknowledge anything.
-		b.given, b.loose = j.word[w.mon.record.Epoch], j.async[w.mon.record.Epoch]
+		// be open for clients, but must not be able to acknowledge anything,
+		// unless an operator gave it up with the others when another one opened.
+		order, told := j.ordered[id]
+		b.given = j.word[w.mon.record.Epoch] || told && j.wordAt > order
+		b.loose = j.async[w.mon.record.Epoch]
 		j.checkFence(s)
 		return
 	}
 	epoch := j.openEpoch // of its order: by now another candidate may have been chosen
 	j.headWord, j.headAsync, j.headForced = j.word[epoch], j.async[epoch], j.off[epoch]
+	if j.headWord {
+		j.wordAt = w.now
+	}
 	j.checkI7(s)
 	for _, other := range w.branches {
 		if other != b {
