@@ -99,8 +99,12 @@ func (s *Server) show(snapshot status.Snapshot) {
 
 // lose notes that the monitor cannot be read; what was read last stays, and is said to be old.
 func (s *Server) lose(err error) {
-	s.cfg.Logger.Warn("lost the monitor", "error", err)
-	s.replace(func(p *picture) { p.lost = err })
+	s.replace(func(p *picture) {
+		if p.lost == nil || p.lost.Error() != err.Error() { // once, not at every attempt
+			s.cfg.Logger.Warn("the monitor cannot be read", "error", err)
+		}
+		p.lost = err
+	})
 }
 
 func (s *Server) replace(change func(*picture)) {
