@@ -248,14 +248,7 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 	if err != nil {
 		return err
 	}
-	slot := walreceiver.SlotConfig{Name: w.sub.slot, Plugin: "pgoutput", Snapshot: walreceiver.SnapshotExport}
-	if resumed {
-		w.log.InfoContext(ctx, "go on with initial synchronisation", "lsn", start.String())
-		slot.Name, slot.Temporary = fmt.Sprintf("%.58s_more", w.sub.slot), true
-	} else if err := w.dropLeftover(ctx); err != nil {
-		return err
-	}
-	c, err := w.openCopy(ctx, slot)
+	c, shared, err := w.beginCopy(ctx, start, resumed)
 	if err != nil {
 		return err
 	}
@@ -265,7 +258,7 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 		if err := w.copySets(ctx, c.provider); err != nil {
 			return err
 		}
-		if err := w.copyPeers(ctx, c); err != nil {
+		if err := w.copyPeers(ctx, c, shared); err != nil {
 			return err
 		}
 	}
@@ -279,6 +272,25 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 		return err
 	}
 	return w.subState(ctx, "r", start)
+}
+
+// beginCopy opens the snapshot to be copied: one that other nodes copy too, when
+// there is one, or a new one.
+func (w *Worker) beginCopy(ctx context.Context, start pg.LSN, resumed bool) (c *copier, shared bool, err error) {
+	slot := walreceiver.SlotConfig{Name: w.sub.slot, Plugin: "pgoutput", Snapshot: walreceiver.SnapshotExport}
+	if resumed {
+		w.log.InfoContext(ctx, "go on with initial synchronisation", "lsn", start.String())
+		slot.Name, slot.Temporary = fmt.Sprintf("%.58s_more", w.sub.slot), true
+	} else {
+		if c, err = w.openShared(ctx); c != nil || err != nil {
+			return c, true, err
+		}
+		if err := w.dropLeftover(ctx); err != nil {
+			return nil, false, err
+		}
+	}
+	c, err = w.openCopy(ctx, slot)
+	return c, false, err
 }
 
 // copyWhole brings structure and data.
@@ -401,13 +413,14 @@ func (w *Worker) inexact(ctx context.Context, conn *pgconn.PgConn) (left, runnin
 }
 
 // copyPeers takes over how far the provider has applied the other nodes' changes
-// in the snapshot: there this node may go on with them.
-func (w *Worker) copyPeers(ctx context.Context, c *copier) error {
+// in the snapshot: there this node may go on with them. Who has made a shared one
+// has seen before that the provider says so.
+func (w *Worker) copyPeers(ctx context.Context, c *copier, shared bool) error {
 	left, _, err := w.inexact(ctx, c.provider)
 	if err != nil {
 		return err
 	}
-	if left != "0" {
+	if left != "0" && !shared {
 		w.log.WarnContext(ctx, "the provider does not say how far it has applied other nodes' changes: not all its workers run", "workers", left)
 		return nil
 	}
@@ -466,10 +479,15 @@ func (w *Worker) dropLeftover(ctx context.Context) error {
 	if result.Err != nil {
 		return fmt.Errorf("drop slot of an earlier attempt: %w", result.Err)
 	}
+	return w.forgetAttempt(ctx)
+}
+
+// forgetAttempt forgets what an earlier attempt has noted here.
+func (w *Worker) forgetAttempt(ctx context.Context) error {
 	if _, err := w.db.Exec(ctx, "DELETE FROM spock.local_sync_status WHERE sync_subid = $1 AND sync_relname IS NOT NULL", w.sub.id); err != nil {
 		return fmt.Errorf("forget copied tables: %w", err)
 	}
-	_, err = w.db.Exec(ctx, "SELECT pgdrover.origin_reset($1)", w.sub.slot)
+	_, err := w.db.Exec(ctx, "SELECT pgdrover.origin_reset($1)", w.sub.slot)
 	if err != nil {
 		return fmt.Errorf("reset origin: %w", err)
 	}

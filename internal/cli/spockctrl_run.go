@@ -155,14 +155,14 @@ func (r *runReporter) endLine() {
 func (r *runReporter) bar(e orchestrator.Event) {
 	const width, every = 30, 10 * time.Second
 	first := r.bars[e.Step].IsZero()
-	text := fmt.Sprintf("%s on %s: %d %%, %s of %s", e.Phase, e.Node, 100*e.Done/e.Of, orchestrator.ByteText(e.Done), orchestrator.ByteText(e.Of))
+	text := fmt.Sprintf("%s on %s: %d %%, %s of %s", e.Phase, e.Node, 100*e.Done/e.Of, orchestrator.ByteText(e.Done), orchestrator.ByteText(e.Of)) + e.Pace()
 	switch {
 	case r.env.OutTerminal:
 		if r.open {
 			r.endLine()
 		}
 		full := int(width * e.Done / e.Of)
-		r.env.printf("\r    [%s%s] %s ", strings.Repeat("#", full), strings.Repeat(".", width-full), text)
+		r.env.printf("\r    [%s%s] %s\x1b[K ", strings.Repeat("#", full), strings.Repeat(".", width-full), text)
 		r.drawn = true
 	case first || e.Time.Sub(r.bars[e.Step]) >= every:
 		r.endLine()
@@ -222,6 +222,9 @@ type eventLine struct {
 type progressLine struct {
 	Done int64 `json:"done"`
 	Of   int64 `json:"of"`
+	// Rate and SecondsLeft are absent as long as nobody knows.
+	Rate        int64   `json:"rate,omitempty"`
+	SecondsLeft float64 `json:"seconds_left,omitempty"`
 }
 
 func (r *runReporter) line(e orchestrator.Event) {
@@ -231,7 +234,7 @@ func (r *runReporter) line(e orchestrator.Event) {
 	}
 	line.Run = e.Run
 	if e.Of > 0 {
-		line.Progress = &progressLine{Done: e.Done, Of: e.Of}
+		line.Progress = &progressLine{Done: e.Done, Of: e.Of, Rate: e.Rate, SecondsLeft: e.Left.Seconds()}
 	}
 	for key, value := range e.Variables {
 		if line.Variables == nil {

@@ -45,6 +45,7 @@ func addNode(ctx context.Context, z *zodan) error {
 	a := orchestrator.Addition{
 		Source:   workflow.Member{Name: z.text("src-node-name"), DSN: z.text("src-dsn")},
 		AllowDDL: z.on("allow-ddl"), OnlyData: z.on("skip-schema"), SkipCheck: z.on("skip-check"), Unfinished: z.on("resume") || z.on("rollback"),
+		Undo: z.on("rollback"),
 	}
 	var err error
 	if a.New, err = z.newcomers(); err != nil {

@@ -3,8 +3,11 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/apply"
@@ -29,6 +33,7 @@ import (
 type meshServer struct {
 	*pgtest.Server
 	info pg.ConnInfo
+	conn *pgx.Conn // that asks
 }
 
 // newMeshServer makes a server with the schema and a running engine; it is no node yet.
@@ -57,7 +62,10 @@ func newMeshServer(t *testing.T, name string) *meshServer {
 func (s *meshServer) query(t *testing.T, sql string) string {
 	t.Helper()
 	var text string
-	require.NoError(t, s.Connect(t, "pgedge").QueryRow(t.Context(), "SELECT coalesce(("+sql+")::text, '')").Scan(&text), sql)
+	if s.conn == nil || s.conn.IsClosed() {
+		s.conn = s.Connect(t, "pgedge")
+	}
+	require.NoError(t, s.conn.QueryRow(t.Context(), "SELECT coalesce(("+sql+")::text, '')").Scan(&text), sql)
 	return text
 }
 
@@ -83,74 +91,225 @@ func same(t *testing.T, sql string, servers ...*meshServer) string {
 // callProgram runs the program in this process.
 func callProgram(t *testing.T, dir string, words ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	var out, errs bytes.Buffer
-	code = Main(t.Context(), Env{
-		Name: words[0], Args: words[1:], Version: "1.2.3", Stdout: &out, Stderr: &errs,
-		Getenv: func(name string) (string, bool) { return dir, name == "HOME" }, PID: os.Getpid(), EUID: 1000,
-	})
-	return code, out.String(), errs.String()
+	var out bytes.Buffer
+	code, stderr = callProgramTo(t.Context(), &out, dir, words...)
+	return code, out.String(), stderr
 }
 
-// The published workflow files, with no change but the servers' ports.
-func TestWorkflowFilesOnServers(t *testing.T) {
-	t.Parallel()
-	pgtest.Bin(t)
-	dir := pgtest.Dir(t)
-	var nodes []*meshServer
+func callProgramTo(ctx context.Context, stdout io.Writer, dir string, words ...string) (code int, stderr string) {
+	var errs bytes.Buffer
+	code = Main(ctx, Env{
+		Name: words[0], Args: words[1:], Version: "1.2.3", Stdout: stdout, Stderr: &errs,
+		Getenv: func(name string) (string, bool) { return dir, name == "HOME" }, PID: os.Getpid(), EUID: 1000,
+	})
+	return code, errs.String()
+}
+
+// until is an output that ends something when it has been told a text.
+type until struct {
+	bytes.Buffer
+	text string
+	end  context.CancelFunc
+}
+
+func (u *until) Write(b []byte) (int, error) {
+	n, err := u.Buffer.Write(b)
+	if strings.Contains(u.String(), u.text) {
+		u.end()
+	}
+	return n, err
+}
+
+// published are three servers with the workflow files, in which only the ports are changed.
+type published struct {
+	dir, config string
+	ports       []string
+	nodes       []*meshServer
+}
+
+func newPublished(t *testing.T) *published {
+	t.Helper()
+	p := &published{dir: pgtest.Dir(t)}
 	var config []string
-	ports := []string{}
 	for i := 1; i <= 3; i++ {
 		s := newMeshServer(t, "n"+strconv.Itoa(i))
-		nodes = append(nodes, s)
-		ports = append(ports, "port="+strconv.Itoa(5430+i), "port="+strconv.Itoa(s.Port))
+		p.nodes = append(p.nodes, s)
+		p.ports = append(p.ports, "port="+strconv.Itoa(5430+i), "port="+strconv.Itoa(s.Port))
 		config = append(config, fmt.Sprintf(`{"node_name": "n%d", "postgres": {"postgres_ip": "127.0.0.1", "postgres_port": %d, `+
 			`"postgres_user": "pgedge", "postgres_password": "pgedge", "postgres_db": "pgedge"}}`, i, s.Port))
 	}
-	configFile := filepath.Join(dir, "spockctrl.json")
-	require.NoError(t, os.WriteFile(configFile, []byte(`{"spock-nodes": [`+strings.Join(config, ",")+"]}"), 0o600))
-	run := func(file string) {
-		t.Helper()
-		text, err := os.ReadFile(filepath.Join("../workflow/testdata", file))
+	p.config = filepath.Join(p.dir, "spockctrl.json")
+	require.NoError(t, os.WriteFile(p.config, []byte(`{"spock-nodes": [`+strings.Join(config, ",")+"]}"), 0o600))
+	return p
+}
+
+// words are the command line that runs a file.
+func (p *published) words(t *testing.T, file string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../workflow/testdata", file))
+	require.NoError(t, err)
+	path := filepath.Join(p.dir, file)
+	require.NoError(t, os.WriteFile(path, []byte(strings.NewReplacer(p.ports...).Replace(string(text))), 0o600))
+	return []string{"spockctrl", "-c", p.config, "-w", path, "--no-sleep", "-v", "2"}
+}
+
+func (p *published) run(t *testing.T, file string) {
+	t.Helper()
+	code, stdout, stderr := callProgram(t, p.dir, p.words(t, file)...)
+	require.Zero(t, code, "%s\n%s", stdout, stderr)
+	require.Contains(t, stdout, "[OK]")
+	require.NotContains(t, stdout, "[FAILED]")
+}
+
+// link lets slots name the plugin spock_output, as install-extension does.
+func (p *published) link(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(pgtest.Bin(t), "pg_config"), "--pkglibdir").Output()
+	require.NoError(t, err)
+	dirs := spock.ExtensionDirs{Lib: filepath.Join(p.dir, "lib"), Share: filepath.Join(p.dir, "share")}
+	pgtest.Mkdir(t, dirs.Lib)
+	pgtest.Mkdir(t, dirs.Share)
+	pgtest.Mkdir(t, filepath.Join(dirs.Share, "extension"))
+	require.NoError(t, os.Symlink(filepath.Join(strings.TrimSpace(string(out)), "pgoutput.so"), filepath.Join(dirs.Lib, "pgoutput.so")))
+	require.NoError(t, spock.InstallExtension(t.Context(), dirs))
+	for _, s := range p.nodes {
+		s.Exec(t, "postgres", "ALTER SYSTEM SET dynamic_library_path = '"+dirs.Lib+":$libdir'")
+		db, err := spock.Connect(t.Context(), spock.ConnectConfig{ConnInfo: s.info})
 		require.NoError(t, err)
-		path := filepath.Join(dir, file)
-		require.NoError(t, os.WriteFile(path, []byte(strings.NewReplacer(ports...).Replace(string(text))), 0o600))
-		code, stdout, stderr := callProgram(t, dir, "spockctrl", "-c", configFile, "-w", path, "--no-sleep", "-v", "2")
-		require.Zero(t, code, "%s\n%s", stdout, stderr)
-		require.Contains(t, stdout, "[OK]")
-		require.NotContains(t, stdout, "[FAILED]")
-	}
-	run("cross-wire.json")
-	for _, s := range nodes[:2] {
-		s.Exec(t, "pgedge", "CREATE TABLE public.t (id int PRIMARY KEY, who text)")
-		s.Exec(t, "pgedge", "SELECT spock.repset_add_table('default', 'public.t')")
-	}
-	nodes[0].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n1' FROM generate_series(1, 50) g")
-	nodes[1].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n2' FROM generate_series(51, 100) g")
-	const content = "SELECT count(*) || ' ' || md5(string_agg(t::text, ',' ORDER BY id)) FROM public.t"
-	require.Contains(t, same(t, content, nodes[:2]...), "100 ")
-
-	run("add_node.json")
-	nodes[1].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n2' FROM generate_series(101, 120) g")
-	nodes[0].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n1' FROM generate_series(121, 130) g")
-	require.Contains(t, same(t, content, nodes...), "130 ")
-
-	run("remove_node.json")
-	run("uncross-wire.json")
-	run("uncross-wire.json")
-	nothingLeft := func() {
-		t.Helper()
-		for _, s := range nodes {
-			require.Equal(t, "0", s.query(t, "SELECT count(*) FROM pg_replication_slots"))
-			require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.node"))
-			require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.subscription"))
+		settings, err := db.ExtensionSettings(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, db.Close(t.Context()))
+		if settings.Hint != "" { // newer servers have a list of plugins
+			s.Exec(t, "postgres", settings.Hint)
 		}
+		s.Exec(t, "postgres", "SELECT pg_reload_conf()")
+		pgtest.Eventually(t, 10*time.Minute, func() error {
+			if path := s.query(t, "current_setting('dynamic_library_path')"); !strings.HasPrefix(path, dirs.Lib) {
+				return errors.New(path)
+			}
+			return nil
+		})
 	}
-	nothingLeft()
-	for _, s := range nodes[1:] {
-		s.Exec(t, "pgedge", "DROP TABLE public.t")
+}
+
+// nothingLeft sees that no node is one any more.
+func (p *published) nothingLeft(t *testing.T) {
+	t.Helper()
+	for _, s := range p.nodes {
+		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM pg_replication_slots"))
+		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.node"))
+		require.Equal(t, "0", s.query(t, "SELECT count(*) FROM spock.subscription"))
 	}
-	withoutOurs(t, nodes)
-	nothingLeft()
+}
+
+const content = "SELECT count(*) || ' ' || md5(string_agg(t::text, ',' ORDER BY id)) FROM public.t"
+
+// crossWire makes a cluster of two with a table.
+func (p *published) crossWire(t *testing.T) {
+	t.Helper()
+	p.run(t, "cross-wire.json")
+	for _, s := range p.nodes[:2] {
+		s.Exec(t, "pgedge", "CREATE TABLE public.t (id int PRIMARY KEY, who text)")
+		s.Exec(t, "pgedge", "CREATE TABLE public.journal (id int)")
+		s.Exec(t, "pgedge", "SELECT spock.repset_add_table('default', 'public.t'), spock.repset_add_table('default_insert_only', 'public.journal')")
+	}
+	p.nodes[0].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n1' FROM generate_series(1, 50) g")
+	p.nodes[1].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n2' FROM generate_series(51, 100) g")
+	require.Contains(t, same(t, content, p.nodes[:2]...), "100 ")
+}
+
+// plugin is that of the slot which the file makes.
+func (p *published) plugin(t *testing.T) string {
+	t.Helper()
+	return p.nodes[1].query(t, "SELECT plugin FROM pg_replication_slots WHERE slot_name = 'spk_pgedge_n2_sub_n2_n3'")
+}
+
+// The published workflow files, with no change but the servers' ports: while
+// nothing is written, and while both nodes are; without a library of that name
+// for the slot's plugin, and with the link that install-extension makes.
+func TestWorkflowFilesOnServers(t *testing.T) {
+	t.Parallel()
+	pgtest.Bin(t)
+	p := newPublished(t)
+	p.crossWire(t)
+	p.cancelled(t)
+	p.run(t, "add_node.json")
+	require.Equal(t, "pgoutput", p.plugin(t))
+	p.nodes[1].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n2' FROM generate_series(101, 120) g")
+	p.nodes[0].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n1' FROM generate_series(121, 130) g")
+	require.Contains(t, same(t, content, p.nodes...), "130 ")
+	p.run(t, "remove_node.json")
+	p.run(t, "uncross-wire.json")
+	p.run(t, "uncross-wire.json")
+	p.nothingLeft(t)
+	for _, s := range p.nodes {
+		s.Exec(t, "pgedge", "DROP TABLE public.t, public.journal")
+	}
+
+	p.link(t)
+	p.crossWire(t)
+	first, second := writer(t, p.nodes[0], 10_000), writer(t, p.nodes[1], 1_000_000)
+	p.failed(t)
+	require.Equal(t, "spock_output", p.plugin(t))
+	p.everywhere(t, 1, first, second)
+	first, second = writer(t, p.nodes[0], 3_000_000), writer(t, p.nodes[1], 4_000_000)
+	p.run(t, "remove_node.json")
+	p.everywhere(t, 2, first, second)
+	p.run(t, "uncross-wire.json")
+	p.nothingLeft(t)
+	for _, s := range p.nodes[1:] {
+		s.Exec(t, "pgedge", "DROP TABLE public.t, public.journal")
+	}
+	p.nodes[0].Exec(t, "pgedge", "DROP TABLE public.journal")
+	withoutOurs(t, p.nodes)
+	p.nothingLeft(t)
+}
+
+// everywhere ends the writing and compares the nodes but for the last ones.
+func (p *published) everywhere(t *testing.T, left int, stops ...func() int) {
+	t.Helper()
+	for _, stop := range stops {
+		require.Positive(t, stop())
+	}
+	nodes := p.nodes[:len(p.nodes)+1-left]
+	same(t, content, nodes...)
+	counts := strings.Fields(same(t, "SELECT count(*) || ' ' || count(DISTINCT id) FROM public.journal", nodes...))
+	require.Equal(t, counts[0], counts[1], "a row without a key is there twice")
+}
+
+// cancelled runs the file until it has made most of what it makes; what is left
+// of it then is what there was before.
+func (p *published) cancelled(t *testing.T) {
+	t.Helper()
+	before := everything(t, p.nodes)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out := &until{text: "[Step - 07]", end: cancel}
+	code, stderr := callProgramTo(ctx, out, p.dir, append(p.words(t, "add_node.json"), "--on-failure=rollback")...)
+	require.Equal(t, 130, code, "%s\n%s", out, stderr)
+	pgtest.Eventually(t, 10*time.Minute, func() error {
+		for i, now := range everything(t, p.nodes) {
+			if now != before[i] {
+				return fmt.Errorf("n%d: %s, not %s", i+1, now, before[i])
+			}
+		}
+		return nil
+	})
+}
+
+// failed runs the file to a step that fails, and again to its end.
+func (p *published) failed(t *testing.T) {
+	t.Helper()
+	n2 := p.nodes[1]
+	n2.Exec(t, "pgedge", "ALTER FUNCTION spock.sync_event(boolean) RENAME TO hidden")
+	code, stdout, stderr := callProgram(t, p.dir, p.words(t, "add_node.json")...)
+	require.Equal(t, 3, code, "%s\n%s", stdout, stderr)
+	require.Regexp(t, `\[Step - 07\] .*\[FAILED\]`, stdout)
+	n2.Exec(t, "pgedge", "ALTER FUNCTION spock.hidden(boolean) RENAME TO sync_event")
+	code, stdout, stderr = callProgram(t, p.dir, p.words(t, "add_node.json")...)
+	require.Zero(t, code, "%s\n%s", stdout, stderr)
+	require.NotContains(t, stdout, "[Step - 06]", "what is done is not done again")
+	require.Contains(t, stdout, "[Step - 15]")
 }
 
 // plainSpock is a server that has what Spock's release 5 documents, and nothing
@@ -341,6 +500,7 @@ func TestZodanOnServers(t *testing.T) {
 	require.Equal(t, before, everything(t, nodes), "nothing was changed")
 	nodes[2].Exec(t, "pgedge", `DROP TABLE public.stray; DROP FUNCTION spock.spock_version(); ALTER FUNCTION spock.kept_version() RENAME TO spock_version;
 		CREATE ROLE clerk LOGIN`)
+	olderNewcomer(t, nodes)
 	stdout, _ = zodan(0, add(2)...)
 	require.Contains(t, stdout, "[J13] Enable subscription sub_n2_n3 [OK]")
 	require.Positive(t, first())
@@ -361,6 +521,37 @@ func TestZodanOnServers(t *testing.T) {
 	zodan(0, "remove_node", "--target-node-name=n3", "--survivor-dsn="+dsn(0))
 	zodan(0, "remove_node", "--target-node-name=n2", "--target-dsn="+dsn(1))
 	requireForgotten(t, "n2", nodes[:2])
+}
+
+// newerServer is a server that says it is of the next major version.
+type newerServer struct{ orchestrator.Server }
+
+func (s newerServer) Ask(ctx context.Context, sql string, args ...*string) (orchestrator.Result, error) {
+	return s.Server.Ask(ctx, strings.ReplaceAll(sql, "current_setting('server_version_num')::int / 10000", "current_setting('server_version_num')::int / 10000 + 1"), args...)
+}
+
+// olderNewcomer has a source of a later major version than the new node.
+func olderNewcomer(t *testing.T, nodes []*meshServer) {
+	t.Helper()
+	surveyor := &orchestrator.Surveyor{Dial: func(ctx context.Context, node workflow.Node, notice func(spock.Notice)) (orchestrator.Server, error) {
+		server, err := orchestrator.Dial(ctx, node, notice)
+		if err != nil || node.Name != "n1" {
+			return server, err
+		}
+		return newerServer{server}, nil
+	}}
+	member := func(i int) workflow.Member {
+		return workflow.Member{Name: "n" + strconv.Itoa(i+1), DSN: nodes[i].info.DSN()}
+	}
+	var failed []string
+	for _, c := range surveyor.Health(t.Context(), orchestrator.HealthConfig{Source: member(0), New: member(2), Patience: 2 * time.Minute}, nil) {
+		if c.Verdict == orchestrator.Fail {
+			failed = append(failed, c.Text)
+		}
+	}
+	major, err := strconv.Atoi(nodes[0].query(t, "SELECT current_setting('server_version_num')::int / 10000"))
+	require.NoError(t, err)
+	require.Equal(t, []string{fmt.Sprintf("new node n3 has PostgreSQL %d, the source %d", major, major+1)}, failed)
 }
 
 // everything is what a join could change on nodes, but for rows.

@@ -306,7 +306,7 @@ func (r *request) lines(e Event) []string {
 	switch {
 	case e.Status == Running:
 	case e.Of > 0:
-		all = append(all, fmt.Sprintf("    ⏳ %d %% on %s", 100*e.Done/e.Of, e.Node))
+		all = append(all, fmt.Sprintf("    ⏳ %d %% on %s%s", 100*e.Done/e.Of, e.Node, e.Pace()))
 	case e.Status == Waiting:
 		all = append(all, "    ⏳ "+e.Message)
 	case e.Status == Noted && e.Type == "WARNING":

@@ -106,11 +106,16 @@ type LeftError struct {
 
 // Error lists what is left.
 func (e *LeftError) Error() string {
-	list := make([]string, len(e.Left))
-	for i, a := range e.Left {
+	return fmt.Sprintf("undo the run: %v; left are: %s", e.Err, leftText(e.Left))
+}
+
+// leftText names things with their nodes.
+func leftText(left []Artifact) string {
+	list := make([]string, len(left))
+	for i, a := range left {
 		list[i] = strings.TrimSpace(strings.ToLower(a.Command)+" "+a.Object) + " on " + a.Node
 	}
-	return fmt.Sprintf("undo the run: %v; left are: %s", e.Err, strings.Join(list, ", "))
+	return strings.Join(list, ", ")
 }
 
 // Unwrap returns the causes.

@@ -50,8 +50,20 @@ type Event struct {
 	Seconds  float64
 	// Done and Of measure how far a step is; both are 0 when nobody knows.
 	Done, Of int64
+	// Rate is how much of that is done in a second, Left how long the rest takes
+	// then; both are 0 when nobody knows.
+	Rate int64
+	Left time.Duration
 	// Variables are those that the step has set.
 	Variables map[string]*string
 	Message   string
 	Err       error
+}
+
+// Pace words the rate of a step, and how long the rest takes; empty when nobody knows.
+func (e Event) Pace() string {
+	if e.Rate <= 0 {
+		return ""
+	}
+	return ", " + ByteText(e.Rate) + "/s, " + e.Left.String() + " left"
 }

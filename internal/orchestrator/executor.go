@@ -28,7 +28,11 @@ type Config struct {
 	Plan json.RawMessage
 	// Dial opens sessions; [Dial] when it is nil.
 	Dial Dialer
-	Log  *slog.Logger
+	// Snapshot makes what several nodes copy; with a replication connection when it is nil.
+	Snapshot Snapshotter
+	// GivenUp are nodes that an unfinished run has given up: they need not be there.
+	GivenUp []string
+	Log     *slog.Logger
 	// OnEvent receives what happens, one call at a time; it may be nil.
 	OnEvent func(Event)
 	// OnAnswer receives the whole answer of each step that leaves variables behind; it may be nil.
@@ -69,9 +73,26 @@ type Config struct {
 	Guards []Guard
 }
 
-// Guard watches over a limit on a node: its query returns rows of a text, and
-// whether the run must end.
-type Guard struct{ Node, SQL string }
+// Guard watches over a limit on a node.
+type Guard struct {
+	Node string
+	// Look says what is to be told, and whether the run must end.
+	Look func(ctx context.Context, server Server) ([]Finding, error)
+	// Every is the pause between two looks; 2 s.
+	Every time.Duration
+}
+
+// Finding is what a guard has seen.
+type Finding struct {
+	Text string
+	// About is what it is about: that is told once, or again when Again says so.
+	About string
+	Again bool
+	// End says that the run must end, and be undone.
+	End bool
+	// Note says that it is no warning.
+	Note bool
+}
 
 // Executor runs steps. It is for one run.
 type Executor struct {
@@ -84,6 +105,9 @@ type Executor struct {
 	record   *Record
 	failures int
 	timedOut bool
+	held     *Snapshot       // that several nodes copy, if there is one
+	givenUp  []string        // nodes with the reasons
+	gone     map[string]bool // nodes that did not come back while something was undone on them
 }
 
 // New makes an executor; it touches nothing.
@@ -93,6 +117,9 @@ func New(cfg Config) (*Executor, error) {
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = Dial
+	}
+	if cfg.Snapshot == nil {
+		cfg.Snapshot = takeSnapshot
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -109,7 +136,7 @@ func New(cfg Config) (*Executor, error) {
 	if cfg.BeatEvery == 0 {
 		cfg.BeatEvery = 5 * time.Second
 	}
-	e := &Executor{cfg: cfg, nodes: map[string]workflow.Node{}, idle: map[string][]Server{}, locks: map[string]Server{}}
+	e := &Executor{cfg: cfg, nodes: map[string]workflow.Node{}, idle: map[string][]Server{}, locks: map[string]Server{}, gone: map[string]bool{}}
 	for _, n := range cfg.Nodes {
 		e.nodes[n.Name] = n
 	}
@@ -155,6 +182,7 @@ func (e *Executor) Run(ctx context.Context) error {
 	if err == nil && e.failures > 0 {
 		err = &StepError{Failed: e.failures, TimedOut: e.timedOut}
 	}
+	e.letGo(ctx)
 	if err != nil {
 		e.lift(context.WithoutCancel(ctx))
 	}
@@ -195,7 +223,7 @@ func (e *Executor) finish(ctx context.Context, err error) error {
 	if err == nil {
 		e.record.Finished = e.cfg.From == "" && e.cfg.To == ""
 		e.record.State = RunDone
-		return e.save(ctx)
+		return errors.Join(e.notJoined(), e.save(ctx))
 	}
 	e.record.State = RunFailed
 	if guard, ok := errors.AsType[*GuardError](err); e.cfg.Rollback || ok && guard.Undo {
@@ -215,7 +243,7 @@ func (e *Executor) open(ctx context.Context, undo bool) error {
 		used := slices.ContainsFunc(e.cfg.Steps, func(s workflow.Step) bool { return s.Node == n.Name })
 		server, err := e.cfg.Dial(ctx, n, e.notice(n.Name))
 		switch {
-		case err != nil && used && !undo:
+		case err != nil && used && !undo && !slices.Contains(e.cfg.GivenUp, n.Name):
 			problems = append(problems, &NodeError{Node: n.Name, Op: "connect", Err: serverError(err)})
 			continue
 		case err != nil:
@@ -291,6 +319,7 @@ func (e *Executor) start(ctx context.Context) (int, error) {
 		}
 	}
 	e.record.Owner, e.record.State = e.cfg.Owner, RunRunning
+	e.undoGivenUp(ctx) // what an earlier call could not
 	for node, keys := range e.cfg.Variables {
 		for key, value := range keys {
 			e.record.Variables.Set(node, key, value)
@@ -311,8 +340,11 @@ func (e *Executor) start(ctx context.Context) (int, error) {
 // resume is the first step that is not done, or whose work is gone again.
 func (e *Executor) resume(ctx context.Context) (int, error) {
 	for i, s := range e.cfg.Steps {
+		if !e.wanted(s) {
+			continue
+		}
 		if !e.record.status(s.Path).Good() {
-			return i, nil
+			return e.heldBefore(i), nil
 		}
 		for _, a := range e.record.Created {
 			if a.Step != s.Path || a.Exists == "" {
@@ -323,7 +355,7 @@ func (e *Executor) resume(ctx context.Context) (int, error) {
 				return 0, err
 			}
 			if !there.is() {
-				return i, nil
+				return e.heldBefore(i), nil
 			}
 		}
 	}
@@ -342,10 +374,14 @@ func (e *Executor) walk(ctx context.Context, first int) error {
 			return errors.New("the workflow's jumps never end")
 		}
 		if steps := e.beside(i, last); len(steps) > 1 {
-			if err := e.together(ctx, e.undone(steps, i == first)); err != nil && (!e.cfg.GoOn || ctx.Err() != nil) {
+			if err := e.together(ctx, e.staying(e.undone(steps, i == first))); err != nil && (!e.cfg.GoOn || ctx.Err() != nil) {
 				return err
 			}
 			i += len(steps)
+			continue
+		}
+		if !e.wanted(e.cfg.Steps[i]) {
+			i++
 			continue
 		}
 		next, stop, err := e.one(ctx, e.cfg.Steps[i])
@@ -393,12 +429,21 @@ func (e *Executor) together(ctx context.Context, steps []workflow.Step) error {
 	errs := make([]error, len(steps))
 	for i, s := range steps {
 		group.Go(func() {
-			if errs[i] = e.attempt(ctx, s, true); errs[i] != nil && !s.IgnoreErrors && !e.cfg.GoOn {
+			errs[i] = e.attempt(ctx, s, true)
+			switch {
+			case errs[i] == nil || s.IgnoreErrors || e.cfg.GoOn:
+			case e.giveUp(ctx, s, errs[i]) != "":
+				errs[i] = nil
+				if alone(s, steps) {
+					e.undoGivenUp(ctx) // the others may take hours
+				}
+			default:
 				cancel(errs[i])
 			}
 		})
 	}
 	group.Wait()
+	e.undoGivenUp(ctx)
 	for i, err := range errs {
 		if err != nil && !steps[i].IgnoreErrors && !errors.Is(err, context.Canceled) {
 			return err
@@ -407,11 +452,26 @@ func (e *Executor) together(ctx context.Context, steps []workflow.Step) error {
 	return errors.Join(errs...)
 }
 
+// alone says that no other of some steps serves a node that this one serves.
+func alone(s workflow.Step, steps []workflow.Step) bool {
+	n := 0
+	for _, other := range steps {
+		if slices.ContainsFunc(other.For, func(name string) bool { return slices.Contains(s.For, name) }) {
+			n++
+		}
+	}
+	return n == 1
+}
+
 // one runs a step and what follows it, and says where to go on.
 func (e *Executor) one(ctx context.Context, s workflow.Step) (next string, stop bool, err error) {
 	err = e.attempt(ctx, s, false)
 	if ctx.Err() != nil {
 		return "", true, &CancelledError{Step: s.Label(), Err: context.Cause(ctx)}
+	}
+	if err != nil && e.giveUp(ctx, s, err) != "" {
+		e.undoGivenUp(ctx)
+		return "", false, nil
 	}
 	after := s.OnSuccess
 	if err != nil && !s.IgnoreErrors {

@@ -35,6 +35,8 @@ type Record struct {
 	Variables workflow.Variables `json:"variables"`
 	// Created are the objects that the run made, or was about to make, in order.
 	Created []Artifact `json:"created"`
+	// GivenUp are nodes that do not join after all, while others do.
+	GivenUp []string `json:"given_up,omitempty"`
 }
 
 // StepRecord is how one step went.
@@ -62,6 +64,12 @@ type Artifact struct {
 	Undo string `json:"undo"`
 	// Exists is a query that says whether it is there; empty when nobody can tell.
 	Exists string `json:"exists,omitempty"`
+	// For are the joining nodes that it serves.
+	For []string `json:"for,omitempty"`
+}
+
+func (a Artifact) is(b Artifact) bool {
+	return a.Step == b.Step && a.Node == b.Node && a.Undo == b.Undo
 }
 
 // The states of a run.

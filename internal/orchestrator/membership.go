@@ -36,8 +36,9 @@ type Addition struct {
 	AllowDDL, OnlyData bool
 	// SkipCheck leaves out the checks.
 	SkipCheck bool
-	// Unfinished is for an unfinished run only: to go on with it, or to undo it.
-	Unfinished bool
+	// Unfinished is for an unfinished run only: to go on with it, or, with Undo, to
+	// undo it. That may name other addresses: nodes may have moved since.
+	Unfinished, Undo bool
 	// Limits bound what the copies take, as Limits words them; empty does not.
 	Limits string
 	// MaxRetainedWAL bounds what a node keeps for the new ones; 0 does not.
@@ -125,6 +126,9 @@ func (m *Membership) Add(ctx context.Context, a Addition) (Config, error) {
 		} else {
 			err = sameRun(a, j)
 		}
+		if err == nil && a.Undo {
+			moved(a, &j)
+		}
 	case a.Unfinished:
 		err = ErrNoRun
 	default:
@@ -137,7 +141,11 @@ func (m *Membership) Add(ctx context.Context, a Addition) (Config, error) {
 		journal.Close(ctx)
 		return Config{}, err
 	}
-	return m.config("add_node", j.Run, j, workflow.AddNode(j), journal, j.Members(), !j.Bare, guards(j, a.MaxRetainedWAL))
+	cfg, err := m.config("add_node", j.Run, j, workflow.AddNode(j), journal, j.Members(), !j.Bare, guards(j, a.MaxRetainedWAL))
+	if record != nil && !record.Finished && record.Run == j.Run {
+		cfg.GivenUp = record.GivenUp
+	}
+	return cfg, err
 }
 
 // sameRun compares a request with the plan of an unfinished run.
@@ -150,7 +158,7 @@ func sameRun(a Addition, j workflow.Joining) error {
 	}
 	compare("source", j.Source.Name, a.Source.Name)
 	for i, n := range a.New {
-		if i < len(j.New) {
+		if i < len(j.New) && !a.Undo {
 			compare("connection string of "+n.Name, j.New[i].DSN, n.DSN)
 		}
 	}
@@ -164,6 +172,18 @@ func sameRun(a Addition, j workflow.Joining) error {
 		return &OtherRun{Differences: differences}
 	}
 	return nil
+}
+
+// moved takes over the addresses of a request.
+func moved(a Addition, j *workflow.Joining) {
+	j.Source.DSN = a.Source.DSN
+	for i := range j.New {
+		for _, n := range a.New {
+			if n.Name == j.New[i].Name {
+				j.New[i].DSN = n.DSN
+			}
+		}
+	}
 }
 
 // plan asks the cluster what the plan has to know, after the checks.
@@ -285,35 +305,6 @@ func (m *Membership) config(
 		Run: run, Owner: m.Owner, Beat: beat, Guards: guards,
 	}, nil
 }
-
-// guards watch what the old nodes keep for the new ones.
-func guards(j workflow.Joining, limit int64) []Guard {
-	var all []Guard
-	for i, r := range j.Replicas {
-		var slots []string
-		for _, n := range j.New {
-			if i < len(n.Slots) {
-				slots = append(slots, pg.QuoteLiteral(n.Slots[i]))
-			}
-		}
-		if len(slots) > 0 {
-			all = append(all, Guard{Node: r.Name, SQL: fmt.Sprintf(qRetained, limit, strings.Join(slots, ", "))})
-		}
-	}
-	return all
-}
-
-// qRetained says what slots keep, when that is much, and whether it is too much.
-// What a server may still write before it throws that away is its own limit.
-const qRetained = `SELECT format('slot %%s keeps %%s of WAL for the new node%%s', s.slot_name, pg_catalog.pg_size_pretty(s.kept),
-       CASE WHEN s.wal_status = 'lost' THEN ', and has lost some' WHEN s.wal_status = 'unreserved' THEN ', and is about to lose some'
-            WHEN s.most > 0 THEN ', of at most ' || pg_catalog.pg_size_pretty(s.most) END) AS said,
-       s.wal_status IN ('lost', 'unreserved') OR s.own > 0 AND s.kept >= s.own AS too_much, s.slot_name AS about
-  FROM (SELECT r.slot_name, r.wal_status, k.own, k.kept, coalesce(least(nullif(k.own, 0), k.kept + r.safe_wal_size), 0) AS most
-          FROM pg_catalog.pg_replication_slots r,
-               LATERAL (SELECT %d::bigint AS own, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), r.restart_lsn)::bigint AS kept) k
-         WHERE r.slot_name IN (%s)) s
- WHERE s.wal_status IN ('lost', 'unreserved') OR s.most > 0 AND s.kept >= 0.7 * s.most`
 
 // Removal is a request that a node leaves.
 type Removal struct {

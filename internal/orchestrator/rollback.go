@@ -28,7 +28,7 @@ func (e *Executor) intend(ctx context.Context, s workflow.Step, undo, exists str
 		}
 	}
 	e.record.Created = append(e.record.Created, Artifact{
-		Step: s.Path, Node: s.Node, Command: s.CommandName(), Object: s.Object(), Undo: undo, Exists: exists,
+		Step: s.Path, Node: s.Node, Command: s.CommandName(), Object: s.Object(), Undo: undo, Exists: exists, For: s.For,
 	})
 	return e.saveLocked(ctx)
 }
@@ -80,7 +80,15 @@ func (e *Executor) Rollback(ctx context.Context) error {
 // undoAll undoes all that is recorded. Subscriptions go first: they use the
 // slots, and the nodes.
 func (e *Executor) undoAll(ctx context.Context) error {
-	created := slices.Clone(e.record.Created)
+	e.letGo(ctx)
+	if err := e.undoThese(ctx, slices.Clone(e.record.Created)); err != nil {
+		return &LeftError{Left: slices.Clone(e.record.Created), Err: err}
+	}
+	return e.cfg.Journal.Remove(ctx)
+}
+
+// undoThese undoes things, the last first; what cannot be undone stays recorded.
+func (e *Executor) undoThese(ctx context.Context, created []Artifact) error {
 	slices.Reverse(created)
 	slices.SortStableFunc(created, func(a, b Artifact) int { return undoOrder(a) - undoOrder(b) })
 	var problems []error
@@ -90,17 +98,14 @@ func (e *Executor) undoAll(ctx context.Context) error {
 			continue
 		}
 		e.mu.Lock()
-		e.record.Created = slices.DeleteFunc(e.record.Created, func(x Artifact) bool { return x == a })
+		e.record.Created = slices.DeleteFunc(e.record.Created, func(x Artifact) bool { return x.is(a) })
 		err := e.saveLocked(ctx)
 		e.mu.Unlock()
 		if err != nil {
 			problems = append(problems, err)
 		}
 	}
-	if len(problems) > 0 {
-		return &LeftError{Left: slices.Clone(e.record.Created), Err: errors.Join(problems...)}
-	}
-	return e.cfg.Journal.Remove(ctx)
+	return errors.Join(problems...)
 }
 
 func undoOrder(a Artifact) int {
@@ -122,7 +127,7 @@ func (e *Executor) undo(ctx context.Context, a Artifact) error {
 			if _, err = e.run(ctx, a.Node, workflow.Statement{SQL: a.Undo, Simple: true}); err == nil || ctx.Err() != nil || time.Now().After(deadline) {
 				break
 			}
-			if gone := e.lockOf(a.Node) == nil && spock.SQLState(err) == ""; gone || !passing(err) && !strings.Contains(err.Error(), "still active") {
+			if gone := (e.isGone(a.Node) || e.lockOf(a.Node) == nil) && spock.SQLState(err) == ""; gone || !passing(err) && !strings.Contains(err.Error(), "still active") {
 				break
 			}
 			if e.pause(ctx, e.cfg.Poll) != nil {
@@ -132,6 +137,8 @@ func (e *Executor) undo(ctx context.Context, a Artifact) error {
 	} else {
 		err = errors.New("the configuration has no such node")
 	}
+	// One that does not come back is not waited for again.
+	e.setGone(a.Node, err != nil && passing(err) && spock.SQLState(err) == "")
 	ev.Status, ev.Err, ev.Seconds = Undone, err, time.Since(began).Seconds()
 	if err != nil {
 		ev.Status = Failed
@@ -141,4 +148,16 @@ func (e *Executor) undo(ctx context.Context, a Artifact) error {
 		return &StepError{Step: "undo of step " + a.Step, Node: a.Node, Failed: 1, Err: err}
 	}
 	return nil
+}
+
+func (e *Executor) setGone(node string, gone bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.gone[node] = gone
+}
+
+func (e *Executor) isGone(node string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.gone[node]
 }

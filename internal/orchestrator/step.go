@@ -29,12 +29,13 @@ func (e *Executor) attempt(ctx context.Context, s workflow.Step, parallel bool) 
 		Step: s.Path, Phase: s.Phase, Node: s.Node, Type: string(s.Type), Command: s.CommandName(), Description: s.Description,
 		Parallel: parallel,
 	}
-	running := ev
-	running.Status = Running
-	e.event(running)
 	if err := e.note(ctx, s, func(r *StepRecord) { r.Status, r.Started, r.Ended, r.Error = Running, began.UTC(), time.Time{}, "" }); err != nil {
 		return err
 	}
+	// Whoever hears of the step finds it in the journal.
+	running := ev
+	running.Status = Running
+	e.event(running)
 	out, err := e.perform(ctx, s)
 	ev.Status, ev.Variables, ev.Message, ev.Seconds = out.status, out.variables, out.message, time.Since(began).Seconds()
 	if err != nil {
@@ -133,6 +134,11 @@ func (e *Executor) dispatch(ctx context.Context, s workflow.Step) (outcome, erro
 		return e.wait(ctx, s)
 	case workflow.TypeSpock:
 		return e.command(ctx, s)
+	case workflow.TypeHold:
+		return e.hold(ctx, s)
+	case workflow.TypeLetGo:
+		e.letGo(ctx)
+		return outcome{status: OK}, nil
 	default:
 		return e.sql(ctx, s)
 	}

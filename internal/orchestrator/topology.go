@@ -254,6 +254,9 @@ func (s *Surveyor) newcomer(ctx context.Context, j *workflow.Joining, n *workflo
 			}
 			n.Slots = append(n.Slots, slot)
 		}
+		if n.SourceSlot, err = slotName(ctx, server, j.Source.Name, workflow.SubscriptionName(j.Source.Name, n.Name)); err != nil {
+			return err
+		}
 		if j.OnlyData {
 			return nil // its tables are there to be filled, wherever they lie
 		}

@@ -43,6 +43,7 @@ func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 		if now += "\n" + blockers; now != last {
 			last, moved = now, time.Now()
 		}
+		e.tellBehind(s, answer, &barred)
 		if time.Since(moved) > e.cfg.StallTimeout {
 			return outcome{}, e.stalled(s, answer, lastErr, blockers)
 		}
@@ -56,6 +57,27 @@ func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 type bar struct {
 	at   time.Time
 	done int64
+	// since and from are the time and the state from which the rate is measured.
+	since time.Time
+	from  int64
+}
+
+// rate is how fast it goes: over the last half a minute or more.
+func (b *bar) rate(now time.Time, done, of int64) (perSecond int64, left time.Duration) {
+	const window = 30 * time.Second
+	if b.since.IsZero() || done < b.from {
+		b.since, b.from = now, done
+		return 0, 0
+	}
+	seconds := now.Sub(b.since).Seconds()
+	if seconds <= 0 || done == b.from {
+		return 0, 0
+	}
+	each := float64(done-b.from) / seconds
+	if now.Sub(b.since) > 2*window {
+		b.since, b.from = now.Add(-window), done-int64(each*window.Seconds())
+	}
+	return int64(each), time.Duration(float64(max(of-done, 0)) / each * float64(time.Second)).Round(time.Second)
 }
 
 // tellBar tells how far a step is, when that has changed.
@@ -74,7 +96,29 @@ func (e *Executor) tellBar(ctx context.Context, s workflow.Step, b *bar) {
 		return
 	}
 	b.done = done
-	e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Done: min(done, of), Of: of})
+	ev := Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Done: min(done, of), Of: of}
+	ev.Rate, ev.Left = b.rate(b.at, done, of)
+	e.event(ev)
+}
+
+// behindEvery is the pause between two words about how far a node is behind.
+const behindEvery = 10 * time.Second
+
+// tellBehind tells how much a stream still lacks, when that takes long.
+func (e *Executor) tellBehind(s workflow.Step, answer Result, b *bar) {
+	row := firstRow(answer)
+	behind := row["behind"]
+	if behind == nil || row["position"] == nil {
+		return
+	}
+	if b.at.IsZero() {
+		b.at = time.Now()
+	}
+	if time.Since(b.at) < behindEvery {
+		return
+	}
+	b.at = time.Now()
+	e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: s.Node + " still lacks " + *behind})
 }
 
 func (e *Executor) stalled(s workflow.Step, answer Result, err error, blockers string) error {

@@ -62,22 +62,33 @@ func (e *Executor) relock(ctx context.Context, node string) {
 // guard looks at one limit. What it says is told once.
 func (e *Executor) guard(ctx context.Context, g Guard, end context.CancelCauseFunc) {
 	told := map[string]bool{}
+	every := g.Every
+	if every == 0 {
+		every = 2 * time.Second
+	}
 	for {
-		answer, err := e.ask(ctx, g.Node, g.SQL)
-		for _, row := range answer.Rows {
-			if err != nil || row[0] == nil {
-				continue
-			}
-			if len(row) > 1 && row[1] != nil && *row[1] == "t" {
-				end(&GuardError{Node: g.Node, Text: *row[0], Undo: true})
+		var findings []Finding
+		err := e.on(ctx, g.Node, func(server Server) error {
+			var err error
+			findings, err = g.Look(ctx, server)
+			return err
+		})
+		for _, f := range findings {
+			switch {
+			case err != nil:
+			case f.End:
+				end(&GuardError{Node: g.Node, Text: f.Text, Undo: true})
 				return
-			}
-			if key := answer.text(2); !told[key] {
-				told[key] = true
-				e.event(Event{Status: Noted, Node: g.Node, Type: "WARNING", Message: *row[0]})
+			case !told[f.About] || f.Again:
+				told[f.About] = true
+				ev := Event{Status: Noted, Node: g.Node, Message: f.Text}
+				if !f.Note {
+					ev.Type = "WARNING"
+				}
+				e.event(ev)
 			}
 		}
-		if e.pause(ctx, 2*time.Second) != nil {
+		if e.pause(ctx, every) != nil {
 			return
 		}
 	}

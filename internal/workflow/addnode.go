@@ -13,8 +13,10 @@ import (
 // Newcomer is a node that joins.
 type Newcomer struct {
 	Member
-	// Slots are the names of the slots that the replicas keep for it, in their order.
-	Slots []string
+	// Slots are the names of the slots that the replicas keep for it, in their
+	// order; SourceSlot is that of the source.
+	Slots      []string
+	SourceSlot string
 	// SkipSchemas are not copied: it has them already, or nobody wants them there.
 	SkipSchemas             []string
 	Location, Country, Info string
@@ -65,6 +67,12 @@ func (j Joining) Members() []Member {
 
 func (j Joining) old() []Member { return append([]Member{j.Source}, j.Replicas...) }
 
+// shared says that the new nodes copy one snapshot. It takes an engine of ours to
+// copy what another session has seen.
+func (j Joining) shared() bool {
+	return !j.Bare && len(j.New) > 1 && !slices.ContainsFunc(j.New, func(n Newcomer) bool { return n.SourceSlot == "" })
+}
+
 // sets are those of a provider that a subscription takes.
 func (j Joining) sets(provider Member) Member {
 	if len(j.Sets) > 0 {
@@ -93,7 +101,9 @@ func AddNode(j Joining) []Step {
 func (p *planner) newcomers(j Joining, step func(n Newcomer) Step) {
 	var steps []Step
 	for _, n := range j.New {
-		steps = append(steps, step(n))
+		s := step(n)
+		s.For = []string{n.Name}
+		steps = append(steps, s)
 	}
 	p.together(steps)
 }
@@ -103,17 +113,30 @@ func (p *planner) pairs(j Joining, step func(n Newcomer, i int, r Member) Step) 
 	var steps []Step
 	for _, n := range j.New {
 		for i, r := range j.Replicas {
-			steps = append(steps, step(n, i, r))
+			s := step(n, i, r)
+			s.For = []string{n.Name}
+			steps = append(steps, s)
 		}
 	}
 	p.together(steps)
+}
+
+// members adds one step for each node; they run at the same time.
+func (p *planner) members(j Joining, step func(m Member) Step) {
+	p.each(j.Members(), func(_ int, m Member) Step {
+		s := step(m)
+		if slices.Contains(j.Names(), m.Name) {
+			s.For = []string{m.Name}
+		}
+		return s
+	})
 }
 
 // begin raises the fence, notes what the new nodes hold, closes them, and makes them nodes.
 func (p *planner) begin(j Joining) {
 	run := pg.QuoteLiteral(j.Run)
 	if !j.Bare {
-		p.each(j.Members(), func(_ int, m Member) Step {
+		p.members(j, func(m Member) Step {
 			s := sqlStep("J1", m.Name, "Keep definitions as they are on "+m.Name, fmt.Sprintf("SELECT pgdrover.fence_raise(%s, %s, %s, %t)",
 				run, pg.QuoteLiteral(j.Owner), pg.QuoteLiteral(strings.Join(j.Names(), ", ")), !j.AllowDDL))
 			s.Undo = "SELECT pgdrover.fence_lower(" + run + ")"
@@ -133,8 +156,8 @@ func (p *planner) begin(j Joining) {
 		}
 		if j.Limits != "" {
 			p.newcomers(j, func(n Newcomer) Step {
-				s := sqlStep("J2", n.Name, "Limit the copy to "+n.Name+" ("+j.Limits+")", copyLimits("SET pgdrover.copy_limits = "+pg.QuoteLiteral(j.Limits)))
-				s.Undo = copyLimits("RESET pgdrover.copy_limits")
+				s := sqlStep("J2", n.Name, "Limit the copy to "+n.Name+" ("+j.Limits+")", ofDatabase("SET pgdrover.copy_limits = "+pg.QuoteLiteral(j.Limits)))
+				s.Undo = ofDatabase("RESET pgdrover.copy_limits")
 				return s
 			})
 		}
@@ -162,7 +185,9 @@ func (p *planner) cover(j Joining) {
 	})
 	for _, n := range j.New {
 		for _, r := range j.Replicas {
-			p.add(subscription("J4", j.sets(r), n.Name, "false", nil))
+			s := subscription("J4", j.sets(r), n.Name, "false", nil)
+			s.For = []string{n.Name}
+			p.add(s)
 		}
 	}
 	p.each(j.Replicas, func(_ int, r Member) Step { return mark("J5", r.Name, "settled_lsn") })
@@ -177,6 +202,7 @@ func (p *planner) copy(j Joining) {
 			return sqlStep("J6", m.Name, "Note the definitions on "+m.Name, "SELECT pgdrover.fence_mark("+run+")")
 		})
 	}
+	p.share(j)
 	p.newcomers(j, func(n Newcomer) Step {
 		more := []string{"synchronize_structure", strconv.FormatBool(!j.OnlyData), "synchronize_data", "true"}
 		if len(n.SkipSchemas) > 0 {
@@ -185,9 +211,10 @@ func (p *planner) copy(j Joining) {
 		return subscription("J6", j.sets(j.Source), n.Name, "true", more)
 	})
 	p.newcomers(j, func(n Newcomer) Step { return copied(j, n) })
+	p.unshare(j)
 	if j.Limits != "" && !j.Bare {
 		p.newcomers(j, func(n Newcomer) Step {
-			return sqlStep("J8", n.Name, "Lift the limits of the copy to "+n.Name, copyLimits("RESET pgdrover.copy_limits"))
+			return sqlStep("J8", n.Name, "Lift the limits of the copy to "+n.Name, ofDatabase("RESET pgdrover.copy_limits"))
 		})
 	}
 	p.structure(j)
@@ -198,6 +225,43 @@ func (p *planner) copy(j Joining) {
 	p.handover(j)
 	p.add(mark("J12", j.Source.Name, "copied_lsn"))
 	p.newcomers(j, func(n Newcomer) Step { return reached("J12", n.Name, j.Source.Name, "copied_lsn") })
+}
+
+// snapshotSetting tells the engine of a new node's database which snapshot to copy.
+const snapshotSetting = "pgdrover.copy_snapshot"
+
+// share makes all copies begin with one snapshot of the source. The slots come
+// first: each keeps all that is not in the snapshot.
+func (p *planner) share(j Joining) {
+	if !j.shared() {
+		return
+	}
+	source := j.Source.Name
+	p.newcomers(j, func(n Newcomer) Step {
+		s := commandStep("J6", source, fmt.Sprintf("Create slot %s on %s", n.SourceSlot, source), CreateSlot, "slot", n.SourceSlot)
+		s.Blockers = openTransactions
+		return s
+	})
+	hold := Step{Type: TypeHold, Phase: "J6", Node: source, Description: "Hold one snapshot of " + source + " for all copies", Blockers: openTransactions}
+	hold.SQL = "CREATE_REPLICATION_SLOT … TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')"
+	p.add(hold)
+	p.newcomers(j, func(n Newcomer) Step {
+		s := sqlStep("J6", n.Name, "Let "+n.Name+" copy that snapshot", "SELECT pgdrover.run(pg_catalog.format('ALTER DATABASE %I SET "+snapshotSetting+
+			" = %L', pg_catalog.current_database(), '"+variable(source, SharedSnapshot)+"'))")
+		s.Undo = ofDatabase("RESET " + snapshotSetting)
+		return s
+	})
+}
+
+// unshare forgets the snapshot when everybody has copied it.
+func (p *planner) unshare(j Joining) {
+	if !j.shared() {
+		return
+	}
+	p.newcomers(j, func(n Newcomer) Step {
+		return sqlStep("J8", n.Name, "Forget the snapshot on "+n.Name, ofDatabase("RESET "+snapshotSetting))
+	})
+	p.add(Step{Type: TypeLetGo, Phase: "J8", Node: j.Source.Name, Description: "Let go of the snapshot of " + j.Source.Name})
 }
 
 // emptied makes tables empty again, as they were before rows were copied into
@@ -220,8 +284,8 @@ EXCEPTION WHEN feature_not_supported THEN -- another table refers to one of them
 END $undo$`
 }
 
-// copyLimits changes a setting of the local database.
-func copyLimits(change string) string {
+// ofDatabase changes a setting of the local database.
+func ofDatabase(change string) string {
 	return "SELECT pgdrover.run(pg_catalog.format('ALTER DATABASE %I ', pg_catalog.current_database()) || " + pg.QuoteLiteral(change) + ")"
 }
 
@@ -254,11 +318,13 @@ func (p *planner) structure(j Joining) {
 	for _, n := range j.New {
 		digest := "md5(pgdrover.fingerprint(false, " + pg.QuoteLiteral(ListLiteral(n.SkipSchemas)) + "::text[])::text)"
 		key := "structure_" + strconv.Itoa(slices.IndexFunc(j.New, func(x Newcomer) bool { return x.Name == n.Name })+1)
-		p.add(sqlStep("J9", j.Source.Name, "Take the digest of the tables on "+j.Source.Name, "SELECT "+digest+" AS "+key+", "+major+" AS major"))
+		take := sqlStep("J9", j.Source.Name, "Take the digest of the tables on "+j.Source.Name, "SELECT "+digest+" AS "+key+", "+major+" AS major")
+		take.For = []string{n.Name}
+		p.add(take)
 		s := sqlStep("J9", n.Name, "Compare the tables on "+n.Name+" with it",
 			"SELECT "+major+" <> '"+variable(j.Source.Name, "major")+"'::int OR "+digest+" = '"+variable(j.Source.Name, key)+"' AS result")
 		s.Refuse = fmt.Sprintf("tables, constraints or indexes of %s are not those of %s", n.Name, j.Source.Name)
-		s.IgnoreErrors = j.AllowDDL
+		s.IgnoreErrors, s.For = j.AllowDDL, []string{n.Name}
 		p.add(s)
 	}
 }
@@ -322,16 +388,24 @@ func (p *planner) reverse(j Joining) {
 			if x.Name == n.Name {
 				continue
 			}
-			links = append(links, subscription("J14", provider, x.Name, "true", nil))
-			followed = append(followed, replicating("J14", x.Name, SubscriptionName(n.Name, x.Name)))
-			caught = append(caught, reached("J14", x.Name, n.Name, "opened_lsn"))
+			serves := []string{n.Name}
+			if slices.Contains(j.Names(), x.Name) {
+				serves = append(serves, x.Name)
+			}
+			add := func(list *[]Step, s Step) {
+				s.For = serves
+				*list = append(*list, s)
+			}
+			add(&links, subscription("J14", provider, x.Name, "true", nil))
+			add(&followed, replicating("J14", x.Name, SubscriptionName(n.Name, x.Name)))
+			add(&caught, reached("J14", x.Name, n.Name, "opened_lsn"))
 		}
 	}
 	p.together(links)
 	p.together(followed)
 	p.newcomers(j, func(n Newcomer) Step { return mark("J14", n.Name, "opened_lsn") })
 	p.together(caught)
-	p.each(j.Members(), func(_ int, x Member) Step { return replicating("J15", x.Name, "") })
+	p.members(j, func(x Member) Step { return replicating("J15", x.Name, "") })
 }
 
 // open lets clients write on the new nodes.
@@ -341,13 +415,15 @@ func (p *planner) open(j Joining) {
 	}
 	p.add(sqlStep("J15", j.Source.Name, "Read the sequences of "+j.Source.Name, "SELECT pgdrover.sequence_positions() AS sequences_at"))
 	for _, n := range j.New {
-		p.add(sqlStep("J15", n.Name, "Move the sequences of "+n.Name+" past them",
-			"SELECT pgdrover.advance_sequences('"+variable(j.Source.Name, "sequences_at")+"'::jsonb) AS moved"))
+		s := sqlStep("J15", n.Name, "Move the sequences of "+n.Name+" past them",
+			"SELECT pgdrover.advance_sequences('"+variable(j.Source.Name, "sequences_at")+"'::jsonb) AS moved")
+		s.For = []string{n.Name}
+		p.add(s)
 	}
 	p.newcomers(j, func(n Newcomer) Step {
 		return sqlStep("J16", n.Name, "Open "+n.Name+" to writers", "SELECT pgdrover.open_node()")
 	})
-	p.each(j.Members(), func(_ int, m Member) Step {
+	p.members(j, func(m Member) Step {
 		return sqlStep("J16", m.Name, "Let definitions change on "+m.Name, "SELECT pgdrover.fence_lower("+pg.QuoteLiteral(j.Run)+")")
 	})
 }

@@ -15,7 +15,13 @@ const (
 	TypeSQL   StepType = "sql"   // free SQL
 	TypeShell StepType = "shell" // a command of the shell, only when it is allowed
 	TypeWait  StepType = "wait"  // a query that is repeated until it says true; only plans have it
+	TypeHold  StepType = "hold"  // a snapshot of the node, held for others to copy; only plans have it
+	TypeLetGo StepType = "letgo" // ends that
 )
+
+// SharedSnapshot is the variable of a node in which a snapshot is described that it
+// holds, as engines read it: "slot=… snapshot=… point=…".
+const SharedSnapshot = "shared_snapshot"
 
 // Step is one thing to do on one node.
 type Step struct {
@@ -66,6 +72,9 @@ type Step struct {
 	Refuse string
 	// Parallel steps with the same number may run at the same time; 0 stands alone.
 	Parallel int
+	// For are the joining nodes without which the step is of no use. Where others
+	// join as well, these alone are given up when it fails.
+	For []string
 }
 
 // Follow is what happens after a step that ended one way.
@@ -243,5 +252,8 @@ func (s Step) Writes() (keys []string, known bool) {
 	if s.Type == TypeSpock {
 		return s.Command.Sets, true
 	}
-	return nil, s.Type == TypeShell || s.Type == TypeWait
+	if s.Type == TypeHold {
+		return []string{SharedSnapshot}, true
+	}
+	return nil, s.Type == TypeShell || s.Type == TypeWait || s.Type == TypeLetGo
 }

@@ -117,7 +117,8 @@ func mark(phase, node, key string) Step {
 func reached(phase, node, provider, key string) Step {
 	s := waitStep(phase, node, fmt.Sprintf("Wait until %s has the changes of %s", node, provider),
 		"SELECT coalesce(max(o.remote_lsn) >= '"+variable(provider, key)+"'::pg_lsn, false) AS reached, max(o.remote_lsn) AS position, "+
-			"'"+variable(provider, key)+"' AS wanted\n"+
+			"'"+variable(provider, key)+"' AS wanted, pg_catalog.pg_size_pretty(pg_catalog.pg_wal_lsn_diff('"+variable(provider, key)+"'::pg_lsn,\n"+
+			"       coalesce(max(o.remote_lsn), '"+variable(provider, key)+"'::pg_lsn))) AS behind\n"+
 			"  FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin\n"+
 			"  JOIN pg_catalog.pg_replication_origin_status o ON o.external_id = s.sub_slot_name::text\n"+
 			" WHERE n.node_name = "+pg.QuoteLiteral(provider))

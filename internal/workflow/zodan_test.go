@@ -122,9 +122,11 @@ func TestAddTwoNodesPlan(t *testing.T) {
 	t.Parallel()
 	j := joining()
 	second := j.New[0]
-	second.Name, second.DSN, second.Slots = "n5", "host=five dbname=d", []string{"slot2b", "slot3b"}
+	second.Name, second.DSN, second.Slots, second.SourceSlot = "n5", "host=five dbname=d", []string{"slot2b", "slot3b"}, "slot1b"
+	j.New[0].SourceSlot = "slot1"
 	j.New = append(j.New, second)
-	lines := outline(workflow.AddNode(j))
+	steps := workflow.AddNode(j)
+	lines := outline(steps)
 	at := func(line string) int {
 		i := slices.Index(lines, line)
 		require.GreaterOrEqual(t, i, 0, line)
@@ -134,6 +136,30 @@ func TestAddTwoNodesPlan(t *testing.T) {
 	require.Less(t, at("J14 n5: Create subscription sub_n_4_n5 on n5"), at("J16 n5: Open n5 to writers"))
 	require.Less(t, at("J14 n-4: Create subscription sub_n5_n_4 on n-4"), at("J16 n-4: Open n-4 to writers"))
 	require.Less(t, at("J14 n5: Wait until n5 has the changes of n-4"), at("J16 n-4: Open n-4 to writers"))
+
+	// They copy one snapshot, behind which the source keeps everything for each of them.
+	hold := at("J6 n1: Hold one snapshot of n1 for all copies")
+	require.Less(t, at("J5 n1: Wait until n1 has the changes of n3"), hold)
+	require.Less(t, at("J6 n1: Create slot slot1 on n1"), hold)
+	require.Less(t, at("J6 n1: Create slot slot1b on n1"), hold)
+	require.Less(t, hold, at("J6 n5: Let n5 copy that snapshot"))
+	require.Less(t, at("J6 n5: Let n5 copy that snapshot"), at("J6 n5: Create subscription sub_n1_n5 on n5"))
+	require.Less(t, at("J8 n5: Copy structure and data from n1 to n5"), at("J8 n1: Let go of the snapshot of n1"))
+	require.Contains(t, steps[at("J6 n5: Let n5 copy that snapshot")].Undo, "RESET pgdrover.copy_snapshot")
+
+	// What is of use for one of them alone says so: it is left out when that one is given up.
+	for _, s := range steps {
+		switch {
+		case s.Node == "n5" && strings.Contains(s.Description, "n_4") || s.Node == "n-4" && strings.Contains(s.Description, "n5"):
+			require.ElementsMatch(t, []string{"n-4", "n5"}, s.For, s.Description)
+		case s.Node == "n5":
+			require.Contains(t, s.For, "n5", s.Description)
+		case s.Node == "n1" && strings.HasPrefix(s.Description, "Write a mark"):
+			require.Empty(t, s.For, s.Description)
+		}
+	}
+	j.Bare = true
+	require.NotContains(t, strings.Join(outline(workflow.AddNode(j)), "\n"), "snapshot", "other engines make their own")
 }
 
 func TestRemoveNodePlan(t *testing.T) {

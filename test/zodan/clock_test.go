@@ -20,10 +20,16 @@ func offClock(t *testing.T, seconds int) (bin string) {
 	if err != nil {
 		t.Skip("no C compiler: a server's clock cannot be set wrong")
 	}
-	dir, programs := pgtest.Dir(t), pgtest.Bin(t)
-	library := filepath.Join(dir, "clock.so")
+	library := filepath.Join(pgtest.Dir(t), "clock.so")
 	out, err := exec.Command(compiler, "-shared", "-fPIC", "-O1", "-o", library, "testdata/clock.c").CombinedOutput()
 	require.NoError(t, err, "%s", out)
+	return wrapped(t, fmt.Sprintf("CLOCK_OFFSET=%d LD_PRELOAD=%s", seconds, library))
+}
+
+// wrapped makes a directory of server programs whose server has more in its environment.
+func wrapped(t testing.TB, environment string) (bin string) {
+	t.Helper()
+	dir, programs := pgtest.Dir(t), pgtest.Bin(t)
 	entries, err := os.ReadDir(programs)
 	require.NoError(t, err)
 	bin = filepath.Join(dir, "bin")
@@ -33,7 +39,7 @@ func offClock(t *testing.T, seconds int) (bin string) {
 			require.NoError(t, os.Symlink(filepath.Join(programs, e.Name()), filepath.Join(bin, e.Name())))
 		}
 	}
-	script := fmt.Sprintf("#!/bin/sh\nCLOCK_OFFSET=%d LD_PRELOAD=%s exec %s \"$@\"\n", seconds, library, filepath.Join(programs, "postgres"))
+	script := fmt.Sprintf("#!/bin/sh\n%s exec %s \"$@\"\n", environment, filepath.Join(programs, "postgres"))
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "postgres"), []byte(script), 0o700))
 	return bin
 }

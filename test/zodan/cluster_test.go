@@ -42,7 +42,10 @@ func newNode(t testing.TB, name string, settings map[string]string) *node {
 // newNodeFrom is newNode with the server's programs in a directory of their own.
 func newNodeFrom(t testing.TB, name, bin string, settings map[string]string) *node {
 	t.Helper()
-	all := map[string]string{"track_commit_timestamp": "on", "max_connections": "80", "spock.restart_delay_default": "200", "log_statement": "none"}
+	all := map[string]string{
+		"track_commit_timestamp": "on", "max_connections": "80", "spock.restart_delay_default": "200", "log_statement": "none",
+		"spock.save_resolutions": "on", "spock.save_remote_wins": "on",
+	}
 	maps.Copy(all, settings)
 	n := &node{name: name, owner: t, server: pgtest.NewServer(t, pgtest.ServerConfig{Name: name, Bin: bin, Settings: all})}
 	n.server.Exec(t, "postgres", "CREATE DATABASE "+database)

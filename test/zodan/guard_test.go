@@ -47,8 +47,9 @@ func (n *node) refusedSQL(t testing.TB, sql, text string) {
 func TestGuards(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
+	bin := saidDisks(t)
 	a := first(t, "datacenter-east-1")
-	b, c := newNode(t, "New York-Capital", nil), newNode(t, "n3-with-a-long-name", nil)
+	b, c := newNodeFrom(t, "New York-Capital", bin, nil), newNodeFrom(t, "n3-with-a-long-name", bin, nil)
 	b.odd = true
 	ready(t, a, b, c)
 	must(t, 0, add(dir, a, b)...)
@@ -119,6 +120,7 @@ func TestGuards(t *testing.T) {
 			ready(t, all...)
 		}
 	})
+	part("a disk that gets full", func(t *testing.T) { fullDisks(t, dir, a, b, c, before) })
 	part("a half added node", func(t *testing.T) {
 		for _, phase := range []string{"J8", "J13"} {
 			tl := begin(t, func(tl *tool, e event) {
