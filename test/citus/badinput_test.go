@@ -66,8 +66,12 @@ func TestBadInput(t *testing.T) {
 			before := g.Footprint(t, m.Dir)
 			// The later of two options counts.
 			args := slices.Concat(c.args[:2], m.CreateArgs()[2:], c.args[2:])
-			// For so long a worker waits for a coordinator that will not come.
-			res := g.RunCommand(t, pgtest.Command{Args: args, Env: []string{"PGCONNECT_TIMEOUT=8"}})
+			// For so long a command waits for the monitor, and a worker for a coordinator that will not come.
+			patience := "PGCONNECT_TIMEOUT=60"
+			if c.code == 7 {
+				patience = "PGCONNECT_TIMEOUT=10"
+			}
+			res := g.RunCommand(t, pgtest.Command{Args: args, Env: []string{patience}})
 			require.Equal(t, c.code, res.Code, res.Stderr)
 			for _, text := range c.says {
 				require.Contains(t, res.Stderr, text)

@@ -251,8 +251,8 @@ func (f *formation) switchovers(t *testing.T, w *writer) {
 		f.primary(t, number, old)
 		w.waitAck(t, time.Now())
 		t.Logf("switchover from %s: write gap %s", old.Name, w.longest())
-		f.requireHealed(t, w)
 	}
+	f.requireHealed(t, w)
 	var idle []*group.Member
 	for _, number := range []int{1, 0} {
 		old := f.primary(t, number, nil)

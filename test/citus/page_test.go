@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,6 +54,8 @@ func (f *formation) requirePage(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(text), &state))
 	require.Equal(t, "citus", state.Kind)
 	require.Len(t, state.Groups, f.workers+1)
+	require.NoError(t, page.Signal(syscall.SIGTERM))
+	require.Zero(t, page.Wait(t, group.Patience), "asked to end it ends well")
 
 	for _, args := range [][]string{{"show", "state"}, {"watch"}} {
 		out := f.Must(t, append(args, "--pgdata", f.Monitor.Dir)...).Stdout
