@@ -20,9 +20,15 @@ func settings() map[string]string {
 // inUse starts a group that clients write to.
 func inUse(t *testing.T, nodes int) (*group.Group, *group.Writer) {
 	t.Helper()
+	return inUsePaced(t, nodes, 0)
+}
+
+// inUsePaced is inUse with writers that rest between two rows; 0 is as little as usual.
+func inUsePaced(t *testing.T, nodes int, pause time.Duration) (*group.Group, *group.Writer) {
+	t.Helper()
 	g := group.Start(t, group.Config{Nodes: nodes, MonitorSettings: settings()})
 	g.CreateLedger(t)
-	w := g.Write(t, group.WriterConfig{Patience: 30 * time.Second})
+	w := g.Write(t, group.WriterConfig{Patience: 30 * time.Second, Pause: pause})
 	w.WaitAck(t, time.Now())
 	return g, w
 }
