@@ -182,7 +182,10 @@ func newcomerConditions(t *testing.T, odd checkup, a, c *node) {
 		"WARN: new node n3 would get dblink 1.2 instead of 0.9")
 	_, err = long.Exec(t.Context(), "ROLLBACK")
 	require.NoError(t, err)
-	c.exec(t, "SELECT spock.node_drop('n9')")
+	c.exec(t, "SELECT spock.node_drop('n9'); SELECT spock.node_create('n9', "+quote(c.dsn())+")")
+	c.exec(t, "SELECT spock.sub_create('mine', "+quote(a.dsn())+", enabled := false)")
+	odd.says(t, 1, "FAIL: new node n3 has subscriptions: mine")
+	c.exec(t, "SELECT spock.sub_drop('mine'); SELECT spock.node_drop('n9')")
 	a.exec(t, "DELETE FROM pg_extension WHERE extversion IN ('1', '0.9') AND oid < 3; RESET allow_system_table_mods; DROP SCHEMA lolor CASCADE")
 	with.newDSN = fmt.Sprintf("host=127.0.0.1 port=%d user=plain dbname=app", c.server.Port)
 	with.says(t, 1, "FAIL: user plain of n3 is no superuser")
@@ -256,6 +259,15 @@ func clusterConditions(t *testing.T, odd checkup, a, b *node) {
 	a.exec(t, "SELECT spock.sub_enable('sub_n2_n1')")
 	odd.says(t, 1, "FAIL: no engine serves n1: pgdrover spock run --dsn …", "FAIL: subscriptions of n1: sub_n2_n1 is down",
 		"FAIL: nobody reads slot "+slot+" of n2, that of subscription sub_n2_n1 of n1")
+	b.exec(t, "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+	b.exec(t, "SELECT pg_reload_conf()")
+	b.eventually(t, "SHOW max_slot_wal_keep_size", "1MB")
+	for range 3 {
+		b.exec(t, "SELECT pg_logical_emit_message(true, 'zodan', 'x')")
+		b.exec(t, "SELECT pg_switch_wal()")
+	}
+	b.exec(t, "CHECKPOINT")
+	odd.says(t, 1, "FAIL: slot "+slot+" of n2 has lost WAL that n1 needs")
 	b.exec(t, "SELECT pg_drop_replication_slot("+quote(slot)+")")
 	odd.says(t, 1, "FAIL: n2 has no slot "+slot+" for subscription sub_n2_n1 of n1")
 	b.disconnect()
