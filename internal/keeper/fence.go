@@ -27,6 +27,8 @@ type fence struct {
 	replies  map[int64]time.Time
 	names    pg.StandbyNames
 	known    bool // names were seen since the start
+	// blind: the server runs and has not answered the last look.
+	blind bool
 	// secondaries are the nodes that the monitor counted on when it last
 	// answered: for a primary without a list it waits for their word.
 	secondaries []int64
@@ -54,6 +56,7 @@ func (f *fence) group(peers []peer) {
 
 // saw takes one look at the local server.
 func (f *fence) saw(v view) {
+	f.blind = v.Running && !v.Ready
 	if !v.Ready || v.InRecovery {
 		return
 	}
@@ -105,6 +108,14 @@ func (f *fence) standbys() time.Duration {
 
 // expired reports whether both contacts are older than timeout, and not only
 // because this keeper was paused.
+//
+// A server that does not answer its own keeper says nothing of its standbys,
+// which may be there all along: on a machine that crawls, looks fail for longer
+// than any timeout. Where commits wait for standbys there is time until it answers, for
+// it acknowledges nothing without them. Where they wait for nobody there is none.
 func (f *fence) expired(now, timeout time.Duration) bool {
+	if f.blind && f.known && !f.names.Empty() {
+		return false
+	}
 	return now-f.monitor > timeout && now-f.standbys() > timeout && now-f.awake > askTimeout
 }

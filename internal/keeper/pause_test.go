@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
@@ -37,4 +38,49 @@ func TestPauseOfTheKeeperProvesNothing(t *testing.T) {
 		fenced = fenced || f.expired(at+4999*time.Millisecond, timeout)
 	}
 	require.True(t, fenced)
+}
+
+// TestServerThatDoesNotAnswerHidesItsStandbys: while the monitor is away and the
+// machine crawls, a primary is not stopped for standbys that nobody could see.
+func TestServerThatDoesNotAnswerHidesItsStandbys(t *testing.T) {
+	t.Parallel()
+	const timeout = 20 * time.Second
+	start := time.Now()
+	run := func(names pg.StandbyNames) *fence {
+		f := newFence(0)
+		f.group([]peer{{ID: 2, Goal: fsm.Secondary}})
+		for at := time.Duration(0); at < 10*time.Second; at += time.Second {
+			f.saw(view{At: at, Running: true, Ready: true, SyncNames: names, Standbys: []standbySeen{{ID: 2, ReplyTime: start.Add(at)}}})
+		}
+		return f
+	}
+	one := pg.StandbyNames{K: 1, Members: []string{pg.StandbyName(2)}}
+
+	f := run(one)
+	for at := 10 * time.Second; at < 60*time.Second; at += 5 * time.Second {
+		f.saw(view{At: at, Running: true})
+		require.False(t, f.expired(at, timeout))
+	}
+	there := *f
+	for at := 60 * time.Second; at < 120*time.Second; at += time.Second {
+		there.saw(view{At: at, Running: true, Ready: true, SyncNames: one, Standbys: []standbySeen{{ID: 2, ReplyTime: start.Add(at)}}})
+		require.False(t, there.expired(at, timeout), "it was there all along")
+	}
+
+	f = run(one)
+	f.saw(view{At: 59 * time.Second, Running: true})
+	fenced := false
+	for at := 60 * time.Second; at < 70*time.Second; at += time.Second {
+		f.saw(view{At: at, Running: true, Ready: true, SyncNames: one})
+		fenced = fenced || f.expired(at, timeout)
+	}
+	require.True(t, fenced, "it answers, and the standby is gone")
+
+	f = run(pg.StandbyNames{})
+	f.saw(view{At: 31 * time.Second, Running: true})
+	require.True(t, f.expired(31*time.Second, timeout), "it may acknowledge alone")
+
+	f = run(one)
+	f.saw(view{At: 31 * time.Second})
+	require.True(t, f.expired(31*time.Second, timeout), "there is no server to ask")
 }
