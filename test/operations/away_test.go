@@ -36,11 +36,7 @@ func TestMonitorIsAway(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			var pause time.Duration
-			if awayFor(t) > time.Minute {
-				pause = 50 * time.Millisecond // an hour of it is enough, and leaves others their share of the machine
-			}
-			g, w := inUsePaced(t, c.nodes, pause)
+			g, w := inUse(t, c.nodes)
 			before := remember(t, g)
 			var standby *group.Member
 			if c.maintenance {
@@ -100,7 +96,7 @@ func TestMonitorIsUpgraded(t *testing.T) {
 		Nodes: 2, MonitorSettings: settings(), Access: group.Access{Env: []string{"PG_AUTOCTL_DEBUG_BIN_PATH=" + program}},
 	})
 	g.CreateLedger(t)
-	w := g.Write(t, group.WriterConfig{Patience: 30 * time.Second})
+	w := g.Write(t, clients())
 	before := remember(t, g)
 	start := time.Now()
 	pids := map[string]int{}

@@ -17,18 +17,18 @@ func settings() map[string]string {
 	}
 }
 
+// clients write all the time, but no faster than it takes to see that they can:
+// a group of these tests is one of many on the machine, and what it costs is theirs to wait.
+func clients() group.WriterConfig {
+	return group.WriterConfig{Patience: 30 * time.Second, Pause: 20 * time.Millisecond}
+}
+
 // inUse starts a group that clients write to.
 func inUse(t *testing.T, nodes int) (*group.Group, *group.Writer) {
 	t.Helper()
-	return inUsePaced(t, nodes, 0)
-}
-
-// inUsePaced is inUse with writers that rest between two rows; 0 is as little as usual.
-func inUsePaced(t *testing.T, nodes int, pause time.Duration) (*group.Group, *group.Writer) {
-	t.Helper()
 	g := group.Start(t, group.Config{Nodes: nodes, MonitorSettings: settings()})
 	g.CreateLedger(t)
-	w := g.Write(t, group.WriterConfig{Patience: 30 * time.Second, Pause: pause})
+	w := g.Write(t, clients())
 	w.WaitAck(t, time.Now())
 	return g, w
 }

@@ -119,7 +119,7 @@ func TestInterfacesAndAddresses(t *testing.T) {
 	second := create("node2", "db2")
 	require.Equal(t, first, g.WaitReady(t))
 	g.CreateLedger(t)
-	w := g.Write(t, group.WriterConfig{Patience: 30 * time.Second})
+	w := g.Write(t, clients())
 	w.WaitAck(t, time.Now())
 	start := time.Now()
 

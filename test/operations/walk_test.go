@@ -161,7 +161,7 @@ func TestMinorUpgrade(t *testing.T) {
 		Nodes: 3, MonitorSettings: settings(), Access: group.Access{Env: []string{"PG_AUTOCTL_DEBUG_BIN_PATH=" + program}},
 	})
 	g.CreateLedger(t)
-	w := g.Write(t, group.WriterConfig{Patience: 30 * time.Second})
+	w := g.Write(t, clients())
 	w.WaitAck(t, time.Now())
 	before := remember(t, g)
 	monitor := g.Monitor.Postmaster(t)
@@ -209,7 +209,7 @@ func TestElectionOnServers(t *testing.T) {
 	require.Equal(t, first.Name, g.WaitReady(t).Name)
 	require.Equal(t, "ANY 1 (pgautofailover_standby_2)", first.SyncNames(t))
 	g.CreateLedger(t)
-	w := g.Write(t, group.WriterConfig{Patience: 30 * time.Second})
+	w := g.Write(t, clients())
 	w.WaitAck(t, time.Now())
 	start := time.Now()
 
