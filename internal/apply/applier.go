@@ -37,6 +37,7 @@ type applier struct {
 	amended *amended
 	options options
 	shapes  shapes
+	crew    *crew // nil where one session applies
 
 	epoch    int // of targets: what was known of tables before is void
 	inflight []*transaction
@@ -108,6 +109,9 @@ func (a *applier) work(ctx context.Context) error {
 
 // settle takes what the server has answered.
 func (a *applier) settle() error {
+	if a.crew != nil {
+		return a.crew.settle(a)
+	}
 	done, failed, broken := a.session.state()
 	for _, tx := range done {
 		a.finished(tx)
@@ -157,6 +161,9 @@ func (a *applier) arena() []byte {
 }
 
 func (a *applier) letGo(tx *transaction) {
+	if a.crew != nil {
+		a.crew.ended(tx)
+	}
 	if tx.wish != nil {
 		a.claims.release(a, tx.wish)
 		tx.wish = nil
@@ -168,24 +175,14 @@ func (a *applier) letGo(tx *transaction) {
 // repair leaves a stopped pipeline and lines up what has to be repeated: the
 // transaction that failed, in the careful form, and all behind it.
 func (a *applier) repair(ctx context.Context, current *transaction) error {
-	_, failed, broken := a.session.state()
-	if broken != nil {
-		return broken
-	}
-	if err := a.session.recover(ctx); err != nil {
-		return err
-	}
-	done, _, _ := a.session.state()
-	for _, tx := range done {
-		a.finished(tx)
-	}
-	if err := a.checkOrigin(ctx); err != nil {
+	failed, err := a.retreat(ctx)
+	if err != nil {
 		return err
 	}
 	if failed != nil && !expected(failed.err) {
 		// It may be that a table is not what it was.
 		a.epoch++
-		if err := a.session.forget(ctx); err != nil {
+		if err := a.forget(ctx); err != nil {
 			return err
 		}
 	}
@@ -201,6 +198,10 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 		return nil
 	}
 	first := again[0]
+	if a.crew != nil && (failed == nil || failed.tx != first) {
+		// What was written side by side is written again one by one.
+		return a.lineUp(again)
+	}
 	cause := errPipeline
 	if failed != nil {
 		cause = failed.err
@@ -219,6 +220,12 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 	if first.cause == nil {
 		first.cause = cause
 	}
+	return a.lineUp(again)
+}
+
+// lineUp has transactions repeated from their beginning.
+func (a *applier) lineUp(again []*transaction) error {
+	first := again[0]
 	for _, tx := range again {
 		if tx.partial {
 			return &rereadError{final: first.final, mode: first.mode, cause: first.cause, failedAt: first.failedAt}
@@ -227,6 +234,38 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 		tx.trials, tx.failed, tx.described, tx.untold = nil, false, 0, 0
 	}
 	a.todo = append(again, a.todo...)
+	return nil
+}
+
+// retreat rolls back what has not committed, and tells what has failed.
+func (a *applier) retreat(ctx context.Context) (*failure, error) {
+	if a.crew != nil {
+		return a.crew.recover(ctx, a)
+	}
+	_, failed, broken := a.session.state()
+	if broken != nil {
+		return nil, broken
+	}
+	if err := a.session.recover(ctx); err != nil {
+		return nil, err
+	}
+	done, _, _ := a.session.state()
+	for _, tx := range done {
+		a.finished(tx)
+	}
+	return failed, a.checkOrigin(ctx, a.reached)
+}
+
+// forget drops what was prepared, in all sessions.
+func (a *applier) forget(ctx context.Context) error {
+	if a.crew == nil {
+		return a.session.forget(ctx)
+	}
+	for _, h := range a.crew.hands {
+		if err := h.session.forget(ctx); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -242,7 +281,7 @@ func expected(err error) bool {
 }
 
 // checkOrigin undoes what newer servers do to the origin when a commit fails.
-func (a *applier) checkOrigin(ctx context.Context) error {
+func (a *applier) checkOrigin(ctx context.Context, reached pg.LSN) error {
 	if a.version < 160000 {
 		return nil
 	}
@@ -254,17 +293,25 @@ func (a *applier) checkOrigin(ctx context.Context) error {
 		return nil
 	}
 	at, err := pg.ParseLSN(string(r.rows[0][0].Data))
-	if err != nil || at <= a.reached {
+	if err != nil || at <= reached {
 		return err
 	}
 	name := pg.QuoteLiteral(a.origin)
 	return a.session.run(ctx, fmt.Sprintf("SELECT pg_replication_origin_session_reset(); "+
-		"SELECT pg_replication_origin_advance(%s, '%s'); SELECT pg_replication_origin_session_setup(%s)", name, a.reached, name))
+		"SELECT pg_replication_origin_advance(%s, '%s'); SELECT pg_replication_origin_session_setup(%s)", name, reached, name))
 }
 
 // send writes a transaction, or the part of it that is there, as far as nothing
 // has to be waited for.
 func (a *applier) send(ctx context.Context, tx *transaction) error {
+	if a.wants(tx) {
+		if done, err := a.assign(ctx, tx); done || err != nil {
+			return err
+		}
+	}
+	if err := a.join(ctx); err != nil {
+		return err
+	}
 	if !tx.begun {
 		if err := a.begin(ctx, tx); err != nil {
 			return err
@@ -315,6 +362,9 @@ func (a *applier) begin(ctx context.Context, tx *transaction) error {
 
 // drain waits until everything that was sent is answered.
 func (a *applier) drain(ctx context.Context) error {
+	if err := a.join(ctx); err != nil {
+		return err
+	}
 	if err := a.session.border(ctx); err != nil {
 		return err
 	}
@@ -512,22 +562,27 @@ func (a *applier) finish(ctx context.Context, tx *transaction) error {
 	if tx.deferred {
 		s.execute("SET CONSTRAINTS ALL IMMEDIATE", nil, nil, op{tx: tx})
 	}
-	end, when := lsnValue(tx.end), int64Value(int64(tx.commitTime))
+	setup := setupValues(tx)
 	if tx.durable {
 		s.execute("SET LOCAL synchronous_commit = local", nil, nil, op{tx: tx})
 	}
 	if tx.position || tx.skipped || a.exact {
 		s.execute(progressText, []uint32{26, pgLSNOID, timestamptzOID},
-			[]pgoutput.Value{uint32Value(a.subID), end, when}, op{tx: tx})
+			append([]pgoutput.Value{uint32Value(a.subID)}, setup...), op{tx: tx})
 	}
 	if !tx.stamped {
-		s.execute(setupText, []uint32{pgLSNOID, timestamptzOID}, []pgoutput.Value{end, when}, op{tx: tx})
+		s.execute(setupText, []uint32{pgLSNOID, timestamptzOID}, setup, op{tx: tx})
 	}
 	s.commit(tx)
 	if tx.mode != fast {
 		return a.drain(ctx)
 	}
 	return a.write(ctx)
+}
+
+// setupValues are a transaction's position and time.
+func setupValues(tx *transaction) []pgoutput.Value {
+	return []pgoutput.Value{lsnValue(tx.end), int64Value(int64(tx.commitTime))}
 }
 
 func lsnValue(l pg.LSN) pgoutput.Value {

@@ -39,14 +39,14 @@ type shape struct {
 // shapes are those of a session.
 type shapes struct {
 	all  map[string]*shape
-	next int // number of the next plan
+	ids  *int // number of the last plan
 	name []byte
 }
 
 // number marks a plan as one that may be combined.
 func (s *shapes) number(p *plan) {
-	s.next++
-	p.id = s.next
+	*s.ids++
+	p.id = *s.ids
 }
 
 const (

@@ -235,10 +235,16 @@ func TestConvergeRecordingAll(t *testing.T) {
 	checkConverged(t, writers, nodes...)
 }
 
+// One node applies with one session for each subscription, the others with
+// several: as many as there is room for.
 func TestConvergeUnderKills(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
-	nodes := mesh(t, 3, map[string]string{"spock.restart_delay_default": "500"})
+	nodes := mesh(t, 3, map[string]string{"spock.restart_delay_default": "500", "max_replication_slots": "6"})
+	for _, n := range nodes[:2] {
+		n.exec(t, "ALTER DATABASE app SET spock.apply_workers = 4")
+		n.eventually(t, strings.Replace(sessionsBeside, "count(*)", "count(*) IN (2, 3)", 1), "t")
+	}
 	writers := write(t, s, nodes, number(t, "APPLY_TRANSACTIONS", 200), func(ctx context.Context, r *rand.Rand) {
 		n := nodes[r.IntN(len(nodes))]
 		switch r.IntN(8) {

@@ -38,13 +38,16 @@ type Engine struct {
 	amended *amended
 
 	piece    int64  // blocks of a table that are copied in one transaction
+	beside   int    // rows of a transaction that is worth to be written beside others
 	database uint32 // its oid
 	node     conflict.NodeID
 	skew     atomic.Int64  // nanoseconds
 	last     string        // the vector that was sent last
 	delay    atomic.Int64  // nanoseconds, the longest pause before a worker's next life
+	sessions atomic.Int64  // that apply for each subscription
 	defined  atomic.Uint64 // counts the changes of tables here of which we were told
 	readonly string
+	attached string // what ALTER DATABASE and ALTER ROLE say of settings of ours
 
 	purged    time.Time
 	retention time.Time
@@ -59,12 +62,10 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, readonly: "off"}, nil
+	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, beside: crewRows, readonly: "off"}, nil
 }
 
 func (e *Engine) maxSkew() time.Duration { return time.Duration(e.skew.Load()) }
-
-func (e *Engine) originsChanged() {}
 
 // connect opens an ordinary session on the database.
 func (e *Engine) connect(ctx context.Context, name string, settings map[string]string) (*pgx.Conn, error) {
@@ -117,9 +118,13 @@ func (e *Engine) Run(ctx context.Context) error {
 			return nil //nolint:nilerr // asked to stop, it has
 		}
 		var operable interface{ Hint() string }
-		if errors.As(err, &operable) {
+		switch {
+		case errors.Is(err, errSettings):
+			e.log.InfoContext(ctx, "engine starts again", "reason", err.Error())
+			continue
+		case errors.As(err, &operable):
 			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err, "hint", operable.Hint())
-		} else {
+		default:
 			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err)
 		}
 		if !sleep(ctx, jitter(time.Second)) {
@@ -167,6 +172,9 @@ func (e *Engine) serve(ctx context.Context) error {
 	if err := e.awaitNode(ctx, db); err != nil {
 		return err
 	}
+	if e.attached, err = attachedSettings(ctx, db); err != nil {
+		return err
+	}
 	var group sync.WaitGroup
 	workers := map[uint32]*live{}
 	var kept time.Time
@@ -208,6 +216,8 @@ func (e *Engine) serve(ctx context.Context) error {
 var (
 	errStopped = errors.New("engine stops")
 	errChanged = errors.New("subscription was changed")
+	// errSettings: a session has what ALTER DATABASE and ALTER ROLE said when it began.
+	errSettings = errors.New("settings of the database or the role were changed")
 )
 
 // awaitNode waits until the database has the schema and is a node, and becomes
@@ -398,11 +408,18 @@ func (e *Engine) housekeeping(ctx context.Context, db *pgx.Conn) error {
 	}
 	e.skew.Store(int64(s.milliseconds("spock.max_clock_skew")))
 	e.delay.Store(int64(s.milliseconds("spock.restart_delay_default")))
+	e.sessions.Store(int64(s.sessions()))
 	if mode := s.values["spock.readonly"]; mode != e.readonly {
 		if _, err := db.Exec(ctx, "SELECT pgdrover.enforce_readonly($1)", mode); err != nil {
 			return fmt.Errorf("enforce read-only mode: %w", err)
 		}
 		e.readonly = mode
+	}
+	switch attached, err := attachedSettings(ctx, db); {
+	case err != nil:
+		return err
+	case attached != e.attached:
+		return errSettings
 	}
 	if err := e.counts.store(ctx, db); err != nil {
 		return fmt.Errorf("store counters: %w", err)
@@ -448,11 +465,12 @@ func (e *Engine) housekeeping(ctx context.Context, db *pgx.Conn) error {
 func (e *Engine) sendVector(ctx context.Context, db *pgx.Conn) error {
 	var vector *string
 	// Of a node that is followed by several subscriptions that is known to have been applied which
-	// all of them have; origins of copies say nothing.
+	// all of them have, of one with several sessions what the furthest has; origins of copies say nothing.
 	if err := db.QueryRow(ctx, `SELECT string_agg(v.node_id::text || '=' || v.at::text, ',' ORDER BY v.node_id) FROM (
-		SELECT o.node_id, min(coalesce(s.remote_lsn, '0/0')) AS at
-		  FROM spock.pgdrover_origin o LEFT JOIN pg_replication_origin_status s ON s.external_id = o.roname
-		 WHERE o.retired_at IS NULL AND o.worker < 100 GROUP BY o.node_id) v`).Scan(&vector); err != nil {
+		SELECT p.node_id, min(p.at) AS at FROM (
+			SELECT o.node_id, max(coalesce(s.remote_lsn, '0/0')) AS at
+			  FROM spock.pgdrover_origin o LEFT JOIN pg_replication_origin_status s ON s.external_id = o.roname
+			 WHERE o.retired_at IS NULL AND o.worker < 100 GROUP BY o.node_id, coalesce(o.sub_id, o.roident)) p GROUP BY p.node_id) v`).Scan(&vector); err != nil {
 		return fmt.Errorf("read progress: %w", err)
 	}
 	if vector == nil || *vector == e.last {

@@ -45,6 +45,9 @@ const database = "app"
 func newServer(t *testing.T, name string, settings map[string]string) *pgtest.Server {
 	t.Helper()
 	all := map[string]string{"track_commit_timestamp": "on", "max_connections": "60", "autovacuum_naptime": "'60s'"}
+	if n := os.Getenv("APPLY_WORKERS"); n != "" {
+		all["spock.apply_workers"] = n // every test may be run with several sessions
+	}
 	maps.Copy(all, settings)
 	s := pgtest.NewServer(t, pgtest.ServerConfig{Name: name, Settings: all})
 	s.Exec(t, "postgres", "CREATE DATABASE "+database)
@@ -84,7 +87,7 @@ func (n *node) start(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(&testWriter{t: t, name: n.name}, &slog.HandlerOptions{Level: level}))
 	e, err := New(Config{ConnInfo: info, Logger: log, BinDir: n.server.Bin})
 	require.NoError(t, err)
-	e.piece = 2
+	e.piece, e.beside = 2, 1
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
 	n.done.Go(func() {

@@ -79,8 +79,9 @@ type failure struct {
 	err error
 }
 
-// openSession connects. The configuration holds the settings of the session.
-func openSession(ctx context.Context, config *pgconn.Config) (*session, error) {
+// openSession connects. The configuration holds the settings of the session;
+// wake is where it tells of answers.
+func openSession(ctx context.Context, config *pgconn.Config, wake chan struct{}) (*session, error) {
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to local database: %w", err)
@@ -91,7 +92,7 @@ func openSession(ctx context.Context, config *pgconn.Config) (*session, error) {
 	}
 	s := &session{
 		conn: raw.Conn, front: raw.Frontend, pid: raw.PID, status: raw.TxStatus,
-		prepared: map[string]string{}, wake: make(chan struct{}, 1),
+		prepared: map[string]string{}, wake: wake,
 	}
 	s.reader.Go(s.read)
 	return s, nil
@@ -237,6 +238,13 @@ func (s *session) state() (done []*transaction, failed *failure, broken error) {
 	defer s.mu.Unlock()
 	done, s.done = s.done, nil
 	return done, s.failed, s.broken
+}
+
+// peek is state, and leaves the transactions to be taken.
+func (s *session) peek() (failed *failure, broken error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed, s.broken
 }
 
 // statement sends the text to be prepared unless it is already.

@@ -39,6 +39,19 @@ func readSettings(ctx context.Context, db *pgx.Conn, log *slog.Logger) (settings
 	return s, rows.Err()
 }
 
+// attachedSettings are those of spock.* that stand with the database and the
+// role. The server gives them to a session when it begins.
+func attachedSettings(ctx context.Context, db *pgx.Conn) (string, error) {
+	var all string
+	if err := db.QueryRow(ctx, `SELECT coalesce(string_agg(concat_ws(' ', s.setdatabase, s.setrole, c), E'\n' ORDER BY s.setdatabase, s.setrole, c), '')
+		FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c WHERE starts_with(c, 'spock.')
+		AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+		AND s.setrole IN (0, (SELECT r.oid FROM pg_roles r WHERE r.rolname = session_user))`).Scan(&all); err != nil {
+		return "", fmt.Errorf("read settings of database and role: %w", err)
+	}
+	return all, nil
+}
+
 func (s settings) on(name string) bool { return s.values[name] == "on" }
 
 func (s settings) number(name string) int64 {

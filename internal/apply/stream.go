@@ -54,7 +54,7 @@ func (w *Worker) applyAll(ctx context.Context, ended <-chan error) error {
 	a := w.applier
 	var empty batch
 	for {
-		if err := a.session.flush(); err != nil {
+		if err := a.flush(); err != nil {
 			return err
 		}
 		select {
@@ -87,6 +87,9 @@ func (w *Worker) leave(ctx context.Context, cause error) error {
 	if err := w.applier.drain(ctx); err != nil {
 		return errors.Join(cause, err)
 	}
+	if err := w.gatherPosition(ctx); err != nil {
+		return errors.Join(cause, err)
+	}
 	if _, err := w.db.Exec(ctx, "UPDATE spock.pgdrover_subscription SET clean_stop = true, clean_lsn = $2::text::pg_lsn WHERE sub_id = $1",
 		w.sub.id, w.applier.reached.String()); err != nil {
 		return errors.Join(cause, err)
@@ -98,6 +101,9 @@ func (w *Worker) leave(ctx context.Context, cause error) error {
 func (w *Worker) settle(ctx context.Context) error {
 	a := w.applier
 	err := a.settle()
+	if err == nil && a.crew != nil {
+		err = a.crew.unlock(ctx, a)
+	}
 	if !errors.Is(err, errPipeline) {
 		return err
 	}
@@ -149,13 +155,8 @@ func (w *Worker) limitInflight(ctx context.Context) error {
 		if len(a.inflight) < inflightLimit && a.weight < inflightBytes || len(a.inflight) <= 1 {
 			return nil
 		}
-		if err := a.session.flush(); err != nil {
+		if err := a.await(ctx, crewPatience); err != nil && !errors.Is(err, errPipeline) {
 			return err
-		}
-		select {
-		case <-a.session.wake:
-		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
 	}
 }
@@ -163,6 +164,9 @@ func (w *Worker) limitInflight(ctx context.Context) error {
 // look is what the worker does now and then: acknowledge, make way, tell.
 func (w *Worker) look(ctx context.Context) error {
 	w.looked = time.Now()
+	if err := w.settle(ctx); err != nil {
+		return err
+	}
 	if w.current != nil && w.current.begun {
 		return w.acknowledge(ctx) // not at a border
 	}
@@ -176,9 +180,24 @@ func (w *Worker) look(ctx context.Context) error {
 	if now.Sub(w.public) < publicEvery {
 		return nil
 	}
+	// While a transaction takes its time, others can be written beside it.
+	joined, err := w.applier.joinWithin(ctx, lookEvery/4)
+	if errors.Is(err, errPipeline) {
+		return w.settle(ctx)
+	}
+	if err != nil || !joined {
+		return err
+	}
 	w.public = now
 	if err := w.passBorder(ctx); err != nil {
 		return err
+	}
+	if err := w.gatherPosition(ctx); err != nil {
+		return err
+	}
+	if n := int(w.engine.sessions.Load()); n != w.sessions && w.current == nil {
+		w.log.InfoContext(ctx, "number of sessions that apply was changed", "sessions", n)
+		return w.leave(ctx, errAsked)
 	}
 	if w.current == nil { // what is kept of a transaction was chosen by the state of its tables
 		if err := w.tableSyncs(ctx); err != nil {
@@ -207,7 +226,7 @@ func (w *Worker) breathe(ctx context.Context) error {
 // passBorder gives the server a moment to report its statistics.
 func (w *Worker) passBorder(ctx context.Context) error {
 	for {
-		err := w.applier.drain(ctx)
+		err := w.applier.border(ctx)
 		if !errors.Is(err, errPipeline) {
 			return err
 		}
@@ -216,6 +235,19 @@ func (w *Worker) passBorder(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// gatherPosition takes the stream's position into the origin that everybody
+// looks at, where another session of ours has it.
+func (w *Worker) gatherPosition(ctx context.Context) error {
+	a := w.applier
+	if a.crew == nil || !a.crew.strayed || len(a.inflight) > 0 {
+		return nil
+	}
+	if err := w.put(ctx, &transaction{position: true, complete: true, end: a.reached, commitTime: a.time}); err != nil {
+		return err
+	}
+	return w.passBorder(ctx)
 }
 
 // waiters makes way for those who wait for our locks: one asks us to end, the
@@ -234,7 +266,7 @@ func (w *Worker) waiters(ctx context.Context) (stop bool, err error) {
 		Scan(&stop, &pause, &exact, &at); err != nil {
 		return false, fmt.Errorf("look for waiters: %w", err)
 	}
-	w.clock.add(time.UnixMicro(int64(at * 1e6)).Sub(time.Now()))
+	w.clock.add(time.Until(time.UnixMicro(int64(at * 1e6))))
 	if exact != w.applier.exact {
 		if err := w.setExact(ctx, exact); err != nil {
 			return false, err
@@ -432,7 +464,7 @@ func (w *Worker) pause(ctx context.Context, d time.Duration) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
-		if err := w.applier.session.flush(); err != nil {
+		if err := w.applier.flush(); err != nil {
 			return err
 		}
 		select {

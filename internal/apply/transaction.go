@@ -33,6 +33,8 @@ type transaction struct {
 	saved    bool     // the savepoint of a change is there
 	arena    []byte
 	wish     *wish // claims it holds
+	hand     *hand // the session that writes it, beside others
+	alone    bool  // it is not to be written beside others
 	cause    error // why it is not in the fast form
 	failedAt int   // the action that failed; 0 when none can be named
 	attempts int

@@ -48,6 +48,8 @@ type Worker struct {
 	idleAt    time.Time
 	asked     bool // the provider waits to hear that nothing is left to do
 	clock     clock
+	sessions  int      // that apply, as was asked for
+	durably   bool     // commits wait for the disk
 	vectors   []vector // that were received and must wait
 	skip      pg.LSN
 	limit     int // bytes of a transaction that are kept
@@ -102,6 +104,7 @@ func (w *Worker) run(ctx context.Context) (err error) {
 	defer w.applier.peers.close(context.WithoutCancel(ctx))
 	defer func() {
 		if w.applier.session != nil {
+			w.applier.closeCrew()
 			w.applier.session.close()
 			for _, tx := range append(slices.Clone(w.applier.inflight), w.applier.todo...) {
 				w.applier.letGo(tx)
@@ -112,6 +115,9 @@ func (w *Worker) run(ctx context.Context) (err error) {
 		return err
 	}
 	if err := w.attach(ctx); err != nil {
+		return err
+	}
+	if err := w.openCrew(ctx); err != nil {
 		return err
 	}
 	if err := w.connect(ctx); err != nil {
@@ -140,15 +146,15 @@ func (w *Worker) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var roident uint32
-	if err := w.db.QueryRow(ctx, "SELECT pgdrover.origin_create($1, $2, $3, 0)", w.sub.slot, uint32(w.sub.provider), w.sub.id).Scan(&roident); err != nil {
-		return fmt.Errorf("make origin: %w", err)
+	w.sessions = s.sessions()
+	if err := w.makeOrigins(ctx); err != nil {
+		return err
 	}
-	w.engine.originsChanged()
 	a := &applier{
 		claims: w.engine.claims, log: w.log, self: w.engine.node, author: w.sub.provider, name: w.sub.name, origin: w.sub.slot,
 		subID: w.sub.id, counts: w.engine.counts, amended: w.engine.amended, options: s.options(), durable: w.durable, binary: !w.sub.text,
-		peers: &peers{dsn: w.peerDSN, name: w.sub.name + "_ask", open: map[conflict.NodeID]*pgconn.PgConn{}},
+		shapes: shapes{ids: new(int)},
+		peers:  &peers{dsn: w.peerDSN, name: w.sub.name + "_ask", open: map[conflict.NodeID]*pgconn.PgConn{}},
 	}
 	if a.rules, err = s.rules(w.engine.node, ranks); err != nil {
 		return err
@@ -201,14 +207,21 @@ func sessionSettings(durable bool) map[string]string {
 	return m
 }
 
-func (w *Worker) openSession(ctx context.Context, s settings) error {
+// openApplying opens a session that applies; which is behind its name.
+func (w *Worker) openApplying(ctx context.Context, which string, wake chan struct{}) (*session, error) {
 	config, err := pgconn.ParseConfig(w.engine.cfg.ConnInfo.DSN())
 	if err != nil {
-		return fmt.Errorf("parse connection string: %w", err)
+		return nil, fmt.Errorf("parse connection string: %w", err)
 	}
-	maps.Copy(config.RuntimeParams, sessionSettings(s.on("spock.synchronous_commit")))
-	config.RuntimeParams["application_name"] = fmt.Sprintf("spock apply %d:%d", w.engine.database, w.sub.id)
-	if w.applier.session, err = openSession(ctx, config); err != nil {
+	maps.Copy(config.RuntimeParams, sessionSettings(w.durably))
+	config.RuntimeParams["application_name"] = fmt.Sprintf("spock apply %d:%d%s", w.engine.database, w.sub.id, which)
+	return openSession(ctx, config, wake)
+}
+
+func (w *Worker) openSession(ctx context.Context, s settings) error {
+	w.durably = s.on("spock.synchronous_commit")
+	var err error
+	if w.applier.session, err = w.openApplying(ctx, "", make(chan struct{}, 1)); err != nil {
 		return err
 	}
 	r, err := w.applier.session.query(ctx, fmt.Sprintf("SELECT pg_try_advisory_lock(%d, %d)::text, "+
@@ -237,15 +250,14 @@ func (w *Worker) passGate(ctx context.Context) error {
 // provider's stream goes on.
 func (w *Worker) attach(ctx context.Context) error {
 	a := w.applier
+	if err := w.awaitOthers(ctx); err != nil {
+		return err
+	}
 	if err := a.session.run(ctx, "SELECT pg_replication_origin_session_setup("+pg.QuoteLiteral(w.sub.slot)+")"); err != nil {
 		return fmt.Errorf("take over origin: %w", err)
 	}
-	var at string
-	if err := w.db.QueryRow(ctx, "SELECT coalesce(pg_replication_origin_progress($1, true), '0/0')::text", w.sub.slot).Scan(&at); err != nil {
-		return fmt.Errorf("read progress: %w", err)
-	}
 	var err error
-	if a.reached, err = pg.ParseLSN(at); err != nil {
+	if a.reached, err = w.position(ctx); err != nil {
 		return err
 	}
 	w.durable.flushed = a.reached
