@@ -36,7 +36,11 @@ func TestMonitorIsAway(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			g, w := inUse(t, c.nodes)
+			pace := clients()
+			if awayFor(t) > time.Minute {
+				pace.Pause = 50 * time.Millisecond // an hour of it is enough, and leaves others their share of the machine
+			}
+			g, w := inUsePaced(t, c.nodes, pace)
 			before := remember(t, g)
 			var standby *group.Member
 			if c.maintenance {

@@ -26,9 +26,15 @@ func clients() group.WriterConfig {
 // inUse starts a group that clients write to.
 func inUse(t *testing.T, nodes int) (*group.Group, *group.Writer) {
 	t.Helper()
+	return inUsePaced(t, nodes, clients())
+}
+
+// inUsePaced is inUse with clients of another kind.
+func inUsePaced(t *testing.T, nodes int, pace group.WriterConfig) (*group.Group, *group.Writer) {
+	t.Helper()
 	g := group.Start(t, group.Config{Nodes: nodes, MonitorSettings: settings()})
 	g.CreateLedger(t)
-	w := g.Write(t, clients())
+	w := g.Write(t, pace)
 	w.WaitAck(t, time.Now())
 	return g, w
 }
