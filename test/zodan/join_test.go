@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,15 +79,54 @@ func TestJoinsUnderLoad(t *testing.T) {
 		}
 		l.converged(t, a, b, c)
 	})
-	part("two join three at once, within limits", func(t *testing.T) {
-		l := startLoad(t, a, b, c)
-		must(t, 0, append(add(dir, a, d, e), "--jobs=1", "--max-rate=20MB", "--max-source-load=50")...)
+	part("two join three at once, within limits, and one of them cannot", func(t *testing.T) {
+		// Nobody changes what another one changes: whatever is resolved then, joining has caused.
+		for _, n := range all {
+			n.exec(t, "TRUNCATE spock.resolutions")
+		}
+		l := startLoadOf(t, habit{apart: true}, a, b, c)
+		e.exec(t, "ALTER FUNCTION spock.sub_enable(name, boolean) RENAME TO hidden")
+		tl := must(t, 1, append(add(dir, a, d, e), "--jobs=1", "--max-rate=20MB", "--max-source-load=50")...)
+		require.Contains(t, tl.said(), "given up: n5 (J13 on node n5: function spock.sub_enable(")
+		e.disconnect() // its session may have begun while the node was closed
+		e.exec(t, "ALTER FUNCTION spock.hidden(name, boolean) RENAME TO sub_enable")
+		requireFootprints(t, map[string]string{e.name: before[e.name]}, e)
+		requireOneSnapshot(t, a, d, e)
+		must(t, 0, add(dir, a, e)...)
+		require.Empty(t, resolved(t, all...), "joining makes nobody resolve a conflict")
 		more := startLoad(t, d, e)
 		more.stop(t)
 		l.writers = append(l.writers, more.writers...)
 		l.converged(t, all...)
 		leave(t, c, d, e)
 	})
+}
+
+// resolved are the conflicts that nodes have resolved.
+func resolved(t testing.TB, nodes ...*node) (all []string) {
+	t.Helper()
+	for _, n := range nodes {
+		if text := n.text(t, "SELECT relname, conflict_type, conflict_resolution, local_origin, local_tuple, remote_origin, remote_tuple FROM spock.resolutions LIMIT 5"); text != "" {
+			all = append(all, n.name+":\n"+text)
+		}
+	}
+	return all
+}
+
+// requireOneSnapshot sees that the copies of two nodes which joined in one call
+// hold the same of everybody.
+func requireOneSnapshot(t testing.TB, source *node, nodes ...*node) {
+	t.Helper()
+	var vectors []string
+	for _, n := range nodes {
+		vectors = append(vectors, source.text(t, fmt.Sprintf(`SELECT string_agg(v.key || ' ' || v.value, ', ' ORDER BY v.key)
+			FROM (SELECT record FROM spock.pgdrover_run WHERE target ~ '%s' ORDER BY started_at DESC LIMIT 1) r,
+			jsonb_each_text(r.record -> 'variables' -> '%[1]s') v WHERE v.key ~ '^handover_'`, n.name)))
+	}
+	require.NotEmpty(t, vectors[0])
+	for _, v := range vectors {
+		require.Equal(t, vectors[0], v)
+	}
 }
 
 // killAtEachStep kills the tool whenever it begins a step that it has not begun
@@ -144,7 +184,19 @@ func joinWithFaults(t testing.TB, dir string, seed uint64, a, b, c *node) {
 		if time.Since(began) > 2*patience {
 			t.Fatal("it never ends")
 		}
-		tl := begin(t, nil, add(dir, a, c)...)
+		running := make(chan struct{})
+		var once sync.Once
+		tl := begin(t, func(_ *tool, e event) {
+			if e.Status == "running" {
+				once.Do(func() { close(running) })
+			}
+		}, add(dir, a, c)...)
+		if r.IntN(8) > 0 { // seldom among the checks
+			select {
+			case <-tl.ended:
+			case <-running:
+			}
+		}
 		for faults > 0 {
 			select {
 			case <-tl.ended:
@@ -164,6 +216,7 @@ func joinWithFaults(t testing.TB, dir string, seed uint64, a, b, c *node) {
 			}
 		}
 		if tl.wait() == 0 {
+			t.Logf("join %d is done after %d calls", seed, calls+1)
 			return
 		}
 		t.Logf("call %d ended with %d:\n%s", calls, tl.code, tl.stderr.String())
