@@ -288,7 +288,7 @@ func (e *engine) see(v view) {
 	if !v.Running {
 		e.everReady, e.armed = false, false
 	}
-	e.fence.saw(v)
+	e.fence.saw(v, e.job != nil && e.job.kind == jobEdge || v.Epoch < e.freshFrom)
 	now := e.cfg.Clock()
 	e.fenceDue = e.fence.applies(e.fenceRole(), e.goal.Goal) && e.fence.expired(now, e.cfg.Limits.NetworkPartition)
 	switch {

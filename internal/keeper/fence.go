@@ -27,8 +27,9 @@ type fence struct {
 	replies  map[int64]time.Time
 	names    pg.StandbyNames
 	known    bool // names were seen since the start
-	// blind: the server runs and has not answered the last look.
-	blind bool
+	// blind: the server runs and has not answered the last look. settled: the
+	// list was seen since the last edge began that may have changed it.
+	blind, settled bool
 	// secondaries are the nodes that the monitor counted on when it last
 	// answered: for a primary without a list it waits for their word.
 	secondaries []int64
@@ -54,9 +55,15 @@ func (f *fence) group(peers []peer) {
 	}
 }
 
-// saw takes one look at the local server.
-func (f *fence) saw(v view) {
+// moves notes that an edge begins or is under way, which may change the list.
+func (f *fence) moves() { f.settled = false }
+
+// saw takes one look at the local server; moving says that an edge is under way.
+func (f *fence) saw(v view, moving bool) {
 	f.blind = v.Running && !v.Ready
+	if moving {
+		f.moves()
+	}
 	if !v.Ready || v.InRecovery {
 		return
 	}
@@ -67,7 +74,7 @@ func (f *fence) saw(v view) {
 		}
 		f.replies[s.ID] = s.ReplyTime
 	}
-	f.names, f.known = v.SyncNames, true
+	f.names, f.known, f.settled = v.SyncNames, true, !moving
 	if v.At-f.looked > askTimeout && v.At-f.awake > 5*askTimeout {
 		f.awake = v.At
 	}
@@ -114,7 +121,7 @@ func (f *fence) standbys() time.Duration {
 // than any timeout. Where commits wait for standbys there is time until it answers, for
 // it acknowledges nothing without them. Where they wait for nobody there is none.
 func (f *fence) expired(now, timeout time.Duration) bool {
-	if f.blind && f.known && !f.names.Empty() {
+	if f.blind && f.settled && !f.names.Empty() {
 		return false
 	}
 	return now-f.monitor > timeout && now-f.standbys() > timeout && now-f.awake > askTimeout

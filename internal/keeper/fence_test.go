@@ -155,7 +155,7 @@ func TestContactsAreNotCountedTooLate(t *testing.T) {
 		f.saw(view{
 			At: time.Duration(at) * time.Second, Ready: true, SyncNames: list(1, 2),
 			Standbys: []standbySeen{{ID: 2, ReplyTime: time.Unix(int64(reply), 0)}},
-		})
+		}, false)
 	}
 	see(1, 100)
 	see(2, 101)

@@ -95,6 +95,7 @@ func (e *engine) start(ctx context.Context, j *job) {
 	if j.kind == jobEdge {
 		// From here on the state may be half left.
 		e.unsettled = true
+		e.fence.moves()
 		e.log.DebugContext(ctx, "walking", "state", j.edge.From.String(), "goal_state", j.edge.To.String())
 	}
 	e.job = j
