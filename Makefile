@@ -27,7 +27,7 @@ help:
 	@echo "make lint   golangci-lint, built from the version in tools/go.mod"
 	@echo "make sim    the simulation, a million schedules"
 	@echo "make chaos  the fault tests on real servers, ten times over"
-	@echo "make bench  failover times and idle cost, beside pg_auto_failover"
+	@echo "make bench  failover times and idle cost, beside pg_auto_failover; replication, joins, Citus"
 	@echo "make docs   generated pages: commands, rules and transitions"
 	@echo "make setup  what the above need on a Debian-like machine with Go"
 
@@ -79,10 +79,11 @@ chaos: setup build
 	PGDROVER_TEST_SCHEMES=all $(GO) test -count=1 -timeout 1h -artifacts -outputdir $(ARTIFACTS) ./test/security/...
 	PGDROVER_TEST_MONITOR_AWAY=3600 $(GO) test -count=1 -parallel 4 -timeout 3h -artifacts -outputdir $(ARTIFACTS) -run TestMonitorIsAway ./test/operations/...
 	PGDROVER_TEST_JOINS=50 $(GO) test -count=1 -timeout 12h -artifacts -outputdir $(ARTIFACTS) -run TestJoinsUnderLoad ./test/zodan/...
+	PGDROVER_CITUS_ROUNDS=10 $(GO) test -count=1 -timeout 6h -artifacts -outputdir $(ARTIFACTS) -run TestFormation ./test/citus/...
 	MULTIMASTER_SEEDS=100 $(GO) test -count=1 -timeout 12h -artifacts -outputdir $(ARTIFACTS) -run TestCheck01 ./test/multimaster/...
 
 bench: setup build
-	$(GO) test -count=1 -timeout 1h -run '^$$' -bench . -benchtime 1x ./test/bench/...
+	$(GO) test -count=1 -timeout 1h -run '^$$' -bench . -benchtime 1x ./test/bench/... ./test/citus
 
 # Servers refuse to run as root; the script steps down to user postgres then.
 demo: setup build

@@ -22,6 +22,9 @@ func TestCounts(t *testing.T) {
 {"Action":"fail","Package":"p","Test":"TestA/three","Elapsed":0}
 {"Action":"fail","Package":"p","Test":"TestA","Elapsed":0}
 {"Action":"pass","Package":"p","Test":"TestB","Elapsed":0}
+{"Action":"pass","Package":"p","Test":"TestC/stand-in_for_it/killed","Elapsed":0}
+{"Action":"pass","Package":"p","Test":"TestC/stand-in_for_it","Elapsed":0}
+{"Action":"pass","Package":"p","Test":"TestC","Elapsed":0}
 {"Action":"fail","Package":"p","Elapsed":0.1}
 not an event
 {"Action":"output","Package":"q","Test":"TestHangs","Output":"panic: test timed out\n"}
@@ -34,14 +37,17 @@ not an event
 		t.Fatal(err)
 	}
 	passed, failed, skipped := c.counts()
-	if passed != 2 {
-		t.Errorf("passed %d, want 2", passed)
+	if passed != 3 {
+		t.Errorf("passed %d, want 3", passed)
 	}
 	if want := []string{"p.TestA/three", "q.TestHangs", "r"}; !slices.Equal(failed, want) {
 		t.Errorf("failed %q, want %q", failed, want)
 	}
 	if want := []Skip{{Test: "p.TestA/two", Reason: "no servers here"}}; !slices.Equal(skipped, want) {
 		t.Errorf("skipped %q, want %q", skipped, want)
+	}
+	if want := []string{"p.TestC/stand-in_for_it"}; !slices.Equal(c.standIns(), want) {
+		t.Errorf("with a stand-in %q, want %q", c.standIns(), want)
 	}
 	for _, want := range []string{"expected 3", "not an event", "test timed out", "syntax error"} {
 		if !strings.Contains(out.String(), want) {
@@ -55,12 +61,12 @@ func TestSummaryEndsWithTheCounts(t *testing.T) {
 	var out strings.Builder
 	ok := summarise(&out, []Stage{
 		{Name: "unit", Passed: 3, Skipped: []Skip{{Test: "p.TestA", Reason: "no servers here"}}},
-		{Name: "sim", Passed: 1, Failed: []string{"q.TestB"}},
+		{Name: "sim", Passed: 1, StandIn: []string{"r.TestC/stand-in"}, Failed: []string{"q.TestB"}},
 	})
 	if ok {
 		t.Error("a failed test must fail the run")
 	}
-	if want := "SKIPPED p.TestA: no servers here\nFAILED  q.TestB\n4 passed, 1 failed, 1 skipped\n"; !strings.HasSuffix(out.String(), want) {
+	if want := "SKIPPED p.TestA: no servers here\nSTAND-IN r.TestC/stand-in\nFAILED  q.TestB\n4 passed, 1 failed, 1 skipped\n"; !strings.HasSuffix(out.String(), want) {
 		t.Errorf("the summary ends with %q", out.String())
 	}
 	if summarise(&out, nil) {
