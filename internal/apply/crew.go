@@ -118,13 +118,17 @@ func (a *applier) assign(ctx context.Context, tx *transaction) (bool, error) {
 	}
 	tx.wish = w
 	for {
-		if err := a.settle(); err != nil {
-			return true, err
+		err := a.settle()
+		if err == nil {
+			if h := c.free(w); h != nil {
+				return true, a.give(ctx, h, tx)
+			}
+			err = a.await(ctx, crewPatience)
 		}
-		if h := c.free(w); h != nil {
-			return true, a.give(ctx, h, tx)
-		}
-		if err := a.await(ctx, crewPatience); err != nil {
+		if err != nil {
+			// It is not among those that are on their way: nobody else would give back
+			// what it has claimed.
+			a.letGo(tx)
 			return true, err
 		}
 	}
