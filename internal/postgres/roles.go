@@ -94,7 +94,7 @@ func (s *Session) EnsureDatabase(ctx context.Context, name, owner string) error 
 	if owner != "" {
 		query += ` OWNER ` + pg.QuoteIdent(owner)
 	}
-	err := s.exec(ctx, "create database "+name, query)
+	err := s.unhurried(ctx, "create database "+name, query)
 	if isCode(err, pgerrcode.DuplicateDatabase, pgerrcode.UniqueViolation) {
 		return nil
 	}
@@ -104,7 +104,7 @@ func (s *Session) EnsureDatabase(ctx context.Context, name, owner string) error 
 // EnsureExtension creates an extension in this session's database, with what it needs.
 func (s *Session) EnsureExtension(ctx context.Context, name string) error {
 	// The session's search_path has no schema to create objects in.
-	return s.exec(ctx, "create extension "+name,
+	return s.unhurried(ctx, "create extension "+name,
 		`SET search_path = public; CREATE EXTENSION IF NOT EXISTS `+pg.QuoteIdent(name)+` CASCADE; SET search_path = pg_catalog`)
 }
 

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -212,13 +213,18 @@ func (s *Session) DataDirectory(ctx context.Context) (string, error) {
 
 // Checkpoint makes one now and waits for it, however long it takes.
 func (s *Session) Checkpoint(ctx context.Context) error {
-	if err := s.exec(ctx, "checkpoint", `SET statement_timeout = 0`); err != nil {
+	return s.unhurried(ctx, "checkpoint", `CHECKPOINT`)
+}
+
+// unhurried is exec for what takes as long as the disk does: the statement has no limit but ctx.
+func (s *Session) unhurried(ctx context.Context, doing, query string) error {
+	if err := s.exec(ctx, doing, `SET statement_timeout = 0`); err != nil {
 		return err
 	}
-	if err := s.exec(ctx, "checkpoint", `CHECKPOINT`); err != nil {
-		return err
+	if err := s.exec(ctx, doing, query); err != nil {
+		return errors.Join(err, s.exec(ctx, doing, `SET statement_timeout = `+milliseconds(statementTimeout)))
 	}
-	return s.exec(ctx, "checkpoint", `SET statement_timeout = `+milliseconds(statementTimeout))
+	return s.exec(ctx, doing, `SET statement_timeout = `+milliseconds(statementTimeout))
 }
 
 // Reload has the server read its configuration again.
