@@ -98,19 +98,11 @@ func (w *Worker) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { _ = w.db.Close(context.WithoutCancel(ctx)) }()
+	w.applier = nil // an earlier life's
+	defer func() { w.letGo(context.WithoutCancel(ctx)) }()
 	if err := w.prepare(ctx); err != nil {
 		return err
 	}
-	defer w.applier.peers.close(context.WithoutCancel(ctx))
-	defer func() {
-		if w.applier.session != nil {
-			w.applier.closeCrew()
-			w.applier.session.close()
-			for _, tx := range append(slices.Clone(w.applier.inflight), w.applier.todo...) {
-				w.applier.letGo(tx)
-			}
-		}
-	}()
 	if err := w.synchronise(ctx); err != nil {
 		return err
 	}
@@ -125,6 +117,23 @@ func (w *Worker) run(ctx context.Context) (err error) {
 	}
 	defer func() { _ = w.receiver.Close(context.WithoutCancel(ctx)) }()
 	return w.stream(ctx)
+}
+
+// letGo ends what a life has opened, however far it got: a session that stayed
+// would hold the subscription's lock against all later lives.
+func (w *Worker) letGo(ctx context.Context) {
+	a := w.applier
+	if a == nil {
+		return
+	}
+	if a.session != nil {
+		a.closeCrew()
+		a.session.close()
+		for _, tx := range append(slices.Clone(a.inflight), a.todo...) {
+			a.letGo(tx)
+		}
+	}
+	a.peers.close(ctx)
 }
 
 // prepare reads what the worker goes by and opens the session that applies.
