@@ -86,7 +86,7 @@ func (w *Worker) openShared(ctx context.Context) (*copier, error) {
 	if err := c.openProvider(ctx, &c.lane); err != nil {
 		c.close(context.WithoutCancel(ctx))
 		w.log.InfoContext(ctx, "copy a snapshot of our own: nobody holds the shared one", "error", err)
-		return nil, nil //nolint:nilnil,nilerr // it is gone on without
+		return nil, nil //nolint:nilnil // it is gone on without
 	}
 	// The name of a snapshot may be that of another one in time, its slot's may not.
 	// From here on our own session holds it, for all that copy.
@@ -95,7 +95,7 @@ func (w *Worker) openShared(ctx context.Context) (*copier, error) {
 	if exported.Err != nil || len(exported.Rows) == 0 {
 		c.close(context.WithoutCancel(ctx))
 		w.log.InfoContext(ctx, "copy a snapshot of our own: the shared one is another", "error", exported.Err)
-		return nil, nil //nolint:nilnil // it is gone on without
+		return nil, nil //nolint:nilnil,nilerr // it is gone on without
 	}
 	c.snapshot = string(exported.Rows[0][0])
 	if err := c.findRecent(ctx); err != nil {
