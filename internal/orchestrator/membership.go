@@ -320,10 +320,36 @@ type Removal struct {
 // ErrNothingToRemove says that the node is in no cluster.
 var ErrNothingToRemove = errors.New("there is nothing to remove")
 
+// unfinished is the journal of a removal that ended early, and the peers that it
+// knows: a target forgets them with its subscriptions to them.
+func (m *Membership) unfinished(ctx context.Context, target workflow.Member) (*Record, []workflow.Member, error) {
+	if target.DSN == "" {
+		return nil, nil, nil
+	}
+	journal, err := m.journal("remove_node", []string{target.Name}, []workflow.Member{target})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer journal.Close(ctx)
+	record, err := journal.Load(ctx)
+	if err != nil || record == nil || record.Finished || record.Run == "" {
+		return nil, nil, err
+	}
+	var before workflow.Leaving
+	if err := json.Unmarshal(record.Plan, &before); err != nil {
+		return nil, nil, fmt.Errorf("read the plan of the unfinished run: %w", err)
+	}
+	return record, before.Peers, nil
+}
+
 // Remove prepares a run that lets a node leave. What is left to do is asked
 // anew each time: every step may be done twice.
 func (m *Membership) Remove(ctx context.Context, r Removal) (Config, error) {
-	l, t, err := m.Surveyor.Leaving(ctx, r.Target, r.Survivor)
+	unfinished, peers, err := m.unfinished(ctx, r.Target)
+	if err != nil {
+		return Config{}, err
+	}
+	l, err := m.Surveyor.Leaving(ctx, r.Target, r.Survivor, peers...)
 	if err != nil {
 		return Config{}, err
 	}
@@ -333,22 +359,35 @@ func (m *Membership) Remove(ctx context.Context, r Removal) (Config, error) {
 		l.Purge = ""
 	case l.Dead:
 		return Config{}, errors.New("nothing can be dropped on a node that cannot be reached")
-	case l.Purge == "":
+	case l.Purge == "" && !l.Target.Bare: // otherwise it went with an earlier call, or never came
 		return Config{}, fmt.Errorf("nobody has noted what %s held before its copy came", r.Target.Name)
+	}
+	if l.Target.Bare && len(l.Peers) == 0 && l.Purge == "" {
+		left, err := m.Surveyor.joining(ctx, l.Target)
+		if err != nil {
+			return Config{}, err
+		}
+		if !left {
+			return Config{}, ErrNothingToRemove
+		}
 	}
 	steps := workflow.RemoveNode(l)
 	if len(steps) == 0 {
 		return Config{}, ErrNothingToRemove
 	}
-	members := l.Peers
+	members := slices.Clone(l.Peers)
 	if !l.Dead {
-		members = t.Members
+		members = append([]workflow.Member{l.Target}, members...)
 	}
-	journal, err := m.journal("remove_node", []string{r.Target.Name}, l.Peers)
+	// The target keeps the journal too: at the end nobody else is known to it.
+	journal, err := m.journal("remove_node", []string{r.Target.Name}, members)
 	if err != nil {
 		return Config{}, err
 	}
-	if err := journal.Remove(ctx); err != nil {
+	run := "remove-" + r.Target.Name + "-" + time.Now().UTC().Format("20060102T150405")
+	if unfinished != nil {
+		run = unfinished.Run // never without a journal that knows the others
+	} else if err := journal.Remove(ctx); err != nil {
 		journal.Close(ctx)
 		return Config{}, err
 	}
@@ -357,6 +396,7 @@ func (m *Membership) Remove(ctx context.Context, r Removal) (Config, error) {
 			return Config{}, err
 		}
 	}
-	run := "remove-" + r.Target.Name + "-" + time.Now().UTC().Format("20060102T150405")
-	return m.config("remove_node", run, l, steps, journal, members, false, nil)
+	cfg, err := m.config("remove_node", run, l, steps, journal, members, false, nil)
+	cfg.Restart = unfinished != nil // its steps are those that are left
+	return cfg, err
 }

@@ -92,9 +92,10 @@ const (
   JOIN spock.node o ON o.node_id = s.sub_origin JOIN spock.node t ON t.node_id = s.sub_target ORDER BY s.sub_name`
 )
 
-// Survey asks a node for its cluster, and then every other node that it knows.
-// The node may be no node of a cluster yet: then it stands alone.
-func (s *Surveyor) Survey(ctx context.Context, first workflow.Member) (*Topology, error) {
+// Survey asks a node for its cluster, and then every other node that it knows,
+// and those that it may have forgotten. The node may be no node of a cluster
+// yet: then it stands alone.
+func (s *Surveyor) Survey(ctx context.Context, first workflow.Member, forgotten ...workflow.Member) (*Topology, error) {
 	t := &Topology{Unreachable: map[string]error{}}
 	var peers []workflow.Member
 	if err := s.on(ctx, first, func(server Server) error {
@@ -103,6 +104,11 @@ func (s *Surveyor) Survey(ctx context.Context, first workflow.Member) (*Topology
 		return err
 	}); err != nil {
 		return nil, err
+	}
+	for _, m := range forgotten {
+		if m.Name != first.Name && !slices.ContainsFunc(peers, func(p workflow.Member) bool { return p.Name == m.Name }) {
+			peers = append(peers, workflow.Member{Name: m.Name, DSN: m.DSN})
+		}
 	}
 	t.Members = append([]workflow.Member{first}, t.Members...)
 	for _, m := range peers {
@@ -301,22 +307,26 @@ func (s *Surveyor) copiedTables(ctx context.Context, source workflow.Member, set
 }
 
 // Leaving is what a plan has to know to remove a node: from itself, or from a
-// survivor when it cannot be reached.
-func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member) (workflow.Leaving, *Topology, error) {
+// survivor when it cannot be reached, or is no node any more and knows nobody.
+func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member, forgotten ...workflow.Member) (workflow.Leaving, error) {
 	l := workflow.Leaving{Target: target, Slots: map[string][]string{}, Own: map[string][]string{}}
 	var t *Topology
 	var err error
 	if target.DSN != "" {
-		t, err = s.Survey(ctx, target)
+		t, err = s.Survey(ctx, target, forgotten...)
 	}
-	if target.DSN == "" || err != nil && survivor.DSN != "" {
+	switch {
+	case target.DSN == "" || err != nil && survivor.DSN != "":
 		l.Dead = true
-		t, err = s.Survey(ctx, survivor)
+		t, err = s.Survey(ctx, survivor, forgotten...)
+	case err == nil && t.Members[0].Bare && survivor.DSN != "":
+		l.Target.Bare = true
+		t, err = s.Survey(ctx, survivor, forgotten...)
 	}
 	if err != nil {
-		return l, nil, err
+		return l, err
 	}
-	if known, ok := t.Member(target.Name); ok {
+	if known, ok := t.Member(target.Name); ok && !l.Target.Bare {
 		l.Target = known
 	}
 	for _, m := range t.Members {
@@ -324,15 +334,15 @@ func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member
 			continue
 		}
 		if reason := t.Unreachable[m.Name]; reason != nil {
-			return l, t, reason
+			return l, reason
 		}
 		l.Peers = append(l.Peers, m)
 		if err := s.leftSlots(ctx, &l, m); err != nil {
-			return l, t, err
+			return l, err
 		}
 	}
 	if len(l.Peers) == 0 && l.Dead {
-		return l, t, errors.New("no node that survives was found")
+		return l, errors.New("no node that survives was found")
 	}
 	l.Links = t.Links
 	for _, x := range l.Links {
@@ -343,7 +353,7 @@ func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member
 			l.Slots[x.Provider] = append(l.Slots[x.Provider], x.Slot)
 		}
 	}
-	return l, t, s.fenced(ctx, &l)
+	return l, s.fenced(ctx, &l)
 }
 
 // fenced finds out whether the nodes' schemas can do more than Spock's, and
@@ -372,6 +382,24 @@ func (s *Surveyor) fenced(ctx context.Context, l *workflow.Leaving) error {
 		l.Purge = answer.text(0)
 		return err
 	})
+}
+
+// qJoining asks a database that is no node whether a join of a node has left anything in it.
+const qJoining = `SELECT EXISTS (SELECT FROM spock.pgdrover_run WHERE kind = 'add_node' AND $1 = ANY (pg_catalog.string_to_array(target, ', ')))
+    OR EXISTS (SELECT FROM spock.pgdrover_fence WHERE $1 = ANY (pg_catalog.string_to_array(joins, ', ')))`
+
+// joining reports whether the journal or a fence of a join is on the target.
+func (s *Surveyor) joining(ctx context.Context, target workflow.Member) (left bool, err error) {
+	err = s.on(ctx, target, func(server Server) error {
+		fenced, err := hasFence(ctx, server)
+		if err != nil || !fenced {
+			return err
+		}
+		answer, err := server.Ask(ctx, qJoining, &target.Name)
+		left = err == nil && answer.is()
+		return err
+	})
+	return left, err
 }
 
 // leftSlots computes which slots a peer may keep for the target.

@@ -17,6 +17,7 @@ func TestWhatIsLeft(t *testing.T) {
 	a, b := first(t, "n1"), newNode(t, "n2", nil)
 	ready(t, a, b)
 	_ = t.Run("objects of every kind", func(t *testing.T) { objectsOfEveryKind(t, b) }) &&
+		t.Run("a removal that ends early", func(t *testing.T) { removalGoesOn(t, dir, a, b) }) &&
 		t.Run("rows in tables that were there", func(t *testing.T) { rowsAlone(t, dir, a, b) }) &&
 		t.Run("a node that cannot leave", func(t *testing.T) { cannotLeave(t, dir, a, b) }) &&
 		t.Run("a slot with another name", func(t *testing.T) { unknownSlot(t, dir, a, b) })
@@ -39,6 +40,40 @@ func objectsOfEveryKind(t *testing.T, b *node) {
 	for _, catalog := range []string{"pg_foreign_data_wrapper", "pg_opfamily WHERE opfname = 'fam'", "pg_conversion WHERE conname = 'conv'", "pg_ts_template WHERE tmplname = 'tmpl'", "pg_ts_parser WHERE prsname = 'prs'"} {
 		require.Equal(t, "0", b.text(t, "SELECT count(*) FROM "+catalog), catalog)
 	}
+}
+
+// removalGoesOn: wherever a removal ends early, the same call goes on with it,
+// also when the node is none any more and knows nobody: its journal does.
+func removalGoesOn(t *testing.T, dir string, a, b *node) {
+	t.Helper()
+	before := footprints(t, a, b)
+	nothing := func() {
+		t.Helper()
+		require.Empty(t, must(t, 0, remove(dir, b)...).events, "there is nothing to remove")
+	}
+	nothing()
+	must(t, 0, add(dir, a, b)...)
+	a.exec(t, "ALTER FUNCTION spock.node_drop(name, boolean) RENAME TO hidden") // it cannot end before that is undone
+	for _, phase := range []string{"D1", "D3", "D5", "D6", "D6"} {
+		tl := begin(t, func(tl *tool, e event) {
+			if e.Status == "running" && e.Phase == phase {
+				tl.kill()
+			}
+		}, remove(dir, b)...)
+		require.NotZero(t, tl.wait(), "%s: %s", phase, tl.said())
+	}
+	for _, machine := range []string{dir, t.TempDir()} {
+		require.Contains(t, must(t, 1, remove(machine, b)...).said(), "D6 | n1 | failed | Forget node n2 on n1")
+	}
+	require.Equal(t, "0", b.text(t, "SELECT count(*) FROM spock.node"))
+	a.exec(t, "ALTER FUNCTION spock.hidden(name, boolean) RENAME TO node_drop")
+	_, err := b.psql(t, fmt.Sprintf("CALL spock.remove_node('n2', %s, false)", quote(b.dsn())))
+	require.NoError(t, err)
+	requireFootprints(t, before, a, b)
+	nothing()
+	_, err = b.psql(t, fmt.Sprintf("CALL spock.remove_node('n2', %s, false)", quote(b.dsn())))
+	require.ErrorContains(t, err, "must be run on the node being removed")
+	ready(t, a, b)
 }
 
 // rowsAlone: a join that copies rows into tables that are there is undone to

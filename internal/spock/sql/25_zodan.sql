@@ -101,7 +101,9 @@ DECLARE
     here pg_catalog.text := (SELECT n.node_name FROM spock.local_node l JOIN spock.node n ON n.node_id = l.node_id);
 BEGIN
     PERFORM pgdrover.refuse_block('remove_node');
-    IF here IS DISTINCT FROM target_node_name THEN
+    -- A removal that ended early may have dropped the node here, and not yet on the others.
+    IF here IS DISTINCT FROM target_node_name AND NOT (here IS NULL AND EXISTS (
+        SELECT FROM spock.pgdrover_run r WHERE r.kind = 'remove_node' AND r.target = target_node_name AND r.state <> 'done')) THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = pg_catalog.format(
             'remove_node must be run on the node being removed: this is %s, not %s', coalesce(here, 'no node'), target_node_name),
             HINT = pg_catalog.format('CALL pgdrover.remove_node(%L) does it from here.', target_node_name);
