@@ -44,6 +44,36 @@ func withWatch(env *Env, run runFunc) runFunc {
 	}
 }
 
+// worthShowing tells what is wrong from the start, which is an answer and not
+// something to show; with --wait there is nothing that cannot still come.
+func (s *session) worthShowing(ctx context.Context, cmd *cobra.Command, formation string) error {
+	if on(cmd, "wait") {
+		return nil
+	}
+	if err := s.connect(ctx); err != nil {
+		return err
+	}
+	err := s.formationExists(ctx, formation)
+	s.close(ctx)
+	if err != nil {
+		return withCode(exitMonitor, err)
+	}
+	return nil
+}
+
+// snapshots opens what a dashboard follows, in a session that is named after its command.
+func (s *session) snapshots(command, formation string, group *int) func(context.Context) (status.Session, error) {
+	return func(ctx context.Context) (status.Session, error) {
+		session, err := status.Listen(ctx, pgautofailover.ConnectConfig{
+			ConnInfo: s.info, ApplicationName: s.env.program() + " " + command,
+		}, formation, group, watchedEvents)
+		if err != nil {
+			return nil, briefCause(err)
+		}
+		return session, nil
+	}
+}
+
 // runWatch shows the dashboard on a terminal, and one snapshot anywhere else.
 func runWatch(env *Env, cmd *cobra.Command) error {
 	ctx := cmd.Context()
@@ -55,28 +85,12 @@ func runWatch(env *Env, cmd *cobra.Command) error {
 	if jsonWanted(cmd) || !env.OutTerminal || env.getenv("TERM") == "dumb" {
 		return watchOnce(ctx, s, cmd, formation, group)
 	}
-	if !on(cmd, "wait") {
-		// What is wrong from the start is an answer, not something to watch.
-		if err := s.connect(ctx); err != nil {
-			return err
-		}
-		err := s.formationExists(ctx, formation)
-		s.close(ctx)
-		if err != nil {
-			return withCode(exitMonitor, err)
-		}
+	if err := s.worthShowing(ctx, cmd, formation); err != nil {
+		return err
 	}
 	err := watch.Run(ctx, watch.Config{
 		Formation: formation, Program: env.program(), Input: env.Stdin, Output: env.Stdout, Environ: env.Environ, Zone: time.Local,
-		Open: func(ctx context.Context) (status.Session, error) {
-			session, err := status.Listen(ctx, pgautofailover.ConnectConfig{
-				ConnInfo: s.info, ApplicationName: env.program() + " watch",
-			}, formation, group, watchedEvents)
-			if err != nil {
-				return nil, briefCause(err)
-			}
-			return session, nil
-		},
+		Open: s.snapshots("watch", formation, group),
 	})
 	if ctx.Err() == nil {
 		return err

@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"context"
 	"io"
 	"net"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/status"
 	"github.com/pgdrover/pgdrover/internal/web"
 )
@@ -45,16 +43,8 @@ func runWeb(env *Env, cmd *cobra.Command) error {
 		return err
 	}
 	formation, group := s.formation(cmd), optionalGroup(cmd)
-	if !on(cmd, "wait") {
-		// What is wrong from the start is an answer, not something to show.
-		if err := s.connect(ctx); err != nil {
-			return err
-		}
-		err := s.formationExists(ctx, formation)
-		s.close(ctx)
-		if err != nil {
-			return withCode(exitMonitor, err)
-		}
+	if err := s.worthShowing(ctx, cmd, formation); err != nil {
+		return err
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -64,15 +54,7 @@ func runWeb(env *Env, cmd *cobra.Command) error {
 	page, err := web.New(web.Config{
 		Formation: formation, Listener: listener, Zone: time.Local, Logger: env.log,
 		JSON: func(w io.Writer, s status.Snapshot) error { return writeJSON(w, snapshotJSON(s)) },
-		Open: func(ctx context.Context) (status.Session, error) {
-			session, err := status.Listen(ctx, pgautofailover.ConnectConfig{
-				ConnInfo: s.info, ApplicationName: env.program() + " web",
-			}, formation, group, watchedEvents)
-			if err != nil {
-				return nil, briefCause(err)
-			}
-			return session, nil
-		},
+		Open: s.snapshots("web", formation, group),
 	})
 	if err != nil {
 		return err
