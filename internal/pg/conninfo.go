@@ -84,6 +84,8 @@ func (c ConnInfo) With(key, value string) ConnInfo {
 	c.params = slices.Clone(c.params)
 	i := slices.IndexFunc(c.params, func(p connParam) bool { return p.key == key })
 	switch {
+	case value == "" && len(c.params) == 1 && i == 0:
+		c.params = nil // as in a value that never had one: equal values compare equal
 	case value == "" && i >= 0:
 		c.params = slices.Delete(c.params, i, i+1)
 	case value == "":

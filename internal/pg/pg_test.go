@@ -288,6 +288,7 @@ func TestConnInfoWith(t *testing.T) {
 	require.Equal(t, "host=b user=u dbname=d", d.DSN())
 	require.Equal(t, "user=u dbname=d", d.With("host", "").DSN())
 	require.True(t, ConnInfo{}.IsZero())
+	require.Equal(t, ConnInfo{}, NewConnInfo("host", "a").With("host", ""))
 	require.False(t, ConnInfo{}.With("password", "x").IsZero())
 	require.Equal(t, "port=1 host=10.0.0.1", NewConnInfo("hostaddr", "10.0.0.1", "port", "1", "load_balance_hosts", "random").DriverDSN())
 	require.Equal(t, "host=h", NewConnInfo("host", "h", "hostaddr", "10.0.0.1").DriverDSN())
