@@ -203,6 +203,11 @@ func citusSettings(cfg SettingsConfig) pg.Settings {
 		{Name: "shared_preload_libraries", Value: "citus,pg_stat_statements"},
 		{Name: "wal_level", Value: "logical"},
 		{Name: "citus.node_conninfo", Value: conninfo + nodeKeepalives},
+		// A change of address that was prepared and then committed is told to the workers when the
+		// extension next looks for such: nothing wakes it, and by default it looks once a minute.
+		{Name: "citus.metadata_sync_interval", Value: "2s"},
+		// So it is with transactions of clients that a failure has left prepared: they keep their locks until then.
+		{Name: "citus.recover_2pc_interval", Value: "5s"},
 	}
 	if cfg.CitusCluster != "" {
 		s = append(s,

@@ -158,7 +158,8 @@ func TestNodeSettings(t *testing.T) {
 	citus := NodeSettings(SettingsConfig{Citus: true, CitusCluster: "c", Hostname: "h", SSL: SSL{Active: true, Mode: "verify-ca", CAFile: "/ca"}})
 	for name, want := range map[string]string{
 		"wal_level": "logical", "citus.cluster_name": "c",
-		"citus.node_conninfo":       "sslmode=verify-ca sslrootcert=/ca keepalives=1 keepalives_idle=2 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=6000",
+		"citus.node_conninfo":          "sslmode=verify-ca sslrootcert=/ca keepalives=1 keepalives_idle=2 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=6000",
+		"citus.metadata_sync_interval": "2s", "citus.recover_2pc_interval": "5s",
 		"citus.use_secondary_nodes": "always", "citus.local_hostname": "h", "shared_preload_libraries": "citus,pg_stat_statements", "ssl": "on",
 	} {
 		value, _ := citus.Get(name)

@@ -241,11 +241,6 @@ func (f *formation) createLedger(t testing.TB) {
 	const table = "CREATE TABLE ledger (id bigint PRIMARY KEY)"
 	if f.genuine {
 		run(t, f.primary(t, 0, nil), table+"; SELECT create_distributed_table('ledger', 'id', shard_count => 12)")
-		for _, m := range f.members(0) {
-			// The extension ends its own transactions of two steps when it next looks for them.
-			run(t, m, "ALTER SYSTEM SET citus.recover_2pc_interval = '2s'")
-			run(t, m, "SELECT pg_reload_conf()")
-		}
 	}
 	for number := 1; number <= f.workers; number++ {
 		w := f.primary(t, number, nil)
@@ -284,13 +279,26 @@ func (f *formation) ids(t testing.TB) map[int64]bool {
 // nothing is left prepared.
 func (f *formation) requireHealed(t testing.TB, w *writer) {
 	t.Helper()
+	began := time.Now()
+	var took []string
+	done := func(what string) {
+		took = append(took, fmt.Sprintf("%s %.2f s", what, time.Since(began).Seconds()))
+	}
+	// What is not reached is said by the test's end; this says how far it came, and when.
+	defer func() { t.Logf("healed: %s", strings.Join(took, ", ")) }()
 	f.waitWhole(t)
+	done("whole")
 	w.waitAck(t, time.Now())
+	done("written to")
 	f.requireRows(t, w)
+	done("every row found")
 	f.requireLed(t)
+	done("led to")
 	f.requireNothingPrepared(t)
+	done("nothing prepared")
 	if f.genuine {
 		f.requireSynchronised(t, w)
+		done("workers' metadata")
 	}
 }
 
