@@ -1,7 +1,9 @@
 package postgres_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -33,7 +35,7 @@ func interruptedRecovery(t *testing.T) (primary, standby *node, early bool) {
 	primary.exec(t, `CHECKPOINT`)
 	_, err := standby.EndReceiver(within(t))
 	require.NoError(t, err)
-	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 300000)`)
+	primary.exec(t, `INSERT INTO t SELECT generate_series(1, 600000)`)
 	primary.stop(t, p, postgres.StopImmediate)
 	standby.promote(t)
 	standby.exec(t, `INSERT INTO t VALUES (-1)`)
@@ -42,6 +44,7 @@ func interruptedRecovery(t *testing.T) (primary, standby *node, early bool) {
 	for {
 		again, err := primary.Start(within(t), postgres.StartConfig{})
 		require.NoError(t, err)
+		require.Eventually(t, func() bool { return strings.Contains(primary.StartupLog(), "redo starts at") }, time.Minute, time.Millisecond)
 		require.NoError(t, again.Stop(within(t), postgres.StopFast))
 		again.Release()
 		control, err := primary.ControlData(within(t))
