@@ -15,6 +15,7 @@ const (
 	coordinatorCare = 5 * time.Second
 	workerCare      = 10 * time.Second
 	careTimeout     = 8 * time.Second
+	careAsks        = 3 * time.Second // of it for the monitor, which may be away
 )
 
 // citusMemory is what a node remembers of the coordinator's metadata.
@@ -71,28 +72,38 @@ func (n *node) careAsCoordinator(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		nodes, err := n.formationNodes(ctx)
+		asking, cancel := context.WithTimeout(ctx, careAsks)
+		nodes, err := n.formationNodes(asking)
+		cancel()
 		if err != nil {
-			return err
+			return errors.Join(err, n.rollBack(ctx, s, list, overdue))
 		}
 		var errs error
 		for _, at := range replaced(rows, nodes) {
 			errs = errors.Join(errs, n.cutOff(ctx, s, at))
 		}
-		for _, p := range list {
-			if !abandoned(p, nodes) {
-				continue
-			}
-			n.log.WarnContext(ctx, "rolling back a prepared transaction that no promotion waits for", "name", p.GID, "age", p.Age.String())
-			if err := s.finish(ctx, "ROLLBACK", p.GID); err != nil {
-				return errors.Join(errs, err)
-			}
+		if err := n.rollBack(ctx, s, list, func(p prepared) bool { return abandoned(p, nodes) }); err != nil {
+			return errors.Join(errs, err)
 		}
 		if knowsCoordinator(rows) {
 			errs = errors.Join(errs, n.setEntry(ctx, s, citusRepair))
 		}
 		return errors.Join(errs, n.removeStrangers(ctx, s, strangers(rows, nodes)))
 	})
+}
+
+// rollBack rolls back those of these prepared transactions that are left over, nil: all.
+func (n *node) rollBack(ctx context.Context, s *distSession, list []prepared, left func(p prepared) bool) error {
+	for _, p := range list {
+		if left != nil && !left(p) {
+			continue
+		}
+		n.log.WarnContext(ctx, "rolling back a prepared transaction that no promotion waits for", "name", p.GID, "age", p.Age.String())
+		if err := s.finish(ctx, "ROLLBACK", p.GID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeStrangers takes out entries that the last look found as well.
@@ -135,8 +146,7 @@ func (n *node) careAsWorker(ctx context.Context) error {
 			if !abandoned(found, nodes) {
 				return nil
 			}
-			n.log.WarnContext(ctx, "rolling back a prepared transaction that no promotion waits for", "name", found.GID, "age", found.Age.String())
-			if err := s.finish(ctx, "ROLLBACK", found.GID); err != nil {
+			if err := n.rollBack(ctx, s, []prepared{found}, nil); err != nil {
 				return err
 			}
 		}

@@ -231,16 +231,21 @@ const preparedBound = time.Minute
 const preparedGrace = 3 * time.Second
 
 // abandoned reports whether a prepared transaction waits for nobody: no node of
-// its group is between the order to get ready and the word that it is open.
+// its group that is heard of is between the order to get ready and the word that it is open.
+// Left there it would hold up the moves of other groups as well, whose entries it has locked.
 func abandoned(p prepared, nodes []pgautofailover.NodeRow) bool {
-	if p.Age < preparedGrace {
-		return false
-	}
 	group, ok := groupOfGID(p.GID)
-	if !ok {
+	if !ok || p.Age < preparedGrace {
 		return false
 	}
-	return p.Age > preparedBound || !promoting(nodes, group)
+	heard := slices.DeleteFunc(slices.Clone(nodes), func(n pgautofailover.NodeRow) bool { return n.Health == fsm.HealthBad })
+	return overdue(p) || !promoting(heard, group)
+}
+
+// overdue reports whether a prepared transaction has reached its bound, which asks nobody.
+func overdue(p prepared) bool {
+	_, ours := groupOfGID(p.GID)
+	return ours && p.Age > preparedBound
 }
 
 // promoting reports whether a node of the group is on its way to being a primary.

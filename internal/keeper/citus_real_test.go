@@ -205,8 +205,8 @@ func coordinatorsNodeEndsWhatNobodyWaitsFor(t *testing.T, w *citusWorld) {
 	w.prepare(w.node("worker", 1, 5002))
 	primary := w.node("worker", 1, 5001)
 	w.nodes = []pgautofailover.NodeRow{
-		{ID: 5001, Group: 1, Goal: fsm.Primary, Reported: fsm.Primary},
-		{ID: 5002, Group: 1, Goal: fsm.PreparePromotion, Reported: fsm.PreparePromotion},
+		{ID: 5001, Group: 1, Goal: fsm.Primary, Reported: fsm.Primary, Health: fsm.HealthGood},
+		{ID: 5002, Group: 1, Goal: fsm.PreparePromotion, Reported: fsm.PreparePromotion, Health: fsm.HealthGood},
 	}
 	require.NoError(t, primary.careAsWorker(t.Context()))
 	require.Len(t, w.gids(), 1, "its candidate is on the way")

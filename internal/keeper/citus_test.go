@@ -180,7 +180,11 @@ func TestAbandoned(t *testing.T) {
 	t.Parallel()
 	p := func(age time.Duration) prepared { return prepared{GID: "master_update_node 2", Age: age} }
 	row := func(group int, reported, goal fsm.State) pgautofailover.NodeRow {
-		return pgautofailover.NodeRow{Group: group, Reported: reported, Goal: goal}
+		return pgautofailover.NodeRow{Group: group, Reported: reported, Goal: goal, Health: fsm.HealthGood}
+	}
+	lost := func(n pgautofailover.NodeRow) pgautofailover.NodeRow {
+		n.Health = fsm.HealthBad
+		return n
 	}
 	for name, c := range map[string]struct {
 		p     prepared
@@ -195,12 +199,16 @@ func TestAbandoned(t *testing.T) {
 		"a candidate opens":            {p(10 * time.Second), []pgautofailover.NodeRow{row(2, fsm.StopReplication, fsm.WaitPrimary)}, false},
 		"the last node opens":          {p(10 * time.Second), []pgautofailover.NodeRow{row(2, fsm.Secondary, fsm.Single)}, false},
 		"the new primary has said so":  {p(10 * time.Second), []pgautofailover.NodeRow{row(2, fsm.WaitPrimary, fsm.WaitPrimary)}, true},
+		"the candidate is lost":        {p(10 * time.Second), []pgautofailover.NodeRow{row(2, fsm.Primary, fsm.Demoted), lost(row(2, fsm.PreparePromotion, fsm.StopReplication))}, true},
+		"it was lost a moment ago":     {p(time.Second), []pgautofailover.NodeRow{lost(row(2, fsm.PreparePromotion, fsm.StopReplication))}, false},
+		"the old primary is lost":      {p(10 * time.Second), []pgautofailover.NodeRow{lost(row(2, fsm.Primary, fsm.Demoted)), row(2, fsm.PreparePromotion, fsm.StopReplication)}, false},
 		"a candidate takes for ever":   {p(2 * time.Minute), []pgautofailover.NodeRow{row(2, fsm.StopReplication, fsm.WaitPrimary)}, true},
 		"somebody else's of like name": {prepared{GID: "master_update_node x", Age: time.Hour}, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			require.Equal(t, c.want, abandoned(c.p, c.nodes))
+			require.Equal(t, c.want && c.p.Age > preparedBound, overdue(c.p), "whatever the monitor says")
 		})
 	}
 }
