@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgtest"
 	"github.com/pgdrover/pgdrover/internal/postgres"
 )
 
@@ -105,16 +106,12 @@ func TestCreateRefusesAndChangesNothing(t *testing.T) {
 
 func TestHopelessCreationIsTakenBack(t *testing.T) {
 	t.Parallel()
-	if info, err := os.Stat("/dev/shm"); err != nil || !info.IsDir() {
-		t.Skip("no second file system")
-	}
 	g := newGroup(t)
 	first, second := g.place(t, "n1"), g.place(t, "n2")
 	first.run(t, true)
 	g.wait(t, map[string]fsm.State{"n1": fsm.Single})
 	cfg := second.config()
-	cfg.File.BackupDirectory = filepath.Join("/dev/shm", filepath.Base(second.Root)+"-backup")
-	defer os.RemoveAll(cfg.File.BackupDirectory)
+	cfg.File.BackupDirectory = filepath.Join(pgtest.OtherFileSystem(t, second.Root), "backup")
 	before := tree(t, second.Root)
 	err := Create(t.Context(), CreateConfig{Config: cfg, CandidatePriority: 50, ReplicationQuorum: true})
 	require.Error(t, err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -297,4 +298,59 @@ func TestOrphansAreEndedAndReported(t *testing.T) {
 	require.NoError(t, err)
 	_, err = os.Stat("/proc/" + strings.TrimSpace(string(text)))
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestAvailableMemory(t *testing.T) {
+	t.Parallel()
+	require.EqualValues(t, 18158080<<10, availableMemory("MemTotal:       24684092 kB\nMemFree:        13996752 kB\nMemAvailable:   18158080 kB\nBuffers: 1 kB\n"))
+	require.Zero(t, availableMemory("MemTotal: 1 kB\n"))
+	require.Zero(t, availableMemory("MemAvailable: much\n"))
+}
+
+// A server that was killed leaves its shared memory: that goes, what a running
+// one uses stays, and so does what was there before the tests began. Tests of
+// other packages kill servers at the same time, so only these two are looked at.
+func TestSegmentsOfAKilledServerGo(t *testing.T) {
+	t.Parallel()
+	owner, err := serverOwner()
+	require.NoError(t, err)
+	uid := os.Getuid()
+	if owner != nil {
+		uid = int(owner.Uid)
+	}
+	begin := time.Now()
+	killed, running := NewServer(t, ServerConfig{Name: "killed"}), NewServer(t, ServerConfig{Name: "running"})
+	left, used := segmentsOf(t, killed), segmentsOf(t, running)
+	killed.Stop(t, syscall.SIGKILL)
+	require.Eventually(t, func() bool {
+		found := leftSegments(uid, begin)
+		return !slices.ContainsFunc(left, func(name string) bool {
+			_, err := os.Stat(name) // a package that ends at this moment may have been faster
+			return found[name].IsZero() && err == nil
+		})
+	}, time.Minute, 50*time.Millisecond)
+	require.Empty(t, leftSegments(uid, time.Now().Add(time.Hour)))
+	removeSegments(uid, begin)
+	for _, name := range left {
+		require.NoFileExists(t, name)
+	}
+	for _, name := range used {
+		require.FileExists(t, name)
+	}
+}
+
+// segmentsOf names the dynamic shared memory of a server.
+func segmentsOf(t *testing.T, s *Server) []string {
+	t.Helper()
+	s.Exec(t, "postgres", "SELECT 1")
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", s.Process().Pid))
+	require.NoError(t, err)
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		if at := strings.Index(line, memoryPlace+"/PostgreSQL."); at >= 0 {
+			names = append(names, strings.Fields(line[at:])[0])
+		}
+	}
+	require.NotEmpty(t, names)
+	return slices.Compact(names)
 }

@@ -29,11 +29,8 @@ func (s Setup) supervise() (int, error) {
 	}
 	// The child dies with the thread that started it: keep the thread.
 	runtime.LockOSThread()
-	base := os.TempDir()
-	if len(base) > 40 { // socket paths hold 107 bytes
-		base = "/tmp"
-	}
-	dir, err := os.MkdirTemp(base, "pgtest-")
+	begin := time.Now()
+	dir, err := os.MkdirTemp(place(), "pgtest-")
 	if err != nil {
 		return 0, fmt.Errorf("make a directory for the tests: %w", err)
 	}
@@ -68,6 +65,11 @@ func (s Setup) supervise() (int, error) {
 	}
 	removeNamespaces(namespacePrefix(child.Pid))
 	releaseSharedMemory(dir)
+	if owner != nil {
+		removeSegments(int(owner.Uid), begin)
+	} else {
+		removeSegments(os.Getuid(), begin)
+	}
 	for _, o := range outs {
 		err = errors.Join(err, o.copyBack())
 	}

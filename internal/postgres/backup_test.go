@@ -212,14 +212,9 @@ func TestBaseBackupOntoAnotherFileSystemIsRefusedBeforeItBegins(t *testing.T) {
 	t.Parallel()
 	primary, _ := newPrimary(t, 1)
 	n := newNode(t, 2)
-	shm, err := os.MkdirTemp("/dev/shm", "pgdrover-test-") //nolint:usetesting // it must lie elsewhere
-	if err != nil {
-		t.Skip("no second file system: " + err.Error())
-	}
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(shm)) })
 	backup := n.backup(primary)
-	backup.BackupDir = shm
-	err = n.BaseBackup(within(t), backup)
+	backup.BackupDir = pgtest.OtherFileSystem(t, n.root)
+	err := n.BaseBackup(within(t), backup)
 	require.ErrorContains(t, err, "file system")
 	var hint interface{ Hint() string }
 	require.ErrorAs(t, err, &hint)
