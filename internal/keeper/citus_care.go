@@ -80,7 +80,7 @@ func (n *node) careAsCoordinator(ctx context.Context) error {
 		}
 		var errs error
 		for _, at := range replaced(rows, nodes) {
-			errs = errors.Join(errs, n.cutOff(ctx, s, at))
+			errs = errors.Join(errs, n.cutOffAll(ctx, s, at))
 		}
 		if err := n.rollBack(ctx, s, list, func(p prepared) bool { return abandoned(p, nodes) }); err != nil {
 			return errors.Join(errs, err)

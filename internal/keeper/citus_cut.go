@@ -3,6 +3,8 @@ package keeper
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +12,8 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
@@ -22,8 +26,8 @@ import (
 // A session of the coordinator that waits for a worker's answer holds the locks
 // that the worker's replacement needs. Ended by a signal it still waits, for the
 // answer to its rollback or to its request to cancel, and nothing interrupts that but the
-// end of the connection. A host that is silent is noticed by the system; a server that hangs on
-// a host which answers for it is noticed by nobody. So the coordinator's keeper
+// end of the connection. A host that is silent is noticed by the system, in its time; a server
+// that hangs on a host which answers for it is noticed by nobody. So the coordinator's keeper
 // ends these connections, as the host's end would have done.
 
 // replaced lists the entries whose node is being replaced and does not answer:
@@ -46,11 +50,40 @@ func replaced(rows []distNode, nodes []pgautofailover.NodeRow) []distNode {
 
 const sessionsSQL = `SELECT pid FROM pg_catalog.pg_stat_activity WHERE pid <> pg_backend_pid()`
 
+// A session whose connection has ended asks by another one for its work to be cancelled, and
+// waits for that as well.
+const (
+	cutAgain = 200 * time.Millisecond // until those are looked for
+	cutTimes = 10                     // at most, as new sessions may go there all the time
+)
+
+// cutOffAll ends connections to a node until there are none for a moment.
+func (n *node) cutOffAll(ctx context.Context, s *distSession, at distNode) error {
+	total := 0
+	defer func() {
+		if total > 0 {
+			n.log.WarnContext(ctx, "ended connections to a worker that hangs and is being replaced", "group", at.Group,
+				"address", postgres.HostPort(at.Host, at.Port), "connections", total)
+		}
+	}()
+	for range cutTimes {
+		cut, err := n.cutOff(ctx, s, at)
+		total += cut
+		if err != nil || cut == 0 {
+			return err
+		}
+		if err := sleepFor(ctx, cutAgain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // cutOff ends the connections of this server's sessions to a node.
-func (n *node) cutOff(ctx context.Context, s *distSession, at distNode) error {
+func (n *node) cutOff(ctx context.Context, s *distSession, at distNode) (cut int, err error) {
 	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", at.Host)
 	if err != nil {
-		return fmt.Errorf("look up worker %s: %w", postgres.HostPort(at.Host, at.Port), err)
+		return 0, fmt.Errorf("look up worker %s: %w", postgres.HostPort(at.Host, at.Port), err)
 	}
 	to := make([]netip.AddrPort, 0, len(addresses))
 	for _, a := range addresses {
@@ -58,32 +91,28 @@ func (n *node) cutOff(ctx context.Context, s *distSession, at distNode) error {
 	}
 	rows, err := s.conn.Query(ctx, sessionsSQL)
 	if err != nil {
-		return fmt.Errorf("list sessions: %w", err)
+		return 0, fmt.Errorf("list sessions: %w", err)
 	}
 	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	if err != nil {
-		return fmt.Errorf("list sessions: %w", err)
+		return 0, fmt.Errorf("list sessions: %w", err)
 	}
 	postmaster, err := parentOf(int(s.conn.PgConn().PID()))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	cut := 0
+	target := cutTarget{to: to, connecting: connectingTo(to)}
 	var errs error
 	for _, pid := range pids {
-		done, err := cutProcess(pid, postmaster, to)
+		done, err := cutProcess(pid, postmaster, target)
 		cut += done
 		errs = errors.Join(errs, err)
 	}
-	if cut > 0 {
-		n.log.WarnContext(ctx, "ended connections to a worker that hangs and is being replaced", "group", at.Group,
-			"address", postgres.HostPort(at.Host, at.Port), "connections", cut)
-	}
 	if errors.Is(errs, unix.EPERM) {
-		return withHint(fmt.Errorf("end connections to worker %s: %w", postgres.HostPort(at.Host, at.Port), errs),
+		return cut, withHint(fmt.Errorf("end connections to worker %s: %w", postgres.HostPort(at.Host, at.Port), errs),
 			"this system does not let one process reach another's connections: switch the worker's host off, or end its server")
 	}
-	return errs
+	return cut, errs
 }
 
 // parentOf is the process that started another.
@@ -101,7 +130,7 @@ func parentOf(pid int) (int, error) {
 }
 
 // cutProcess ends a process's connections to these addresses; that it has ended is no error.
-func cutProcess(pid, parent int, to []netip.AddrPort) (cut int, err error) {
+func cutProcess(pid, parent int, target cutTarget) (cut int, err error) {
 	proc, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return 0, nil
@@ -123,7 +152,7 @@ func cutProcess(pid, parent int, to []netip.AddrPort) (cut int, err error) {
 		if err != nil {
 			continue
 		}
-		done, err := cutSocket(proc, fd, to)
+		done, err := cutSocket(proc, fd, target)
 		if err != nil {
 			return cut, gone(err)
 		}
@@ -142,8 +171,8 @@ func gone(err error) error {
 	return fmt.Errorf("look at the connections of a session: %w", err)
 }
 
-// cutSocket shuts a process's socket down when it leads to one of these addresses.
-func cutSocket(proc, fd int, to []netip.AddrPort) (bool, error) {
+// cutSocket shuts a process's socket down when it leads to one of these addresses, or is to lead there.
+func cutSocket(proc, fd int, target cutTarget) (bool, error) {
 	mine, err := unix.PidfdGetfd(proc, fd, 0)
 	if errors.Is(err, unix.EBADF) {
 		return false, nil
@@ -152,22 +181,76 @@ func cutSocket(proc, fd int, to []netip.AddrPort) (bool, error) {
 		return false, err
 	}
 	defer unix.Close(mine) //nolint:errcheck // a copy
-	peer, err := unix.Getpeername(mine)
-	if err != nil {
-		return false, nil // no socket, or none that is connected
+	var leads bool
+	switch peer, err := unix.Getpeername(mine); {
+	case errors.Is(err, unix.ENOTCONN):
+		var info unix.Stat_t
+		leads = unix.Fstat(mine, &info) == nil && target.connecting[info.Ino]
+	case err == nil:
+		leads = slices.Contains(target.to, addressOf(peer))
 	}
-	var at netip.AddrPort
-	switch p := peer.(type) {
-	case *unix.SockaddrInet4:
-		at = netip.AddrPortFrom(netip.AddrFrom4(p.Addr), uint16(p.Port)) //nolint:gosec // a port
-	case *unix.SockaddrInet6:
-		at = netip.AddrPortFrom(netip.AddrFrom16(p.Addr).Unmap(), uint16(p.Port)) //nolint:gosec // a port
-	}
-	if !slices.Contains(to, at) {
+	if !leads {
 		return false, nil
 	}
 	if err := unix.Shutdown(mine, unix.SHUT_RDWR); err != nil && !errors.Is(err, unix.ENOTCONN) {
 		return false, err
 	}
 	return true, nil
+}
+
+func addressOf(peer unix.Sockaddr) netip.AddrPort {
+	switch p := peer.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(p.Addr), uint16(p.Port)) //nolint:gosec // a port
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(p.Addr).Unmap(), uint16(p.Port)) //nolint:gosec // a port
+	}
+	return netip.AddrPort{}
+}
+
+// cutTarget is a node whose connections are to end.
+type cutTarget struct {
+	to []netip.AddrPort
+	// connecting are the sockets that wait for an answer to their first packet.
+	connecting map[uint64]bool
+}
+
+// connectingTo lists the sockets of this host that wait for one of these addresses to answer their
+// first packet. A socket does not tell itself where it is to lead.
+func connectingTo(to []netip.AddrPort) map[uint64]bool {
+	found := make(map[uint64]bool)
+	for _, table := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
+		text, err := os.ReadFile(table) //nolint:gosec // one of these two
+		if err != nil {
+			continue // a system without it, or without this version of the protocol
+		}
+		for line := range strings.Lines(string(text)) {
+			if remote, inode, ok := parseConnecting(line); ok && slices.Contains(to, remote) {
+				found[inode] = true
+			}
+		}
+	}
+	return found
+}
+
+// parseConnecting reads one line of the system's table of sockets.
+func parseConnecting(line string) (remote netip.AddrPort, inode uint64, ok bool) {
+	const synSent = "02"
+	fields := strings.Fields(line)
+	if len(fields) < 10 || fields[3] != synSent {
+		return remote, 0, false
+	}
+	digits, portDigits, _ := strings.Cut(fields[2], ":")
+	words, err := hex.DecodeString(digits)
+	if err != nil || len(words)%4 != 0 {
+		return remote, 0, false
+	}
+	// Every four bytes are printed as one number of this machine.
+	for word := range slices.Chunk(words, 4) {
+		binary.NativeEndian.PutUint32(word, binary.BigEndian.Uint32(word))
+	}
+	addr, ok := netip.AddrFromSlice(words)
+	port, portErr := strconv.ParseUint(portDigits, 16, 16)
+	inode, inodeErr := strconv.ParseUint(fields[9], 10, 64)
+	return netip.AddrPortFrom(addr.Unmap(), uint16(port)), inode, ok && portErr == nil && inodeErr == nil
 }

@@ -353,7 +353,7 @@ func workerThatHangsIsCutOff(t *testing.T, w *citusWorld) {
 		rows := []distNode{{ID: 1, Group: 1, Host: "127.0.0.1", Port: port, Role: citusPrimary, Cluster: defaultCluster, Active: true}}
 		require.NoError(t, coordinator.withCoordinator(t.Context(), func(ctx context.Context, s *distSession) error {
 			for _, at := range replaced(rows, w.nodes) {
-				if err := coordinator.cutOff(ctx, s, at); err != nil {
+				if err := coordinator.cutOffAll(ctx, s, at); err != nil {
 					return err
 				}
 			}

@@ -55,6 +55,11 @@ func breakFormation(t *testing.T, bin string, genuine bool) {
 		step(t, "coordinator and worker killed in one instant", func(t *testing.T) { f.killTwo(t, w) })
 		step(t, "old worker primary still written to", func(t *testing.T) { f.writeToOldPrimary(t, w) })
 		step(t, "coordinator away while a worker fails over", func(t *testing.T) { f.coordinatorAway(t, w) })
+		for i, s := range f.strikes() {
+			if i == 0 || rounds > 0 {
+				step(t, "in the middle of a promotion: "+s.what, func(t *testing.T) { f.strikeMidway(t, w, s) })
+			}
+		}
 	}
 	step(t, "switchover of a worker and of the coordinator, maintenance of both", func(t *testing.T) { f.switchovers(t, w) })
 	step(t, "a coordinator, a worker and the last of a group dropped", func(t *testing.T) { f.dropEach(t, w) })

@@ -284,8 +284,10 @@ func (f *formation) requireHealed(t testing.TB, w *writer) {
 	done := func(what string) {
 		took = append(took, fmt.Sprintf("%s %.2f s", what, time.Since(began).Seconds()))
 	}
-	// What is not reached is said by the test's end; this says how far it came, and when.
-	defer func() { t.Logf("healed: %s", strings.Join(took, ", ")) }()
+	if _, test := t.(*testing.T); test { // a benchmark keeps a few lines only
+		// What is not reached is said by the test's end; this says how far it came, and when.
+		defer func() { t.Logf("healed: %s", strings.Join(took, ", ")) }()
+	}
 	f.waitWhole(t)
 	done("whole")
 	w.waitAck(t, time.Now())
