@@ -103,7 +103,7 @@ func (s *session) formationURI(ctx context.Context, formation, cluster string) (
 	ssl := s.ssl()
 	uri, found, err := s.db.FormationURI(ctx, formation, cluster, ssl.mode, ssl.rootCert, ssl.crl)
 	if err == nil && !found {
-		return "", fail(exitMonitor, "Formation %q currently has no nodes in group 0", formation)
+		return "", s.withoutCluster(ctx, formation, cluster)
 	}
 	return uri, err
 }

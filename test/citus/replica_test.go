@@ -62,6 +62,10 @@ func readReplicas(t *testing.T, bin string, genuine bool) {
 	require.NotContains(t, uri, "target_session_attrs")
 	all := f.Must(t, "show", "uri", "--pgdata", f.Monitor.Dir).Stdout
 	require.Contains(t, all, "read-replica | reports | "+strings.TrimSpace(uri))
+	unknown := f.Run(t, "show", "uri", "--pgdata", f.Monitor.Dir, "--citus-cluster", "report")
+	require.Equal(t, 6, unknown.Code)
+	require.Contains(t, unknown.Stderr, `Formation "default" has no Citus cluster "report"`)
+	require.Contains(t, unknown.Stderr, "HINT: its read-only clusters are: reports")
 	f.requireReadable(t, w)
 
 	old := f.primary(t, 1, nil)
