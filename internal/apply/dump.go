@@ -81,6 +81,14 @@ func (d *dump) restore(ctx context.Context, section string) error {
 	return err
 }
 
+// restoredBefore tells whether restoring ended at its first object that was there
+// already: as a section is restored as a whole, all of it is. A second primary
+// key has an error of its own.
+func restoredBefore(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "already exists") || strings.Contains(text, "multiple primary keys for table")
+}
+
 func (d *dump) remove() { _ = os.RemoveAll(d.dir) }
 
 // run runs one of the server's programs against a database; its password goes
@@ -94,7 +102,7 @@ func (d *dump) run(ctx context.Context, program string, conn pg.ConnInfo, args .
 		args = append([]string{"-d", conn.With("password", "").DSN()}, args...)
 	}
 	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // the program of the configured directory
-	cmd.Env = append(cmd.Environ(), "PGOPTIONS=-c session_replication_role=replica -c row_security=off -c default_transaction_read_only=off")
+	cmd.Env = append(cmd.Environ(), "PGOPTIONS=-c session_replication_role=replica -c row_security=off -c default_transaction_read_only=off -c lc_messages=C")
 	if password := conn.Get("password"); password != "" {
 		cmd.Env = append(cmd.Env, "PGPASSWORD="+password)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -324,7 +323,7 @@ func (w *Worker) copyWhole(ctx context.Context, c *copier, kind, status string, 
 		return err
 	}
 	// An attempt that ended in this state may have restored them: all or nothing.
-	if err := dump.restore(ctx, "post-data"); err != nil && (status != "c" || !strings.Contains(err.Error(), "already exists")) {
+	if err := dump.restore(ctx, "post-data"); err != nil && (status != "c" || !restoredBefore(err)) {
 		return err
 	}
 	return c.copyDeltas(ctx)
