@@ -30,7 +30,8 @@ func (s Setup) supervise() (int, error) {
 	// The child dies with the thread that started it: keep the thread.
 	runtime.LockOSThread()
 	begin := time.Now()
-	dir, err := os.MkdirTemp(place(), "pgtest-")
+	// A short name: the path of a socket, which may repeat it, holds 107 bytes.
+	dir, err := os.MkdirTemp(place(), "p")
 	if err != nil {
 		return 0, fmt.Errorf("make a directory for the tests: %w", err)
 	}
