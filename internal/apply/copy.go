@@ -28,6 +28,8 @@ type copier struct {
 	point    pg.LSN
 	snapshot string
 	with     string // a statement for the transaction of the copy
+	noted    *noted // what was here when it was asked for; nil when nobody did
+	made     bool   // the tables came with the copy
 	recent   recent
 	pace     *pace
 	jobs     int // sessions at a time; 0 leaves it to us
@@ -48,6 +50,8 @@ type copied struct {
 	columns      []string
 	filters      []string
 	pages        int64
+	merged       bool   // something is here already
+	looked       string // when that was asked for, by this server's clock
 }
 
 // piece is a range of a table's blocks, copied in one transaction.
@@ -56,7 +60,6 @@ type piece struct {
 	n           int
 	first, last int64 // last is 0 where it is the end
 	whole       bool  // there is no other
-	again       bool  // rows may be there already
 	bytes       atomic.Int64
 }
 
@@ -65,7 +68,7 @@ const piecePages = 8192
 
 // cut makes pieces of a table, of so many blocks.
 func (t copied) cut(size int64) []*piece {
-	if t.pages < 2*size {
+	if t.pages < 2*size || t.merged {
 		return []*piece{{copied: t, whole: true}}
 	}
 	var all []*piece
@@ -229,7 +232,15 @@ func (c *copier) copyAll(ctx context.Context, kind string, resumed bool) error {
 		if err := c.startOver(ctx, t); err != nil {
 			return err
 		}
+		if err := c.look(ctx, c.local, &t); err != nil {
+			return err
+		}
 		pieces = append(pieces, t.cut(c.w.engine.piece)...)
+	}
+	if slices.ContainsFunc(pieces, func(p *piece) bool { return p.merged }) {
+		if err := c.w.markAll(ctx); err != nil {
+			return err
+		}
 	}
 	if err := c.plan(ctx, pieces); err != nil {
 		return err
@@ -248,6 +259,40 @@ func (c *copier) copyAll(ctx context.Context, kind string, resumed bool) error {
 		}
 		return nil
 	})
+}
+
+// look finds out whether a table has rows here, or deletes that the copy may not
+// bring back. A table without a key that others send as well is never empty: what
+// they send is in the copy, too. One that was just made will have its key later.
+func (c *copier) look(ctx context.Context, conn *pgconn.PgConn, t *copied) error {
+	name := pg.QuoteLiteral(t.quoted())
+	row, err := one(conn.ExecParams(ctx, fmt.Sprintf(`SELECT statement_timestamp() - '10 s'::interval, EXISTS (SELECT FROM ONLY %s)
+		OR EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %s::regclass AND NOT %s)
+		OR %[5]t AND pgdrover.key_expression(%[2]s::regclass::oid, 'k') IS NULL AND EXISTS (SELECT FROM spock.subscription s JOIN spock.local_sync_status y
+			ON y.sync_subid = s.sub_id AND y.sync_relname IS NULL AND y.sync_status = 'r' WHERE s.sub_enabled AND s.sub_origin <> '%[4]d')`,
+		t.quoted(), name, c.noted.seen("d", uint32(c.w.engine.node)), uint32(c.w.sub.provider), !c.made), nil, nil, nil, nil).Read())
+	if err != nil {
+		return fmt.Errorf("look for rows of %s.%s: %w", t.schema, t.name, err)
+	}
+	if t.looked, t.merged = string(row[0]), string(row[1]) == "t"; t.merged {
+		return nil
+	}
+	// Stamps of rows that went with the table's last contents.
+	if err := runAll(ctx, conn, "DELETE FROM spock.pgdrover_stamp WHERE relid = "+name+"::regclass"); err != nil {
+		return fmt.Errorf("forget stamps: %w", err)
+	}
+	return nil
+}
+
+// watch makes deletes in copied tables leave tombstones, before any of their
+// changes has come by the stream.
+func (w *Worker) watch(ctx context.Context) error {
+	if _, err := w.db.Exec(ctx, `SELECT pgdrover.watch(r::oid) FROM spock.local_sync_status y,
+		to_regclass(quote_ident(y.sync_nspname) || '.' || quote_ident(y.sync_relname)) r
+		WHERE y.sync_subid = $1 AND y.sync_relname IS NOT NULL AND r IS NOT NULL`, w.sub.id); err != nil {
+		return fmt.Errorf("watch deletes of copied tables: %w", err)
+	}
+	return nil
 }
 
 // copiedTables are those that an earlier attempt has finished.
@@ -414,7 +459,9 @@ func (c *copier) startOver(ctx context.Context, t copied) error {
 	// refer to these will find them again.
 	if err := runAll(ctx, c.local, fmt.Sprintf(`DELETE FROM ONLY %s AS k WHERE (SELECT s."timestamp" = 'epoch' AND NOT EXISTS (SELECT FROM spock.pgdrover_origin o
 			WHERE o.roident = s.roident AND o.node_id <> %d) FROM pg_xact_commit_timestamp_origin(k.xmin) s);
-		DELETE FROM spock.pgdrover_stamp WHERE relid = %s::regclass`, t.quoted(), uint32(c.w.sub.provider), pg.QuoteLiteral(t.quoted()))); err != nil {
+		DELETE FROM spock.pgdrover_stamp WHERE relid = %s::regclass;
+		DELETE FROM spock.pgdrover_copy WHERE sub_id = %d AND nspname = %s AND relname = %s`, t.quoted(), uint32(c.w.sub.provider),
+		pg.QuoteLiteral(t.quoted()), c.w.sub.id, pg.QuoteLiteral(t.schema), pg.QuoteLiteral(t.name))); err != nil {
 		return fmt.Errorf("empty %s.%s: %w", t.schema, t.name, err)
 	}
 	return nil
@@ -423,49 +470,64 @@ func (c *copier) startOver(ctx context.Context, t copied) error {
 // copyPiece copies a piece in one transaction. Its rows get the oldest stamp
 // there is: every later change of them wins.
 func (c *copier) copyPiece(ctx context.Context, l *lane, p *piece) error {
-	columns := p.columns
-	if columns == nil {
-		var err error
-		if columns, err = l.columnsOf(ctx, p.copied); err != nil {
-			return err
-		}
+	columns, form, err := c.columnsOf(ctx, l, p.copied)
+	if err != nil {
+		return err
 	}
 	quoted := make([]string, len(columns))
 	for i, name := range columns {
 		quoted[i] = pg.QuoteIdent(name)
 	}
-	list := strings.Join(quoted, ", ")
+	if p.merged && len(quoted) > 0 {
+		return c.merge(ctx, l, p, quoted)
+	}
+	row, err := one(l.local.ExecParams(ctx, "SELECT "+pg.QuoteLiteral(p.quoted())+"::regclass::oid", nil, nil, nil, nil).Read())
+	if err != nil {
+		return fmt.Errorf("look for %s.%s: %w", p.schema, p.name, err)
+	}
+	oid, err := strconv.ParseUint(string(row[0]), 10, 32)
+	if err != nil {
+		return fmt.Errorf("look for %s.%s: %w", p.schema, p.name, err)
+	}
+	release, err := c.claim(ctx, uint32(oid))
+	if err != nil {
+		return err
+	}
+	if p.whole { // a stream may have been faster
+		if err = c.look(ctx, l.local, &p.copied); err == nil && p.merged && len(quoted) > 0 {
+			release(false)
+			return c.merge(ctx, l, p, quoted)
+		}
+	}
+	if err == nil {
+		err = c.copyRows(ctx, l, p, strings.Join(quoted, ", "), form)
+	}
+	release(err == nil)
+	return err
+}
+
+// copyRows copies a piece into a table that has none of its rows.
+func (c *copier) copyRows(ctx context.Context, l *lane, p *piece, list, form string) error {
 	source := "SELECT " + list + " FROM ONLY " + p.quoted() + " WHERE " + p.where("")
 	if len(p.filters) > 0 {
 		source += " AND ((" + strings.Join(p.filters, ") OR (") + "))"
 	}
+	target := "COPY " + p.quoted()
+	if list != "" {
+		target += " (" + list + ")"
+	}
 	if err := runAll(ctx, l.local, "BEGIN; SELECT pg_replication_origin_xact_setup('0/0', 'epoch')"); err != nil {
 		return fmt.Errorf("begin copy of %s.%s: %w", p.schema, p.name, err)
 	}
-	into, err := c.target(ctx, l, p)
-	if err != nil {
-		return fmt.Errorf("make room in %s.%s: %w", p.schema, p.name, errors.Join(err, l.rollback(ctx)))
-	}
-	target := "COPY " + into
-	if len(quoted) > 0 {
-		target += " (" + list + ")"
-	}
-	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT", target+" FROM STDIN", &p.bytes, c.pace)
-	if err == nil && into != p.quoted() {
-		err = runAll(ctx, l.local, fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %[2]s FROM %[3]s ON CONFLICT DO NOTHING; DROP TABLE %[3]s",
-			p.quoted(), list, into))
+	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT"+form, target+" FROM STDIN"+form, &p.bytes, c.pace)
+	if err == nil {
+		err = c.undeleted(ctx, l, p)
 	}
 	if err != nil {
 		return fmt.Errorf("copy %s.%s: %w", p.schema, p.name, errors.Join(err, l.rollback(ctx)))
 	}
-	result := l.local.ExecParams(ctx, `INSERT INTO spock.pgdrover_copy (sub_id, nspname, relname, piece, state, bytes_done, rows_done, finished_at)
-		VALUES ($1, $2, $3, $4, 'done', $5, $6, clock_timestamp()) ON CONFLICT (sub_id, nspname, relname, piece)
-		DO UPDATE SET state = 'done', bytes_done = excluded.bytes_done, rows_done = excluded.rows_done, finished_at = excluded.finished_at`,
-		[][]byte{
-			fmt.Append(nil, c.w.sub.id), []byte(p.schema), []byte(p.name), fmt.Append(nil, p.n), fmt.Append(nil, p.bytes.Load()), fmt.Append(nil, rows),
-		}, nil, nil, nil).Read()
-	if result.Err != nil {
-		return fmt.Errorf("write journal of copy: %w", errors.Join(result.Err, l.rollback(ctx)))
+	if err := c.journal(ctx, l, p, rows); err != nil {
+		return errors.Join(err, l.rollback(ctx))
 	}
 	if err := c.restamp(ctx, l, p); err != nil {
 		return fmt.Errorf("copy stamps of %s.%s: %w", p.schema, p.name, errors.Join(err, l.rollback(ctx)))
@@ -476,24 +538,38 @@ func (c *copier) copyPiece(ctx context.Context, l *lane, p *piece) error {
 	return nil
 }
 
-// target is the table that a piece is copied into. Where rows are already, those
-// that came from the provider go first, because they come again; others stay,
-// and the copy goes around them.
-func (c *copier) target(ctx context.Context, l *lane, p *piece) (string, error) {
-	if !p.again {
-		return p.quoted(), nil
+// errDeleted is what a copy ends with when a client has deleted, meanwhile, what
+// it may just have brought: the next attempt knows of the delete.
+var errDeleted = errors.New("rows were deleted here meanwhile")
+
+// undeleted makes sure of that. What a client deletes once the copy's rows stand
+// is deleted after them.
+func (c *copier) undeleted(ctx context.Context, l *lane, p *piece) error {
+	row, err := one(l.local.ExecParams(ctx, fmt.Sprintf(`SELECT EXISTS (SELECT FROM spock.pgdrover_tombstone d
+		CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(d.xmin) s WHERE d.relid = %s::regclass AND coalesce(d.author, '%d') = '%[2]d'
+		AND coalesce(d.commit_time, s."timestamp") >= %s AND NOT %s)`, pg.QuoteLiteral(p.quoted()), uint32(c.w.engine.node),
+		pg.QuoteLiteral(p.looked), c.noted.seen("d", uint32(c.w.engine.node))), nil, nil, nil, nil).Read())
+	if err != nil {
+		return err
 	}
-	if err := runAll(ctx, l.local, fmt.Sprintf(`DELETE FROM ONLY %s AS k USING spock.pgdrover_origin o
-		WHERE o.node_id = %d AND o.roident = (SELECT s.roident FROM pg_xact_commit_timestamp_origin(k.xmin) s)`,
-		p.quoted(), uint32(c.w.sub.provider))); err != nil {
-		return "", err
+	if string(row[0]) == "t" {
+		return errDeleted
 	}
-	row, err := one(l.local.ExecParams(ctx, "SELECT EXISTS (SELECT FROM ONLY "+p.quoted()+")", nil, nil, nil, nil).Read())
-	if err != nil || string(row[0]) == "f" {
-		return p.quoted(), err
+	return nil
+}
+
+// journal notes that a piece is done.
+func (c *copier) journal(ctx context.Context, l *lane, p *piece, rows int64) error {
+	result := l.local.ExecParams(ctx, `INSERT INTO spock.pgdrover_copy (sub_id, nspname, relname, piece, state, bytes_done, rows_done, finished_at)
+		VALUES ($1, $2, $3, $4, 'done', $5, $6, clock_timestamp()) ON CONFLICT (sub_id, nspname, relname, piece)
+		DO UPDATE SET state = 'done', bytes_done = excluded.bytes_done, rows_done = excluded.rows_done, finished_at = excluded.finished_at`,
+		[][]byte{
+			fmt.Append(nil, c.w.sub.id), []byte(p.schema), []byte(p.name), fmt.Append(nil, p.n), fmt.Append(nil, p.bytes.Load()), fmt.Append(nil, rows),
+		}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return fmt.Errorf("write journal of copy: %w", result.Err)
 	}
-	const name = "pg_temp.pgdrover_copy"
-	return name, runAll(ctx, l.local, "CREATE TEMPORARY TABLE pgdrover_copy (LIKE "+p.quoted()+" INCLUDING DEFAULTS) ON COMMIT DROP")
+	return nil
 }
 
 func (l *lane) rollback(ctx context.Context) error {
@@ -503,20 +579,38 @@ func (l *lane) rollback(ctx context.Context) error {
 	return runAll(ctx, l.local, "ROLLBACK")
 }
 
-// columnsOf are the columns of a table on the provider, without computed ones.
-func (l *lane) columnsOf(ctx context.Context, t copied) ([]string, error) {
-	result := l.provider.ExecParams(ctx, `SELECT a.attname FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid
-		JOIN pg_namespace n ON n.oid = r.relnamespace
-		WHERE n.nspname = $1 AND r.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum`,
-		[][]byte{[]byte(t.schema), []byte(t.name)}, nil, nil, nil).Read()
-	if result.Err != nil {
-		return nil, fmt.Errorf("read columns of %s.%s: %w", t.schema, t.name, result.Err)
+// columnsOf are the columns of a table that are copied, without computed ones,
+// and the form in which they are: binary where all are of the server's own types
+// and the same on both sides. Those that name objects by their numbers are not
+// the same anywhere.
+func (c *copier) columnsOf(ctx context.Context, l *lane, t copied) (names []string, form string, err error) {
+	const query = `SELECT a.attname, a.atttypid, a.atttypid < 16384 AND NOT EXISTS (SELECT FROM pg_type e
+			WHERE e.oid IN (t.oid, t.typelem) AND (e.typname LIKE 'reg%' OR e.typsend = 0 OR e.typreceive = 0))
+		FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_class r ON r.oid = a.attrelid JOIN pg_namespace n ON n.oid = r.relnamespace
+		WHERE n.nspname = $1 AND r.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum`
+	table := [][]byte{[]byte(t.schema), []byte(t.name)}
+	there, here := l.provider.ExecParams(ctx, query, table, nil, nil, nil).Read(), l.local.ExecParams(ctx, query, table, nil, nil, nil).Read()
+	if err := errors.Join(there.Err, here.Err); err != nil {
+		return nil, "", fmt.Errorf("read columns of %s.%s: %w", t.schema, t.name, err)
 	}
-	var names []string
-	for _, row := range result.Rows {
-		names = append(names, string(row[0]))
+	types := map[string]string{}
+	for _, row := range here.Rows {
+		types[string(row[0])] = string(row[1])
 	}
-	return names, nil
+	form = " (FORMAT binary)"
+	for _, row := range there.Rows {
+		name := string(row[0])
+		if t.columns != nil && !slices.Contains(t.columns, name) {
+			continue
+		}
+		if names = append(names, name); string(row[2]) == "f" || types[name] != string(row[1]) || c.w.sub.text {
+			form = ""
+		}
+	}
+	if len(names) == 0 {
+		form = ""
+	}
+	return names, form, nil
 }
 
 const copyBuffer = 256 << 10

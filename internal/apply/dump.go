@@ -20,6 +20,7 @@ type dump struct {
 	list  string
 	tools string
 	local pg.ConnInfo
+	build string // an option of the session that builds indexes
 }
 
 // dumpStructure dumps what the provider has at the snapshot, without what
@@ -39,6 +40,12 @@ func (c *copier) dumpStructure(ctx context.Context) (*dump, error) {
 	if err != nil {
 		d.remove()
 		return nil, fmt.Errorf("parse connection string of provider: %w", err)
+	}
+	// Indexes are built with as much memory as the server has for its cache, within bounds.
+	if err := w.db.QueryRow(ctx, `SELECT ' -c maintenance_work_mem=' || greatest(pg_size_bytes(current_setting('maintenance_work_mem')),
+		least(pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes('256MB'))) / 1024`).Scan(&d.build); err != nil {
+		d.remove()
+		return nil, fmt.Errorf("read memory of server: %w", err)
 	}
 	args := []string{"-Fc", "-s", "--snapshot=" + c.snapshot, "--no-publications", "--no-subscriptions", "-f", d.file}
 	for _, schema := range append([]string{"spock", "pgdrover", "pgedge_ace", "snowflake"}, w.sub.schemas...) {
@@ -77,7 +84,7 @@ func (d *dump) choose(ctx context.Context) error {
 
 // restore restores one section, all or nothing.
 func (d *dump) restore(ctx context.Context, section string) error {
-	_, err := d.run(ctx, "pg_restore", d.local, "--section="+section, "--exit-on-error", "-1", "-L", d.list, d.file)
+	_, err := d.runWith(ctx, "pg_restore", d.build, d.local, "--section="+section, "--exit-on-error", "-1", "-L", d.list, d.file)
 	return err
 }
 
@@ -94,6 +101,10 @@ func (d *dump) remove() { _ = os.RemoveAll(d.dir) }
 // run runs one of the server's programs against a database; its password goes
 // through the environment.
 func (d *dump) run(ctx context.Context, program string, conn pg.ConnInfo, args ...string) ([]byte, error) {
+	return d.runWith(ctx, program, "", conn, args...)
+}
+
+func (d *dump) runWith(ctx context.Context, program, options string, conn pg.ConnInfo, args ...string) ([]byte, error) {
 	path := program
 	if d.tools != "" {
 		path = filepath.Join(d.tools, program)
@@ -102,7 +113,7 @@ func (d *dump) run(ctx context.Context, program string, conn pg.ConnInfo, args .
 		args = append([]string{"-d", conn.With("password", "").DSN()}, args...)
 	}
 	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // the program of the configured directory
-	cmd.Env = append(cmd.Environ(), "PGOPTIONS=-c session_replication_role=replica -c row_security=off -c default_transaction_read_only=off -c lc_messages=C")
+	cmd.Env = append(cmd.Environ(), "PGOPTIONS=-c session_replication_role=replica -c row_security=off -c default_transaction_read_only=off -c lc_messages=C"+options)
 	if password := conn.Get("password"); password != "" {
 		cmd.Env = append(cmd.Env, "PGPASSWORD="+password)
 	}

@@ -22,15 +22,26 @@ import (
 // and must lose. The stamps of such rows go along, beside them, and so do the
 // provider's tombstones.
 type recent struct {
-	since  string // what was written before has been seen by all; "" when there is no third node
-	behind string // an expression over author: a position of its log behind all that the copy holds
+	since     string      // what was written before has been seen by all; "" when there is no third node
+	positions [][2]string // nodes, and a position of the log of each behind all that the copy holds
+}
+
+// behind is the position that goes with an author, which an expression names.
+func (r recent) behind(author string) string {
+	var b strings.Builder
+	b.WriteString("CASE " + author)
+	for _, p := range r.positions {
+		fmt.Fprintf(&b, " WHEN %s THEN '%s'::pg_lsn", p[0], p[1])
+	}
+	b.WriteString(" ELSE 'FFFFFFFF/FFFFFFFF' END")
+	return b.String()
 }
 
 // findRecent asks the provider, in the snapshot of the copy.
 func (c *copier) findRecent(ctx context.Context) error {
 	c.recent = recent{}
 	var err error
-	if c.recent.since, err = c.seenByAll(ctx); err != nil || c.recent.since == "" {
+	if c.recent.since, err = c.seenByAll(ctx); err != nil {
 		return err
 	}
 	positions, err := c.ask(ctx, `SELECT pgdrover.local_node_id(), pg_current_wal_insert_lsn() UNION ALL
@@ -39,13 +50,9 @@ func (c *copier) findRecent(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask provider for its streams: %w", err)
 	}
-	var b strings.Builder
-	b.WriteString("CASE r.author")
 	for _, p := range positions {
-		fmt.Fprintf(&b, " WHEN %s THEN '%s'::pg_lsn", p[0], p[1])
+		c.recent.positions = append(c.recent.positions, [2]string{string(p[0]), string(p[1])})
 	}
-	b.WriteString(" ELSE 'FFFFFFFF/FFFFFFFF' END")
-	c.recent.behind = b.String()
 	return nil
 }
 
@@ -54,6 +61,8 @@ const seenMargin = 30 * time.Second
 
 // seenByAll is the time, by the clocks of those who have yet to send it, before
 // which no change can be that comes here after the copy; "" without a third node.
+// The provider's streams tell it, and so do those that this node has itself, which
+// may be further behind.
 func (c *copier) seenByAll(ctx context.Context) (string, error) {
 	const micros = "(extract(epoch FROM %s) * 1000000)::int8"
 	began := time.Now()
@@ -64,12 +73,22 @@ func (c *copier) seenByAll(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask provider for its streams: %w", err)
 	}
+	// A stream of which nothing has come yet begins where its subscription was made.
+	own := c.w.db.PgConn().ExecParams(ctx, fmt.Sprintf(`SELECT s.sub_origin, coalesce(p.updated_by_decode, true), `+micros+", "+micros+", "+micros+`
+		FROM spock.subscription s LEFT JOIN (spock.progress p JOIN spock.local_node l USING (node_id)) ON p.remote_node_id = s.sub_origin
+		WHERE s.sub_enabled AND s.sub_origin <> $1`, "coalesce(p.remote_commit_ts, s.sub_created_at, 'epoch')",
+		"coalesce(p.last_updated_ts, clock_timestamp())", "clock_timestamp()"),
+		[][]byte{fmt.Append(nil, uint32(c.w.sub.provider))}, []uint32{oidOID}, nil, nil).Read()
+	if own.Err != nil {
+		return "", fmt.Errorf("read streams: %w", own.Err)
+	}
+	streams = append(streams, own.Rows...)
 	first := int64(math.MaxInt64)
 	for _, s := range streams {
-		var at [3]int64 // its last change by its own clock, when nothing more had come, and now, by the provider's
+		var at [3]int64 // its last change by its own clock, when nothing more had come, and now, by the clock of who tells
 		for i := range at {
 			if at[i], err = strconv.ParseInt(string(s[2+i]), 10, 64); err != nil {
-				return "", fmt.Errorf("ask provider for its streams: %w", err)
+				return "", fmt.Errorf("read times of streams: %w", err)
 			}
 		}
 		seen := at[0]
@@ -141,7 +160,7 @@ func (c *copier) restamp(ctx context.Context, l *lane, p *piece) error {
 			coalesce(o.author, pgdrover.origin_node(s.roident)) AS author
 		FROM ONLY %s AS k CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(k.xmin) s
 		LEFT JOIN spock.pgdrover_stamp o ON o.relid = %s AND o.key = %s AND o.written_by = k.xmin
-		WHERE s."timestamp" > %s AND %s) r`, table, xid, c.recent.behind, key, p.quoted(), remote, key, pg.QuoteLiteral(c.recent.since), p.where("k."))
+		WHERE s."timestamp" > %s AND %s) r`, table, xid, c.recent.behind("r.author"), key, p.quoted(), remote, key, pg.QuoteLiteral(c.recent.since), p.where("k."))
 	var ignored atomic.Int64
 	if _, err := l.pipe(ctx, "COPY ("+rows+") TO STDOUT",
 		"COPY spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn) FROM STDIN", &ignored, c.pace); err != nil || p.n > 0 {
@@ -150,7 +169,7 @@ func (c *copier) restamp(ctx context.Context, l *lane, p *piece) error {
 	deletes := fmt.Sprintf(`SELECT %s, r.key, r.at, r.author, %s FROM (SELECT d.key, coalesce(d.commit_time, s."timestamp") AS at,
 			coalesce(d.author, pgdrover.origin_node(s.roident)) AS author
 		FROM spock.pgdrover_tombstone d CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(d.xmin) s WHERE d.relid = %s) r
-		WHERE r.at IS NOT NULL`, table, c.recent.behind, remote)
+		WHERE r.at IS NOT NULL`, table, c.recent.behind("r.author"), remote)
 	_, err = l.pipe(ctx, "COPY ("+deletes+") TO STDOUT",
 		"COPY spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn) FROM STDIN", &ignored, c.pace)
 	return err

@@ -20,7 +20,8 @@ import (
 type tableSync struct {
 	schema, name string
 	status       string
-	at           pg.LSN
+	at           pg.LSN // from which it follows
+	emptied      pg.LSN // where in this server's log that was done for the copy; 0 when it was not
 }
 
 func (w *Worker) loadSyncing(ctx context.Context) error {
@@ -37,10 +38,14 @@ func (w *Worker) loadSyncing(ctx context.Context) error {
 		if err := rows.Scan(&t.schema, &t.name, &t.status, &at); err != nil {
 			return fmt.Errorf("read state of tables: %w", err)
 		}
+		lsn, err := pg.ParseLSN(at)
+		if err != nil {
+			return err
+		}
 		if t.status == "y" {
-			if t.at, err = pg.ParseLSN(at); err != nil {
-				return err
-			}
+			t.at = lsn
+		} else {
+			t.emptied = lsn
 		}
 		w.syncing[t.schema+"."+t.name] = t
 	}
@@ -56,6 +61,7 @@ func (w *Worker) tableSyncs(ctx context.Context) error {
 	if err := w.loadSyncing(ctx); err != nil {
 		return err
 	}
+	looks := seenLooks
 	for key, t := range w.syncing {
 		switch {
 		case t.status == "y" && t.at <= max(w.applier.reached, w.idle):
@@ -64,7 +70,14 @@ func (w *Worker) tableSyncs(ctx context.Context) error {
 			}
 			delete(w.syncing, key)
 		case t.status != "y" && t.status != "f" && w.postponed.due(key, time.Now()):
-			if err := w.syncTable(ctx, t); err != nil {
+			n, ready, err := w.ready(ctx, key, t, &looks)
+			if err != nil {
+				return err
+			}
+			if !ready {
+				continue
+			}
+			if err := w.syncTable(ctx, t, n); err != nil {
 				w.postponed.put(key, time.Now())
 				return fmt.Errorf("synchronise table %s.%s: %w", t.schema, t.name, err)
 			}
@@ -74,11 +87,12 @@ func (w *Worker) tableSyncs(ctx context.Context) error {
 	return nil
 }
 
-// postponed are tables whose copy has failed, and when each is tried again: one
-// that cannot be copied must not keep the stream from going on.
+// postponed are tables whose copy has to wait, or has failed, and when each is
+// tried again: one that cannot be copied must not keep the stream from going on.
 type postponed map[string]struct {
 	until time.Time
 	delay time.Duration
+	noted *noted
 }
 
 const (
@@ -137,7 +151,7 @@ func (w *Worker) tableState(ctx context.Context, schema, name, status string, at
 
 // syncTable copies one table at a snapshot whose position is not before the
 // stream's. The stream waits meanwhile; the provider keeps what it holds.
-func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
+func (w *Worker) syncTable(ctx context.Context, t tableSync, n *noted) error {
 	// A worker that has not heard yet of a set that was taken up would copy nothing of its tables.
 	var current bool
 	if err := w.db.QueryRow(ctx, "SELECT coalesce(sub_replication_sets, '{}') = $1::text::text[] FROM spock.subscription WHERE sub_id = $2",
@@ -159,7 +173,8 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
 		return err
 	}
 	defer c.close(context.WithoutCancel(ctx))
-	if err := w.tableState(ctx, t.schema, t.name, "d", c.point); err != nil {
+	c.noted = n
+	if err := w.tableState(ctx, t.schema, t.name, "d", t.emptied); err != nil {
 		return err
 	}
 	// The session that applies lends its origin to the one that copies.
@@ -184,11 +199,15 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
 				" WHERE sync_subid = %d AND sync_nspname = %s AND sync_relname = %s",
 				c.point, w.sub.id, pg.QuoteLiteral(t.schema), pg.QuoteLiteral(t.name))
 		}
-		// Stamps of rows that went with the table's last contents.
-		if _, err := w.db.Exec(ctx, "DELETE FROM spock.pgdrover_stamp WHERE relid = $1::text::regclass", candidate.quoted()); err != nil {
-			return fmt.Errorf("forget stamps: %w", err)
+		if err := c.look(ctx, c.local, &candidate); err != nil {
+			return err
 		}
-		if err := c.copyPiece(ctx, &c.lane, &piece{copied: candidate, whole: true, again: true}); err != nil {
+		if candidate.merged {
+			if err := w.markAll(ctx); err != nil {
+				return err
+			}
+		}
+		if err := c.copyPiece(ctx, &c.lane, &piece{copied: candidate, whole: true}); err != nil {
 			return err
 		}
 		w.log.InfoContext(ctx, "table copied", "table", candidate.schema+"."+candidate.name)
@@ -197,8 +216,11 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync) error {
 	if err := w.applier.session.run(ctx, "SELECT pg_replication_origin_session_setup("+pg.QuoteLiteral(w.sub.slot)+")"); err != nil {
 		return fmt.Errorf("take origin back: %w", err)
 	}
+	if err := w.watch(ctx); err != nil {
+		return err
+	}
 	w.applier.epoch++
-	t.status, t.at = "y", c.point
+	t.status, t.at, t.emptied = "y", c.point, 0
 	w.syncing[t.schema+"."+t.name] = t
 	return w.tableState(ctx, t.schema, t.name, "y", c.point)
 }
@@ -238,11 +260,15 @@ func (w *Worker) subState(ctx context.Context, status string, at pg.LSN) error {
 // stays. Its slot goes on where its snapshot was, so that tables that were copied
 // stay too, and the others follow the stream from their own snapshot on.
 func (w *Worker) initial(ctx context.Context, kind, status string) error {
-	release, err := w.askExact(ctx)
-	if err != nil {
-		return err
+	exact := false
+	if kind != "i" { // else nothing is copied in which others' work could be
+		release, all, err := w.askExact(ctx)
+		if err != nil {
+			return err
+		}
+		defer release()
+		exact = all
 	}
-	defer release()
 	start, resumed, err := w.resumable(ctx, status)
 	if err != nil {
 		return err
@@ -257,11 +283,16 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 		if err := w.copySets(ctx, c.provider); err != nil {
 			return err
 		}
-		if err := w.copyPeers(ctx, c, shared); err != nil {
-			return err
+		if kind != "i" {
+			if err := w.copyPeers(ctx, c, shared, exact); err != nil {
+				return err
+			}
 		}
 	}
 	if err := w.copyWhole(ctx, c, kind, status, start, resumed); err != nil {
+		return err
+	}
+	if err := w.watch(ctx); err != nil {
 		return err
 	}
 	if _, err := w.db.Exec(ctx, "SELECT pg_replication_origin_advance($1, $2::text::pg_lsn)", w.sub.slot, start.String()); err != nil {
@@ -296,7 +327,7 @@ func (w *Worker) beginCopy(ctx context.Context, start pg.LSN, resumed bool) (c *
 func (w *Worker) copyWhole(ctx context.Context, c *copier, kind, status string, start pg.LSN, resumed bool) error {
 	structure, data := kind == "f" || kind == "s", kind == "f" || kind == "d"
 	var dump *dump
-	if structure {
+	if c.made = structure; structure {
 		var err error
 		if dump, err = c.dumpStructure(ctx); err != nil {
 			return err
@@ -357,9 +388,12 @@ func (w *Worker) resumable(ctx context.Context, status string) (pg.LSN, bool, er
 
 const (
 	// inexactQuery counts the streams of a node whose progress is not in its
-	// snapshots, and those of them that run.
+	// snapshots, and those of them that run. One that has yet to begin, because its
+	// own copy comes first, has applied nothing, and may wait for us in turn: it does
+	// not count, unless positions are wanted of all.
 	inexactQuery = `SELECT count(*), count(*) FILTER (WHERE coalesce(p.state, '') NOT IN ('down', 'refused'))
-		FROM spock.subscription s LEFT JOIN spock.pgdrover_subscription p USING (sub_id) WHERE s.sub_enabled AND s.sub_origin <> $1 AND NOT EXISTS (
+		FROM spock.subscription s JOIN spock.local_sync_status y ON y.sync_subid = s.sub_id AND y.sync_relname IS NULL AND (y.sync_status = 'r' OR $3)
+		LEFT JOIN spock.pgdrover_subscription p USING (sub_id) WHERE s.sub_enabled AND s.sub_origin <> $1 AND NOT EXISTS (
 		SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $2 AND l.objid = s.sub_id AND l.objsubid = 2
 		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))`
 	// exactPatience is how long a provider whose engine runs may take, and
@@ -369,67 +403,114 @@ const (
 	downPatience  = 10 * time.Second
 )
 
+// errInexact is what a copy ends with that would be of no use.
+var errInexact = errors.New("the provider does not say how far it has applied other nodes' changes, with which this node is to go on")
+
+// positionsWanted tells whether a subscription waits to hear from this copy where
+// it begins: one that is not enabled and has no position.
+func (w *Worker) positionsWanted(ctx context.Context) (wanted bool, err error) {
+	if err := w.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM spock.subscription s JOIN spock.local_node l ON l.node_id = s.sub_target
+		LEFT JOIN pg_replication_origin_status p ON p.external_id = s.sub_slot_name
+		WHERE NOT s.sub_enabled AND s.sub_origin <> $1 AND coalesce(p.remote_lsn, '0/0') = '0/0')`, uint32(w.sub.provider)).Scan(&wanted); err != nil {
+		return false, fmt.Errorf("look for subscriptions that wait: %w", err)
+	}
+	return wanted, nil
+}
+
 // askExact asks the provider's workers to write their progress into each
-// transaction that they apply, and waits until they do.
-func (w *Worker) askExact(ctx context.Context) (release func(), err error) {
+// transaction that they apply, and waits until they all do, or for as long as
+// that is worth it.
+func (w *Worker) askExact(ctx context.Context) (release func(), exact bool, err error) {
+	wanted, err := w.positionsWanted(ctx)
+	if err != nil {
+		return nil, false, err
+	}
 	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := runAll(ctx, conn, fmt.Sprintf("SELECT pg_advisory_lock_shared(%d, 0)", lockJoin)); err != nil {
-		return nil, fmt.Errorf("ask provider for exact progress: %w", err)
+		return nil, false, fmt.Errorf("ask provider for exact progress: %w", err)
 	}
 	release = func() {
 		_ = runAll(context.WithoutCancel(ctx), conn, fmt.Sprintf("SELECT pg_advisory_unlock_shared(%d, 0)", lockJoin)) // or with the session
 	}
 	for began := time.Now(); ; {
-		left, running, err := w.inexact(ctx, conn)
+		left, running, err := w.inexact(ctx, conn, wanted)
 		if err != nil {
 			release()
-			return nil, err
+			return nil, false, err
 		}
-		waited := time.Since(began)
-		if left == "0" || waited > exactPatience || running == "0" && waited > downPatience {
-			return release, nil
+		switch waited := time.Since(began); {
+		case left == "0":
+			return release, true, nil
+		case wanted && waited > exactPatience:
+			release()
+			return nil, false, errInexact
+		case waited > exactPatience || !wanted && running == "0" && waited > downPatience:
+			return release, false, nil
 		}
-		if runs, err := one(conn.ExecParams(ctx, "SELECT pgdrover.engine_connected()", nil, nil, nil, nil).Read()); err != nil || string(runs[0]) == "f" {
-			return release, err
+		runs, err := one(conn.ExecParams(ctx, "SELECT pgdrover.engine_connected()", nil, nil, nil, nil).Read())
+		switch {
+		case err != nil:
+			release()
+			return nil, false, fmt.Errorf("ask provider for its engine: %w", err)
+		case string(runs[0]) == "f" && !wanted:
+			return release, false, nil
 		}
 		if !sleep(ctx, lookEvery) {
 			release()
-			return nil, context.Cause(ctx)
+			return nil, false, context.Cause(ctx)
 		}
 	}
 }
 
-func (w *Worker) inexact(ctx context.Context, conn *pgconn.PgConn) (left, running string, err error) {
-	result := conn.ExecParams(ctx, inexactQuery, [][]byte{fmt.Append(nil, uint32(w.engine.node)), fmt.Append(nil, lockExact)},
-		[]uint32{oidOID, oidOID}, nil, nil).Read()
+func (w *Worker) inexact(ctx context.Context, conn *pgconn.PgConn, all bool) (left, running string, err error) {
+	result := conn.ExecParams(ctx, inexactQuery, [][]byte{fmt.Append(nil, uint32(w.engine.node)), fmt.Append(nil, lockExact), fmt.Append(nil, all)},
+		[]uint32{oidOID, oidOID, 16}, nil, nil).Read()
 	if result.Err != nil {
 		return "", "", fmt.Errorf("ask provider for exact progress: %w", result.Err)
 	}
 	return string(result.Rows[0][0]), string(result.Rows[0][1]), nil
 }
 
+// errBegan is what a copy ends with that a stream of the provider's has begun
+// beside: the next one finds it at work.
+var errBegan = errors.New("read progress of provider: one of its streams has just begun, or begun again")
+
 // copyPeers takes over how far the provider has applied the other nodes' changes
 // in the snapshot: there this node may go on with them. Who has made a shared one
 // has seen before that the provider says so.
-func (w *Worker) copyPeers(ctx context.Context, c *copier, shared bool) error {
-	left, _, err := w.inexact(ctx, c.provider)
+func (w *Worker) copyPeers(ctx context.Context, c *copier, shared, exact bool) error {
+	wanted, err := w.positionsWanted(ctx)
 	if err != nil {
 		return err
+	}
+	left, _, err := w.inexact(ctx, c.provider, wanted)
+	if err != nil {
+		return err
+	}
+	if left != "0" && (exact || wanted) && !shared {
+		return errBegan
 	}
 	if left != "0" && !shared {
 		w.log.WarnContext(ctx, "the provider does not say how far it has applied other nodes' changes: not all its workers run", "workers", left)
 		return nil
 	}
 	result := c.provider.ExecParams(ctx, `SELECT s.sub_origin, max(p.remote_lsn), max(p.remote_commit_ts)
-		FROM spock.pgdrover_progress p JOIN spock.subscription s USING (sub_id) WHERE s.sub_enabled AND s.sub_origin <> $1
-		GROUP BY s.sub_origin`, [][]byte{fmt.Append(nil, uint32(w.engine.node))}, []uint32{oidOID}, nil, nil).Read()
+		FROM spock.subscription s JOIN spock.local_sync_status y ON y.sync_subid = s.sub_id AND y.sync_relname IS NULL AND (y.sync_status = 'r' OR $2)
+		LEFT JOIN spock.pgdrover_progress p USING (sub_id) WHERE s.sub_enabled AND s.sub_origin <> $1 GROUP BY s.sub_origin`,
+		[][]byte{fmt.Append(nil, uint32(w.engine.node)), fmt.Append(nil, wanted)}, []uint32{oidOID, 16}, nil, nil).Read()
 	if result.Err != nil {
 		return fmt.Errorf("read progress of provider: %w", result.Err)
 	}
 	for _, row := range result.Rows {
+		if row[1] == nil && shared {
+			continue
+		}
+		if row[1] == nil {
+			return errBegan
+		}
 		if _, err := w.db.Exec(ctx, `SELECT pgdrover.store_progress($1::text::oid, $2::text::timestamptz, $3::text::pg_lsn, $3::text::pg_lsn,
 			$3::text::pg_lsn, false) WHERE NOT EXISTS (SELECT FROM spock.subscription s WHERE s.sub_origin = $1::text::oid AND s.sub_enabled)`,
 			string(row[0]), string(row[2]), string(row[1])); err != nil {

@@ -326,7 +326,14 @@ func TestTableSync(t *testing.T) {
 
 	rows, err := n.db.TableSyncs(ctx, id)
 	require.NoError(t, err)
-	require.Equal(t, []spock.TableSync{{Schema: "public", Table: "a", Kind: "d", Status: "i"}}, rows)
+	require.Len(t, rows, 1)
+	emptied := rows[0].LSN
+	require.NotZero(t, emptied, "what copies it knows that it was emptied")
+	require.Equal(t, []spock.TableSync{{Schema: "public", Table: "a", Kind: "d", Status: "i", LSN: emptied}}, rows)
+	n.exec(t, `SELECT spock.sub_resync_table('sub', 'a', false)`)
+	rows, err = n.db.TableSyncs(ctx, id)
+	require.NoError(t, err)
+	require.Equal(t, emptied, rows[0].LSN, "a later request does not make it forgotten")
 	require.NoError(t, n.db.SetTableSync(ctx, id, spock.TableSync{Schema: "public", Table: "a", Kind: "d", Status: "d"}))
 	require.Equal(t, "table public.a is already being synchronized", n.refused(t, `SELECT spock.sub_resync_table('sub', 'a')`).Message)
 	for letter, text := range map[string]string{

@@ -64,7 +64,7 @@ func inTurn(t *testing.T, nodes []*node, steps []step) {
 
 func TestThreeNodes(t *testing.T) {
 	t.Parallel()
-	inTurn(t, mesh(t, 3, "", recording()), []step{
+	inTurn(t, meshOfCopies(t, 3, recording()), []step{
 		{"Check03UpdateArrivesBeforeItsInsert", check03UpdateArrivesBeforeItsInsert},
 		{"Check04DeleteAgainstUpdate", check04DeleteAgainstUpdate},
 		{"Check06KeyChangeAgainstUpdate", check06KeyChangeAgainstUpdate},
@@ -72,6 +72,9 @@ func TestThreeNodes(t *testing.T) {
 		{"Check09OriginDroppedWhileItIsRead", check09OriginDroppedWhileItIsRead},
 		{"TwoStreamsOnOneKey", twoStreamsOnOneKey},
 		{"EveryLostWriteIsRecorded", everyLostWriteIsRecorded},
+		{"ResyncGoesByTheOrderOfStamps", resyncGoesByTheOrderOfStamps},
+		{"ResyncWaitsForWhatOnlyTheSubscriberHad", resyncWaitsForWhatOnlyTheSubscriberHad},
+		{"CopyIntoTablesWithRows", copyIntoTablesWithRows},
 		{"CheckerNoticesMissingTombstones", checkerNoticesMissingTombstones},
 	})
 }

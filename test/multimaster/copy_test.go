@@ -27,7 +27,7 @@ func TestCheck05OlderChangeAfterTheCopy(t *testing.T) {
 	// As an operator who adds a node does it: the peer's slot first.
 	b.exec(t, "SELECT pg_create_logical_replication_slot(spock.spock_gen_slot_name('app', 'n2', 'sub_n2_n3'), 'pgoutput')")
 	c.ask(t, b, ", enabled := false")
-	a.away(b)
+	b.links["n1"].Stall() // the stream stands, and does not know
 	b.exec(t, "UPDATE t SET v = 'older' WHERE id <= 10")
 	a.exec(t, "UPDATE t SET v = 'newer' WHERE id <= 5")
 	c.subscribe(t, a, wholeCopy)

@@ -20,6 +20,13 @@ BEGIN
 END
 $$;
 
+-- Tells what copies a table that it was emptied for that: what was in it can be had only from the provider.
+CREATE OR REPLACE FUNCTION pgdrover.note_emptied(id oid, nsp name, rel name)
+RETURNS void LANGUAGE sql AS $$
+    UPDATE spock.local_sync_status y SET sync_statuslsn = pg_catalog.pg_current_wal_insert_lsn()
+     WHERE y.sync_subid = id AND y.sync_nspname = nsp AND y.sync_relname = rel
+$$;
+
 -- The provider's tables of the subscribed sets: those without a row are wanted, rows of others go.
 CREATE OR REPLACE FUNCTION pgdrover.sync_tables(id oid, nspnames name[], relnames name[], truncate boolean)
 RETURNS void LANGUAGE plpgsql AS $$
@@ -38,6 +45,7 @@ BEGIN
         VALUES ('d', id, t.nsp, t.rel, 'i', '0/0');
         IF truncate AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.nsp, t.rel)) IS NOT NULL THEN
             PERFORM pgdrover.truncate_locally(t.nsp, t.rel);
+            PERFORM pgdrover.note_emptied(id, t.nsp, t.rel);
         END IF;
     END LOOP;
     UPDATE spock.pgdrover_subscription p SET sync_requested = false, sync_truncate = false
@@ -101,11 +109,14 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = pg_catalog.format(
             'table %s.%s is already being synchronized', nsp, rel);
     ELSE
-        UPDATE spock.local_sync_status y SET sync_status = 'i', sync_statuslsn = '0/0'
+        -- What an earlier request has emptied stays so.
+        UPDATE spock.local_sync_status y
+           SET sync_status = 'i', sync_statuslsn = CASE WHEN y.sync_status = 'i' THEN y.sync_statuslsn ELSE '0/0' END
          WHERE y.sync_subid = s.sub_id AND y.sync_nspname = nsp AND y.sync_relname = rel;
     END IF;
     IF truncate THEN
         PERFORM pgdrover.truncate_locally(nsp, rel);
+        PERFORM pgdrover.note_emptied(s.sub_id, nsp, rel);
     END IF;
     RETURN true;
 END

@@ -1,0 +1,2 @@
+-- From version 3 to version 4: a table that is emptied to be copied again says so.
+-- The files of functions, which run after this, make it; there is nothing else to do.
