@@ -235,6 +235,9 @@ func (c *Citus) kill(ctx context.Context, db *pgautofailover.DB, group int) erro
 	if err := p.kill(ctx); err != nil {
 		return err
 	}
+	if group > 0 && c.Workers > 1 {
+		c.tell("rows of this worker wait, those of the others go on")
+	}
 	if err := c.watchUntil(ctx, db, "another node takes writes", func(nodes []node) bool {
 		next := c.writable(nodes, group)
 		return next != "" && next != victim && c.writer.acknowledgedSinceMark() > 0

@@ -69,7 +69,7 @@ func (n *node) persist(ctx context.Context, what string, attempt func(ctx contex
 			return nil
 		}
 		if err.Error() != told || now-toldAt > coordinatorTold {
-			n.log.WarnContext(ctx, "waiting for the coordinator", "step", what, "error", err)
+			n.log.WarnContext(ctx, "waiting for the coordinator", withAdvice(err, "step", what)...)
 			told, toldAt = err.Error(), now
 		}
 		if err := sleepFor(ctx, coordinatorAgain); err != nil {
@@ -123,7 +123,13 @@ func (n *node) prepareMove(ctx context.Context, s *distSession) error {
 		return nil
 	}
 	if err := s.move(ctx, row, self, s.cooldown, "PREPARE TRANSACTION '"+updateGID(self.Group)+"'"); err != nil {
-		return err
+		if !noRoomToPrepare(err) {
+			return err
+		}
+		// The end of the promotion changes the address in one go.
+		n.log.WarnContext(ctx, "the coordinator cannot prepare the change of address, going on without", "error", err,
+			"hint", "raise max_prepared_transactions on the coordinator's nodes, or leave it to Citus")
+		return nil
 	}
 	if list, err = s.prepared(ctx); err != nil {
 		return err
@@ -276,7 +282,7 @@ func (n *node) awaitCoordinator(ctx context.Context, do func(ctx context.Context
 				"the formation's coordinator must be running, hold extension citus in this node's database, and reach this node's server")
 		}
 		if try == 1 {
-			n.log.WarnContext(ctx, "waiting for the coordinator", "timeout", limit.String(), "error", err)
+			n.log.WarnContext(ctx, "waiting for the coordinator", withAdvice(err, "timeout", limit.String())...)
 		}
 		if err := sleepFor(ctx, time.Second); err != nil {
 			return err

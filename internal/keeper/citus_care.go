@@ -3,7 +3,9 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -16,12 +18,15 @@ const (
 	workerCare      = 10 * time.Second
 	careTimeout     = 8 * time.Second
 	careAsks        = 3 * time.Second // of it for the monitor, which may be away
+	checkEvery      = 10 * time.Minute
 )
 
 // citusMemory is what a node remembers of the coordinator's metadata.
 type citusMemory struct {
 	prepared  prepared   // by this process, the last one
 	strangers []distNode // seen by the last look
+
+	checked time.Duration // when this node's own server was looked at, 0: never
 }
 
 // care is what a node of a Citus formation does now and then while it takes writes.
@@ -158,6 +163,53 @@ func (n *node) careAsWorker(ctx context.Context) error {
 	})
 }
 
+// checkCitus says now and then what Citus lacks on this node's own server: an operator's
+// settings win over ours, and what is amiss shows with clients only, or when a node is lost.
+func (n *node) checkCitus(ctx context.Context) {
+	n.mu.Lock()
+	due := n.citus.checked == 0 || n.clock()-n.citus.checked >= checkEvery
+	n.mu.Unlock()
+	if !due {
+		return
+	}
+	err := n.locally(ctx, func(ctx context.Context, s *distSession) error { return s.check(ctx) })
+	if ctx.Err() != nil {
+		return
+	}
+	n.mu.Lock()
+	n.citus.checked = n.clock()
+	n.mu.Unlock()
+	if err != nil {
+		n.log.WarnContext(ctx, "this node's server is not fit for Citus", withAdvice(err)...)
+	}
+}
+
+const checkSQL = `
+SELECT current_setting('shared_preload_libraries'), current_setting('max_prepared_transactions')::int, current_setting('max_connections')::int`
+
+func (s *distSession) check(ctx context.Context) error {
+	var libraries string
+	var prepared, connections int
+	if err := s.conn.QueryRow(ctx, checkSQL).Scan(&libraries, &prepared, &connections); err != nil {
+		return fmt.Errorf("look at the settings: %w", err)
+	}
+	return unfit(libraries, prepared, connections)
+}
+
+// unfit says what keeps a server from doing a Citus node's work.
+func unfit(libraries string, prepared, connections int) error {
+	first, _, _ := strings.Cut(libraries, ",")
+	switch {
+	case strings.Trim(first, ` "`) != "citus":
+		return withHint(fmt.Errorf("shared_preload_libraries is %q and does not begin with citus", libraries),
+			"leave shared_preload_libraries out of postgresql.conf and ALTER SYSTEM, or have it begin with citus; then restart PostgreSQL")
+	case prepared < connections:
+		return withHint(fmt.Errorf("max_prepared_transactions is %d, less than max_connections, %d: transactions on several workers may fail", prepared, connections),
+			"leave max_prepared_transactions out of postgresql.conf and ALTER SYSTEM, Citus chooses it then, or raise it; then restart PostgreSQL, the standbys first")
+	}
+	return nil
+}
+
 // careFor runs do; trouble is logged and tried again at the next look, as the node works without it.
 func (n *node) careFor(ctx context.Context,
 	on func(ctx context.Context, do func(ctx context.Context, s *distSession) error) error,
@@ -165,9 +217,10 @@ func (n *node) careFor(ctx context.Context,
 ) error {
 	ctx, cancel := context.WithTimeout(ctx, careTimeout)
 	defer cancel()
+	n.checkCitus(ctx)
 	err := on(ctx, do)
 	if err != nil && !errors.Is(err, errDisabled) && !errors.Is(context.Cause(ctx), errSuperseded) {
-		n.log.WarnContext(ctx, "could not look after the coordinator's metadata, retrying later", "error", err)
+		n.log.WarnContext(ctx, "could not look after the coordinator's metadata, retrying later", withAdvice(err)...)
 	}
 	return nil
 }

@@ -228,6 +228,26 @@ func coordinatorsNodeEndsWhatNobodyWaitsFor(t *testing.T, w *citusWorld) {
 	require.Equal(t, 5009, w.port(1))
 }
 
+// TestNoRoomToPrepare: others have all the prepared transactions that the coordinator can hold.
+// The promotion goes on, and changes the address at its end.
+func TestNoRoomToPrepare(t *testing.T) { withCitus(t, noRoomToPrepareOneMore) }
+
+func noRoomToPrepareOneMore(t *testing.T, w *citusWorld) {
+	w.entry(1, 5001)
+	var room int
+	require.NoError(t, w.conn.QueryRow(t.Context(), "SELECT current_setting('max_prepared_transactions')::int").Scan(&room))
+	for i := range room {
+		_, err := w.conn.Exec(t.Context(), fmt.Sprintf("BEGIN; SELECT txid_current(); PREPARE TRANSACTION 'client %d'", i))
+		require.NoError(t, err)
+	}
+	n := w.node("worker", 1, 5002)
+	w.prepare(n)
+	require.Len(t, w.gids(), room)
+	require.Equal(t, 5001, w.port(1))
+	w.commit(n)
+	require.Equal(t, 5002, w.port(1))
+}
+
 // TestPromotionWaitsForTheCoordinator and goes on by itself.
 func TestPromotionWaitsForTheCoordinator(t *testing.T) { withCitus(t, promotionWaitsForTheCoordinator) }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -276,6 +277,31 @@ func (s *distSession) move(ctx context.Context, row distNode, self citusSelf, wa
 		return s.undo(ctx, err)
 	}
 	return nil
+}
+
+// noRoomToPrepare reports whether a server refused to prepare a transaction because it
+// has no room for one more, or for any.
+func noRoomToPrepare(err error) bool {
+	answer, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && answer.Routine == "MarkAsPreparing" && (answer.Code == "53200" || answer.Code == "55000")
+}
+
+// adviceOf is what can be done about an error: in our words, or in the server's.
+func adviceOf(err error) string {
+	hint := hintOf(err)
+	if answer, ok := errors.AsType[*pgconn.PgError](err); ok && hint == "" {
+		hint = answer.Hint
+	}
+	return hint
+}
+
+// withAdvice are the attributes of a message about an error: others first, then the error, and what can be done about it.
+func withAdvice(err error, others ...any) []any {
+	attrs := slices.Concat(others, []any{"error", err})
+	if hint := adviceOf(err); hint != "" {
+		attrs = append(attrs, "hint", hint)
+	}
+	return attrs
 }
 
 // pool publishes the pooler's address, where there is one.

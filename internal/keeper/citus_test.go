@@ -234,6 +234,17 @@ func TestStrangersAndLeaving(t *testing.T) {
 	require.Equal(t, 4, row.ID)
 }
 
+func TestUnfit(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, unfit("citus", 200, 100))
+	require.NoError(t, unfit(`"citus", pg_stat_statements`, 100, 100))
+	for libraries, prepared := range map[string]int{"": 200, "pg_stat_statements,citus": 200, "citus_columnar": 200, "citus": 99, "citus,x": 0} {
+		err := unfit(libraries, prepared, 100)
+		require.Error(t, err, libraries)
+		require.NotEmpty(t, hintOf(err))
+	}
+}
+
 func TestCareIsDueForPrimariesNowAndThen(t *testing.T) {
 	t.Parallel()
 	var none care

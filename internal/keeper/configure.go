@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -231,7 +232,7 @@ func (n *node) bootstrap(ctx context.Context) error {
 		return nil
 	}
 	if err := s.EnsureExtension(ctx, "citus"); err != nil {
-		return withHint(err, "install Citus for this PostgreSQL on every node of the formation")
+		return withHint(err, cmp.Or(adviceOf(err), "install Citus for this PostgreSQL on every node of the formation"))
 	}
 	return nil
 }
