@@ -13,7 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -50,6 +50,9 @@ type Config struct {
 	// Timeout is how long the server may be silent; 0 is the default, a negative
 	// one is never. After half of it the server is asked for a sign of life.
 	Timeout time.Duration
+	// Idle is called by who receives, each time before the socket is read: all that
+	// was received before has been handed over, and more may be long in coming.
+	Idle func()
 	// Dial opens the connection; nil is TCP with keepalives, or a unix socket.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -93,7 +96,7 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 		dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
 		dial = dialer.DialContext
 	}
-	line := &line{dial: dial, timeout: config.ConnectTimeout}
+	line := &line{dial: dial, timeout: config.ConnectTimeout, idle: cfg.Idle}
 	config.DialFunc = line.open
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		f := pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
@@ -319,6 +322,7 @@ func (c *Conn) answer(ctx context.Context, stream bool) (rows [][]string, answer
 type line struct {
 	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	timeout time.Duration
+	idle    func()
 
 	mu       sync.Mutex
 	finished bool
@@ -340,7 +344,12 @@ func (l *line) open(ctx context.Context, network, addr string) (net.Conn, error)
 	if l.finished {
 		return nil, errors.Join(net.ErrClosed, conn.Close())
 	}
-	a := &activity{Conn: conn}
+	a := &activity{Conn: conn, idle: l.idle}
+	if socket, ok := conn.(syscall.Conn); ok {
+		if raw, err := socket.SyscallConn(); err == nil {
+			a.raw = raw
+		}
+	}
 	l.opened = append(l.opened, a)
 	return a, nil
 }
@@ -368,22 +377,6 @@ func under(conn net.Conn) *activity {
 	}
 	return a
 }
-
-// activity is a connection that knows when something last came in.
-type activity struct {
-	net.Conn
-	last atomic.Int64 // Unix time in nanoseconds
-}
-
-func (a *activity) Read(b []byte) (int, error) {
-	n, err := a.Conn.Read(b)
-	if n > 0 {
-		a.last.Store(time.Now().UnixNano())
-	}
-	return n, err
-}
-
-func (a *activity) at() time.Time { return time.Unix(0, a.last.Load()) }
 
 // quote writes a name or a value of a replication command, where a backslash
 // means nothing.

@@ -152,12 +152,15 @@ func (c *Conn) Receive(ctx context.Context) (Message, error) {
 
 // Run receives until the context ends, the connection is lost or handle returns
 // an error, and calls handle for each message. Reports go out on their timer
-// also while handle is busy.
+// also while handle is busy. Messages that come fast are taken together, a
+// millisecond's worth at a time.
 func (c *Conn) Run(ctx context.Context, handle func(Message) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer interrupt(ctx, c.conn.SetReadDeadline)()
 	c.armed = false
+	c.activity.patient = true
+	defer func() { c.activity.patient = false }()
 	var beat sync.WaitGroup
 	defer beat.Wait()
 	beat.Go(func() {
