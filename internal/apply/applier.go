@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgerrcode"
 
@@ -62,9 +63,14 @@ type rereadError struct {
 
 	failedAt int
 	attempts int // in the exception form that ended with what may go away
+	// whole: transactions shall come as a whole; final is not known.
+	whole bool
 }
 
 func (e *rereadError) Error() string {
+	if e.whole {
+		return fmt.Sprintf("receive transactions as a whole: %v", e.cause)
+	}
 	return fmt.Sprintf("repeat transaction %s: %v", e.final, e.cause)
 }
 func (e *rereadError) Unwrap() error { return e.cause }
@@ -227,6 +233,9 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 func (a *applier) lineUp(again []*transaction) error {
 	first := again[0]
 	for _, tx := range again {
+		if tx.early {
+			return wholly("a transaction needs to be looked at")
+		}
 		if tx.partial {
 			return &rereadError{final: first.final, mode: first.mode, cause: first.cause, failedAt: first.failedAt}
 		}
@@ -273,7 +282,9 @@ func (a *applier) forget(ctx context.Context) error {
 // a row is not what the sender saw.
 func expected(err error) bool {
 	switch sqlState(err) {
-	case pgerrcode.DivisionByZero, pgerrcode.UniqueViolation, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure:
+	case pgerrcode.InvalidTextRepresentation:
+		return strings.Contains(err.Error(), unlike)
+	case pgerrcode.UniqueViolation, pgerrcode.DeadlockDetected, pgerrcode.SerializationFailure:
 		return true
 	default:
 		return false
@@ -452,6 +463,9 @@ func (a *applier) sendChanges(ctx context.Context, tx *transaction) error {
 			r.send()
 			if err := a.drain(ctx); err != nil {
 				return err
+			}
+			if tx.early {
+				return wholly("a change needs to be looked at")
 			}
 			tx.mode = careful
 		}

@@ -109,7 +109,7 @@ func (s *shape) make(kind byte, rows []waiting, setup bool) {
 		tables = append(tables, table)
 		tests = append(tests, "EXISTS (SELECT FROM "+counted+")")
 	}
-	s.text = "SELECT 1 / (" + strings.Join(tests, " AND ") + ")::int" + stamp
+	s.text = "SELECT " + holds(strings.Join(tests, " AND ")) + stamp
 	if len(tables) > 0 {
 		s.text = "WITH " + strings.Join(tables, ", ") + " " + s.text
 	}

@@ -39,6 +39,7 @@ type Engine struct {
 
 	piece    int64  // blocks of a table that are copied in one transaction
 	beside   int    // rows of a transaction that is worth to be written beside others
+	backlog  pg.LSN // bytes of a provider's log that are one
 	database uint32 // its oid
 	node     conflict.NodeID
 	skew     atomic.Int64  // nanoseconds
@@ -62,7 +63,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, beside: crewRows, readonly: "off"}, nil
+	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, beside: crewRows, backlog: earlyBacklog, readonly: "off"}, nil
 }
 
 func (e *Engine) maxSkew() time.Duration { return time.Duration(e.skew.Load()) }
@@ -343,6 +344,11 @@ func (e *Engine) keep(ctx context.Context, s subscription) {
 		var again *rereadError
 		switch {
 		case errors.As(err, &again):
+			if again.whole {
+				w.whole = true
+				log.InfoContext(ctx, "receive large transactions as a whole", "reason", again.cause)
+				continue
+			}
 			w.forced[again.final] = again
 			log.InfoContext(ctx, "receive transaction again", "lsn", again.final.String(), "error", again.cause)
 			if again.attempts > 0 && !sleep(ctx, e.restartDelay(err, again.attempts)) {
@@ -466,11 +472,13 @@ func (e *Engine) sendVector(ctx context.Context, db *pgx.Conn) error {
 	var vector *string
 	// Of a node that is followed by several subscriptions that is known to have been applied which
 	// all of them have, of one with several sessions what the furthest has; origins of copies say nothing.
+	// A stream leaves out what comes for a table that waits for its copy: of it nothing is known.
 	if err := db.QueryRow(ctx, `SELECT string_agg(v.node_id::text || '=' || v.at::text, ',' ORDER BY v.node_id) FROM (
 		SELECT p.node_id, min(p.at) AS at FROM (
-			SELECT o.node_id, max(coalesce(s.remote_lsn, '0/0')) AS at
+			SELECT o.node_id, CASE WHEN EXISTS (SELECT FROM spock.local_sync_status y WHERE y.sync_subid = o.sub_id AND y.sync_relname IS NOT NULL
+				AND y.sync_status NOT IN ('r', 'y')) THEN '0/0' ELSE max(coalesce(s.remote_lsn, '0/0')) END AS at
 			  FROM spock.pgdrover_origin o LEFT JOIN pg_replication_origin_status s ON s.external_id = o.roname
-			 WHERE o.retired_at IS NULL AND o.worker < 100 GROUP BY o.node_id, coalesce(o.sub_id, o.roident)) p GROUP BY p.node_id) v`).Scan(&vector); err != nil {
+			 WHERE o.retired_at IS NULL AND o.worker < 100 GROUP BY o.node_id, o.sub_id, coalesce(o.sub_id, o.roident)) p GROUP BY p.node_id) v`).Scan(&vector); err != nil {
 		return fmt.Errorf("read progress: %w", err)
 	}
 	if vector == nil || *vector == e.last {

@@ -20,6 +20,9 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 	}
 	switch m := m.(type) {
 	case *pgoutput.Begin:
+		if w.current != nil {
+			return wholly("a transaction comes between the blocks of another")
+		}
 		w.beginTransaction(m)
 		return nil
 	case *pgoutput.Origin:
@@ -35,7 +38,13 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 		}
 		w.relations[m.ID] = &remoteTable{relation: m, rule: w.sets.rule(m.ID)}
 		return nil
-	case *pgoutput.Type:
+	case *pgoutput.StreamStart:
+		return w.startBlock(ctx, m)
+	case *pgoutput.StreamCommit:
+		return w.endBlocks(ctx, m)
+	case *pgoutput.StreamAbort:
+		return wholly("a part of the transaction was rolled back")
+	case *pgoutput.Type, *pgoutput.StreamStop:
 		return nil
 	case *pgoutput.LogicalMessage:
 		return w.message(ctx, m)
@@ -133,6 +142,9 @@ func (w *Worker) change(ctx context.Context, m pgoutput.Message, data []byte) er
 	case *pgoutput.Delete:
 		return w.row(ctx, m.Kind(), m.Relation, nil, m.Old, data)
 	case *pgoutput.Truncate:
+		if w.current.early {
+			return wholly(unfit(nil, m.Kind()))
+		}
 		var tables []*remoteTable
 		for _, id := range m.Relations {
 			t := w.relations[id]
@@ -157,6 +169,11 @@ func (w *Worker) row(ctx context.Context, kind pgoutput.Kind, id uint32, row, ol
 	if t == nil {
 		return fmt.Errorf("handle %s message: relation %d was not announced", kind, id)
 	}
+	if w.current.early {
+		if reason := unfit(t, kind); reason != "" {
+			return wholly(reason)
+		}
+	}
 	if t.relation.Namespace == "spock" {
 		return w.system(t.relation, kind, row, old)
 	}
@@ -175,7 +192,7 @@ func (w *Worker) row(ctx context.Context, kind pgoutput.Kind, id uint32, row, ol
 			return err
 		}
 	}
-	w.current.add(change{kind: kind, table: t, data: w.current.keep(data)})
+	w.current.add(change{kind: kind, table: t, data: w.current.keepChange(data)})
 	return nil
 }
 

@@ -39,7 +39,8 @@ func newInbox() *inbox {
 	return &inbox{wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
 }
 
-// put adds a message and waits while there is too much.
+// put adds a message and waits while there is too much. Who applies hears of it
+// when signal is called.
 func (b *inbox) put(ctx context.Context, m walreceiver.Message) error {
 	b.mu.Lock()
 	from := len(b.batch.data)
@@ -58,11 +59,17 @@ func (b *inbox) put(ctx context.Context, m walreceiver.Message) error {
 		b.mu.Lock()
 	}
 	b.mu.Unlock()
-	b.signal()
 	return nil
 }
 
+// signal tells who applies that something came, if it did.
 func (b *inbox) signal() {
+	b.mu.Lock()
+	empty := len(b.batch.messages) == 0
+	b.mu.Unlock()
+	if empty {
+		return
+	}
 	select {
 	case b.wake <- struct{}{}:
 	default:

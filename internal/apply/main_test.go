@@ -44,7 +44,7 @@ const database = "app"
 
 func newServer(t *testing.T, name string, settings map[string]string) *pgtest.Server {
 	t.Helper()
-	all := map[string]string{"track_commit_timestamp": "on", "max_connections": "60", "autovacuum_naptime": "'60s'"}
+	all := map[string]string{"track_commit_timestamp": "on", "max_connections": "60", "autovacuum_naptime": "'60s'", "logical_decoding_work_mem": "'64kB'"}
 	if n := os.Getenv("APPLY_WORKERS"); n != "" {
 		all["spock.apply_workers"] = n // every test may be run with several sessions
 	}
@@ -87,7 +87,7 @@ func (n *node) start(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(&testWriter{t: t, name: n.name}, &slog.HandlerOptions{Level: level}))
 	e, err := New(Config{ConnInfo: info, Logger: log, BinDir: n.server.Bin})
 	require.NoError(t, err)
-	e.piece, e.beside = 2, 1
+	e.piece, e.beside, e.backlog = 2, 1, 1
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
 	n.done.Go(func() {

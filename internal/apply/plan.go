@@ -60,6 +60,16 @@ type plan struct {
 	copy               string // for inserts: takes rows in the server's binary form; "" when they cannot come so
 }
 
+// unlike is what the server's log says of a statement that refuses.
+const unlike = "no fault: a row is not as its provider saw it, so that the transaction is repeated step by step"
+
+// holds is 1, or an error where a test does not hold. Nothing in the server raises
+// one with a text of ours but a value that cannot be read; it is made of something
+// that no planner knows, who would read it beforehand.
+func holds(test string) string {
+	return "CASE WHEN " + test + " THEN 1 ELSE ('" + unlike + ", by ' || current_setting('application_name'))::int END"
+}
+
 // part writes a statement as common table expressions. It returns them, with
 // names that end in a number, and the name of the one that has to hold a row.
 type part func(p *parameters, number int, time, lsn string) (tables, counted string)
@@ -132,7 +142,6 @@ func (g *target) lookPlan(p *plan) {
 	const look = `(NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d) OR
 		NOT EXISTS (SELECT FROM %[2]s JOIN spock.pgdrover_tombstone d ON d.relid = %[1]d AND d.key = %[3]s WHERE %[4]s) AND
 		NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d AND d.key IS NULL AND %[4]s))`
-	const verify = "SELECT 1 / (%s)::int"
 	const newer = `coalesce(d.commit_time, (SELECT s."timestamp" FROM pg_xact_commit_timestamp_origin(d.xmin) s), '-infinity') >= %s`
 	var single, multi parameters
 	var arrays, names []string
@@ -157,10 +166,10 @@ func (g *target) lookPlan(p *plan) {
 		}
 		return fmt.Sprintf(look, g.OID, "(SELECT "+strings.Join(values, ", ")+") k", *g.KeyBytes, fmt.Sprintf(newer, time))
 	}
-	p.lookOne = fmt.Sprintf(verify, p.look(&single, ""))
+	p.lookOne = "SELECT " + holds(p.look(&single, ""))
 	p.lookOf = single.types
 	if batch {
-		p.lookMany = fmt.Sprintf(verify, fmt.Sprintf(look, g.OID, fmt.Sprintf("unnest(%s) k (%s)", strings.Join(arrays, ", "),
+		p.lookMany = "SELECT " + holds(fmt.Sprintf(look, g.OID, fmt.Sprintf("unnest(%s) k (%s)", strings.Join(arrays, ", "),
 			strings.Join(names, ", ")), *g.KeyBytes, fmt.Sprintf(newer, multi.add(timestamptzOID))))
 		p.lookManyOf = multi.types
 	}
@@ -222,7 +231,7 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 		counted = fmt.Sprintf("w%d", number)
 		return counted + " AS (" + one(m, time) + ")", counted
 	}
-	p.one = "WITH w AS (" + one(&single, "") + ") SELECT 1 / (EXISTS (SELECT FROM w))::int"
+	p.one = "WITH w AS (" + one(&single, "") + ") SELECT " + holds("EXISTS (SELECT FROM w)")
 	p.oneOf = single.types
 	if batch {
 		timeMany := ""
@@ -230,7 +239,7 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 			timeMany = multi.add(timestamptzOID)
 		}
 		p.many = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s FROM unnest(%s) v (%s) WHERE %s AND %s RETURNING 1)"+
-			" SELECT 1 / (count(*) = %s)::int FROM w", g.name, strings.Join(setMany, ", "), strings.Join(arrays, ", "),
+			" SELECT "+holds("count(*) = %s")+" FROM w", g.name, strings.Join(setMany, ", "), strings.Join(arrays, ", "),
 			strings.Join(aliases, ", "), g.keyJoin(written), v.quick(timeMany, incomplete, g.stepped), multi.add(int8OID))
 		p.manyOf = multi.types
 	}
@@ -287,7 +296,7 @@ func (g *target) deletePlan(v verdict) *plan {
 		return fmt.Sprintf(form, number, g.name, "", where, v.quick(time, false, g.stepped), *g.KeyBytes, g.OID, v.node, lsn), fmt.Sprintf("b%d", number)
 	}
 	tables, counted := p.part(&single, 0, "", "")
-	p.one = fmt.Sprintf("WITH %s SELECT 1 / (EXISTS (SELECT FROM %s))::int", tables, counted)
+	p.one = "WITH " + tables + " SELECT " + holds("EXISTS (SELECT FROM "+counted+")")
 	p.oneOf = single.types
 	if batch {
 		timeMany := ""
@@ -295,7 +304,7 @@ func (g *target) deletePlan(v verdict) *plan {
 			timeMany = multi.add(timestamptzOID)
 		}
 		lsn := multi.add(pgLSNOID)
-		p.many = fmt.Sprintf("WITH "+form+" SELECT 1 / (count(*) = %[10]s)::int FROM b0", 0, g.name,
+		p.many = fmt.Sprintf("WITH "+form+" SELECT "+holds("count(*) = %[10]s")+" FROM b0", 0, g.name,
 			fmt.Sprintf("USING unnest(%s) v (%s)", strings.Join(arrays, ", "), strings.Join(aliases, ", ")),
 			g.keyJoin(0), v.quick(timeMany, false, g.stepped), *g.KeyBytes, g.OID, v.node, lsn, multi.add(int8OID))
 		p.manyOf = multi.types

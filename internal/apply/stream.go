@@ -167,6 +167,9 @@ func (w *Worker) look(ctx context.Context) error {
 	if err := w.settle(ctx); err != nil {
 		return err
 	}
+	if err := w.awaitBlock(); err != nil {
+		return err
+	}
 	if w.current != nil && w.current.begun {
 		return w.acknowledge(ctx) // not at a border
 	}

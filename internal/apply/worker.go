@@ -39,8 +39,10 @@ type Worker struct {
 	syncing   map[string]tableSync // tables that are not followed yet
 	postponed postponed            // those of them whose copy has failed
 	current   *transaction
-	dropping  bool // the current transaction is not for us
-	repairing bool // neither are its changes from here on
+	dropping  bool      // the current transaction is not for us
+	repairing bool      // neither are its changes from here on
+	whole     bool      // large transactions are not to come in blocks
+	block     time.Time // when the last block began
 	forced    map[pg.LSN]*rereadError
 	authors   map[string]conflict.NodeID // origins of the provider, when it forwards
 	received  pg.LSN
@@ -305,16 +307,16 @@ func (w *Worker) dialProvider(ctx context.Context, name string) (*walreceiver.Co
 	}
 	return walreceiver.Connect(ctx, walreceiver.Config{
 		ConnInfo: info, ApplicationName: name, Parameters: map[string]string{"client_encoding": "UTF8"},
-		StatusInterval: 5 * time.Second,
+		StatusInterval: 5 * time.Second, Idle: w.inbox.signal,
 	})
 }
 
 func (w *Worker) start(ctx context.Context) error {
 	w.major = w.receiver.Major()
-	if err := w.guard(ctx); err != nil {
+	end, err := w.guard(ctx)
+	if err != nil {
 		return err
 	}
-	var err error
 	if w.decoder, err = pgoutput.NewDecoder(protocol(w.major)); err != nil {
 		return err
 	}
@@ -322,6 +324,9 @@ func (w *Worker) start(ctx context.Context) error {
 		Version:      protocol(w.major),
 		Publications: []string{"pgdrover_ins", "pgdrover_upd", "pgdrover_del", "pgdrover_trunc", "pgdrover_sys"},
 		Binary:       w.applier.binary, Messages: true,
+	}
+	if w.early(end) {
+		options.Streaming = "on"
 	}
 	if w.major >= 16 {
 		options.Origin = "none"
@@ -369,43 +374,43 @@ func (w *Worker) loadAuthors(ctx context.Context) error {
 
 // guard refuses a provider that is not the one that was followed, and a slot
 // that is ahead of this node: the server objects to neither, it skips what is
-// missing.
-func (w *Worker) guard(ctx context.Context) error {
+// missing. It returns where the provider's log ends.
+func (w *Worker) guard(ctx context.Context) (pg.LSN, error) {
 	system, err := w.receiver.IdentifySystem(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var sysid string
 	var timeline uint32
 	if err := w.db.QueryRow(ctx, `SELECT coalesce(provider_sysid, ''), coalesce(provider_timeline, 0)
 		FROM spock.pgdrover_subscription WHERE sub_id = $1`, w.sub.id).Scan(&sysid, &timeline); err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return fmt.Errorf("read subscription: %w", err)
+		return 0, fmt.Errorf("read subscription: %w", err)
 	}
 	reached := w.applier.reached
 	const resync = "Synchronise the subscription anew, or move its origin with pg_replication_origin_advance if you know better."
 	if sysid != "" && sysid != system.ID.String() {
-		return &refusal{fmt.Errorf("start replication: provider is another server (system identifier %s, was %s)", system.ID, sysid), resync}
+		return 0, &refusal{fmt.Errorf("start replication: provider is another server (system identifier %s, was %s)", system.ID, sysid), resync}
 	}
 	if reached > system.Flushed {
-		return &refusal{fmt.Errorf("start replication: provider ends at %s, but %s was applied: it was restored from a backup",
+		return 0, &refusal{fmt.Errorf("start replication: provider ends at %s, but %s was applied: it was restored from a backup",
 			system.Flushed, reached), resync}
 	}
 	if timeline != 0 && pg.Timeline(timeline) != system.Timeline {
 		history, err := w.receiver.TimelineHistory(ctx, system.Timeline)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if left, ok := history.SwitchFrom(pg.Timeline(timeline)); ok && reached > left {
-			return &refusal{fmt.Errorf("start replication: provider left timeline %d at %s, but %s was applied", timeline, left, reached), resync}
+			return 0, &refusal{fmt.Errorf("start replication: provider left timeline %d at %s, but %s was applied", timeline, left, reached), resync}
 		}
 	}
 	if err := w.guardSlot(ctx, resync); err != nil {
-		return err
+		return 0, err
 	}
 	_, err = w.db.Exec(ctx, `INSERT INTO spock.pgdrover_subscription (sub_id, provider_sysid, provider_timeline) VALUES ($1, $2, $3)
 		ON CONFLICT (sub_id) DO UPDATE SET provider_sysid = excluded.provider_sysid, provider_timeline = excluded.provider_timeline`,
 		w.sub.id, system.ID.String(), uint32(system.Timeline))
-	return err
+	return system.Flushed, err
 }
 
 func (w *Worker) guardSlot(ctx context.Context, resync string) error {
