@@ -259,6 +259,30 @@ func TestCareIsDueForPrimariesNowAndThen(t *testing.T) {
 	require.NotNil(t, c.job(fsm.Primary, 5*time.Second+workerCare))
 }
 
+// TestCareHasItsTurn: what a node does for the others fails again and again, as
+// it does while the monitor is away.
+func TestCareHasItsTurn(t *testing.T) {
+	looks := 0
+	prepare := func(w *world) {
+		w.monitor.peers = []peer{{ID: 2}}
+		w.care = care{kind: fsm.Coordinator, do: func(context.Context) error {
+			w.server.edit(func() { looks++ })
+			return nil
+		}}
+	}
+	inWorld(t, fsm.Primary, prepare, func(t *testing.T, w *world) {
+		w.pass(5 * time.Second)
+		w.server.edit(func() {
+			w.server.broken[fsm.StepSlots], looks = errDown, 0
+		})
+		w.pass(time.Minute + slotsEvery)
+		before := len(w.server.done())
+		w.pass(time.Minute)
+		require.GreaterOrEqual(t, len(w.server.done())-before, 30, "it is tried again and again")
+		w.server.edit(func() { require.GreaterOrEqual(t, looks, 2*int(time.Minute/coordinatorCare)) })
+	})
+}
+
 func TestReplaced(t *testing.T) {
 	t.Parallel()
 	row := func(host string, reported, goal fsm.State, health fsm.Health) pgautofailover.NodeRow {

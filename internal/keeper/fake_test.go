@@ -339,6 +339,7 @@ type world struct {
 	cancel   context.CancelCauseFunc
 	ended    chan error
 	after    func(fsm.Step)
+	care     care
 }
 
 // inWorld runs test with a node in a state, its goal the same, its server
@@ -389,8 +390,8 @@ func (w *world) startWith(s State) {
 				w.after(s)
 			}
 		},
-		Limits: testLimits,
-		Stops:  w.stops, Reloads: w.reloads,
+		Limits: testLimits, Care: w.care,
+		Stops: w.stops, Reloads: w.reloads,
 		Reload: func() (limits, bool) {
 			if w.reload != nil {
 				w.reload()

@@ -46,6 +46,12 @@ func (f *formation) strikes() []strike {
 			pause(t.Context(), 3*time.Second) // so long nobody decides anything
 			return func() { f.Monitor.Start(t) }
 		}},
+		{"the monitor away for longer than anything may stay prepared", func(t *testing.T, _ *group.Member) func() {
+			coordinator := f.primary(t, 0, nil)
+			f.Monitor.KillBoth(t)
+			f.requireNonePrepared(t, coordinator, "master_update_node 1")
+			return func() { f.Monitor.Start(t) }
+		}},
 		{"the coordinator's standby dropped", func(t *testing.T, _ *group.Member) func() {
 			primary := f.primary(t, 0, nil)
 			for _, m := range f.members(0) {

@@ -22,6 +22,8 @@ import (
 // acknowledged without a warning. It never writes a number twice.
 type writer struct {
 	f    *formation
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
+	rest time.Duration // between two rows
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 	next atomic.Int64
@@ -52,10 +54,14 @@ func (f *formation) write(t testing.TB) *writer {
 	return w
 }
 
-// writeStraight starts a session that writes to one worker's server, whatever its state.
+// writeStraight starts a session that writes to one worker's server, whatever its state; on that worker's host.
 func (f *formation) writeStraight(t testing.TB, m *group.Member) *writer {
 	t.Helper()
 	w := f.writer(t)
+	if m.Host != nil {
+		w.dial = m.Host.DialContext
+	}
+	w.next.Store(time.Now().UnixMicro())
 	w.wg.Go(func() {
 		w.session(t.Context(), func(ctx context.Context, link *link, id int64) error {
 			return link.exec(ctx, fmt.Sprintf("host=127.0.0.1 port=%d", m.Port), fmt.Sprintf("INSERT INTO direct VALUES (%d)", id))
@@ -66,9 +72,24 @@ func (f *formation) writeStraight(t testing.TB, m *group.Member) *writer {
 
 func (f *formation) writer(t testing.TB) *writer {
 	t.Helper()
-	w := &writer{f: f, last: time.Now()}
+	w := &writer{f: f, dial: f.dial(), last: time.Now(), rest: 5 * time.Millisecond}
+	if !f.genuine {
+		w.rest = 15 * time.Millisecond // the stand-in opens a session on the worker for every row
+	}
 	t.Cleanup(w.end)
 	return w
+}
+
+// requireStraight ends a client that wrote straight to a worker, and looks on its successor for every row that it was told is safe.
+func (w *writer) requireStraight(t testing.TB, old, next *group.Member) {
+	t.Helper()
+	w.end()
+	there := query[int64](t, next, "SELECT id FROM direct")
+	for _, id := range w.acknowledged() {
+		if !slices.Contains(there, id) {
+			t.Fatalf("row %d, acknowledged by %s, is lost", id, old.Name)
+		}
+	}
 }
 
 func (w *writer) end() {
@@ -93,7 +114,7 @@ func (w *writer) session(ctx context.Context, insert func(context.Context, *link
 		w.stop = func() { before(); cancel() }
 	}
 	w.mu.Unlock()
-	link := &link{dial: w.f.dial(), conns: make(map[string]*pgconn.PgConn)}
+	link := &link{dial: w.dial, conns: make(map[string]*pgconn.PgConn)}
 	defer link.close()
 	for ctx.Err() == nil {
 		id := w.next.Add(1)
@@ -117,7 +138,7 @@ func (w *writer) session(ctx context.Context, insert func(context.Context, *link
 				w.acked = append(w.acked, -id)
 			}
 			w.mu.Unlock()
-			pause(ctx, 5*time.Millisecond)
+			pause(ctx, w.rest)
 		}
 	}
 }
