@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"strings"
@@ -260,10 +261,12 @@ func TestCareIsDueForPrimariesNowAndThen(t *testing.T) {
 }
 
 // TestCareHasItsTurn: what a node does for the others fails again and again, as
-// it does while the monitor is away.
+// it does while the monitor is away; the log says so now and then.
 func TestCareHasItsTurn(t *testing.T) {
 	looks := 0
+	var log bytes.Buffer
 	prepare := func(w *world) {
+		w.log = slog.NewTextHandler(&log, nil)
 		w.monitor.peers = []peer{{ID: 2}}
 		w.care = care{kind: fsm.Coordinator, do: func(context.Context) error {
 			w.server.edit(func() { looks++ })
@@ -280,6 +283,7 @@ func TestCareHasItsTurn(t *testing.T) {
 		w.pass(time.Minute)
 		require.GreaterOrEqual(t, len(w.server.done())-before, 30, "it is tried again and again")
 		w.server.edit(func() { require.GreaterOrEqual(t, looks, 2*int(time.Minute/coordinatorCare)) })
+		require.Contains(t, []int{2, 3}, strings.Count(log.String(), "could not prepare for the other nodes"), log.String())
 	})
 }
 

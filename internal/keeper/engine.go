@@ -92,6 +92,11 @@ type engine struct {
 	failures  int
 	// upkeepAfter holds back what can wait after it has failed.
 	upkeepAfter time.Duration
+	// upkeepSaid is what it failed with when that was last logged.
+	upkeepSaid struct {
+		text string
+		at   time.Duration
+	}
 
 	said       report
 	saidAny    bool

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -340,6 +341,7 @@ type world struct {
 	ended    chan error
 	after    func(fsm.Step)
 	care     care
+	log      slog.Handler // what the node says; nil: nobody listens
 }
 
 // inWorld runs test with a node in a state, its goal the same, its server
@@ -384,7 +386,7 @@ func (w *world) startWith(s State) {
 	e := newEngine(engineConfig{
 		State: s, Machine: w.server, Sensor: w.server,
 		Reporter: w.reporter,
-		Clock:    w.clock, Save: w.save, Logger: slog.New(slog.DiscardHandler),
+		Clock:    w.clock, Save: w.save, Logger: slog.New(cmp.Or(w.log, slog.DiscardHandler)),
 		AfterStep: func(s fsm.Step) {
 			if w.after != nil {
 				w.after(s)

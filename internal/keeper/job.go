@@ -244,7 +244,11 @@ func (e *engine) failed(j *job, r jobResult, now time.Duration) {
 		e.notBefore = now + e.restarts.pause()
 		e.log.Error("the server did not start", "failures", e.restarts.failures, "error", r.err)
 	case jobUpkeep:
-		e.log.Warn("could not prepare for the other nodes, retrying", "error", r.err)
+		// Each second, for as long as the monitor is away: said once a minute.
+		if said := &e.upkeepSaid; said.text != r.err.Error() || now-said.at >= time.Minute {
+			said.text, said.at = r.err.Error(), now
+			e.log.Warn("could not prepare for the other nodes, retrying", "error", r.err)
+		}
 		e.notBefore, e.upkeepAfter = 0, now+time.Second
 	case jobStop:
 		e.log.Error("the server did not stop", "error", r.err)
