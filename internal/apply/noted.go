@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -52,13 +53,10 @@ const (
 // goes on: others may wait for this node in the same way. So many looks are to
 // be had now, for all tables.
 func (w *Worker) ready(ctx context.Context, key string, t tableSync, looks *int) (n *noted, ready bool, err error) {
-	var keyless bool
-	if err := w.db.QueryRow(ctx, "SELECT pgdrover.key_expression(to_regclass($1)::oid, 'k') IS NULL", pg.QuoteIdent(t.schema)+"."+pg.QuoteIdent(t.name)).
-		Scan(&keyless); err != nil {
-		return nil, false, fmt.Errorf("read key of %s.%s: %w", t.schema, t.name, err)
-	}
-	if t.emptied == 0 && !keyless {
-		return nil, true, nil // stamps tell
+	if t.emptied == 0 {
+		// Stamps tell. But rows that are gone there for the time being are not deleted.
+		waits, err := w.emptiedThere(ctx, t.schema, t.name)
+		return nil, err == nil && !waits, err
 	}
 	p := w.postponed[key]
 	if p.noted == nil || p.noted.emptied != t.emptied {
@@ -94,6 +92,25 @@ func (w *Worker) ready(ctx context.Context, key string, t tableSync, looks *int)
 	}
 	return n, false, nil
 }
+
+// emptiedThere tells whether the provider has emptied tables, or one, and waits
+// for their copies.
+func (w *Worker) emptiedThere(ctx context.Context, schema, name string) (bool, error) {
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return false, err
+	}
+	row, err := one(conn.ExecParams(ctx, `SELECT EXISTS (SELECT FROM spock.local_sync_status y WHERE y.sync_status NOT IN ('r', 'y') AND y.sync_statuslsn > '0/0'
+		AND y.sync_relname IS NOT NULL AND ($1::text = '' OR y.sync_nspname = $1::text AND y.sync_relname = $2::text))`,
+		[][]byte{[]byte(schema), []byte(name)}, nil, nil, nil).Read())
+	if err != nil {
+		return false, fmt.Errorf("ask provider for tables that it copies: %w", err)
+	}
+	return string(row[0]) == "t", nil
+}
+
+// errEmptied is what a copy ends with that would find a table empty that is not.
+var errEmptied = errors.New("a table of the provider is empty because it is being copied again there")
 
 // note marks how far everybody is whose work is here.
 func (w *Worker) note(ctx context.Context, emptied pg.LSN) (*noted, error) {
@@ -209,10 +226,10 @@ func (w *Worker) unseen(ctx context.Context, t tableSync, n *noted) ([]conflict.
 }
 
 // positions are how far a node has applied the others' work in a table: not at
-// all while the table waits for its own copy.
+// all while the table waits for its own copy, from whomever.
 func positions(ctx context.Context, conn *pgconn.PgConn, schema, name string) (map[conflict.NodeID]pg.LSN, error) {
-	return readPositions(conn.ExecParams(ctx, `SELECT s.sub_origin, CASE WHEN EXISTS (SELECT FROM spock.local_sync_status y WHERE y.sync_subid = s.sub_id AND y.sync_status <> 'r'
-			AND (y.sync_relname IS NULL OR y.sync_nspname = $1::text AND y.sync_relname = $2::text)) THEN '0/0'
+	return readPositions(conn.ExecParams(ctx, `SELECT s.sub_origin, CASE WHEN EXISTS (SELECT FROM spock.local_sync_status y WHERE y.sync_status <> 'r'
+			AND (y.sync_subid = s.sub_id AND y.sync_relname IS NULL OR y.sync_nspname = $1::text AND y.sync_relname = $2::text)) THEN '0/0'
 		ELSE coalesce((SELECT max(p.remote_lsn) FROM spock.pgdrover_origin o JOIN pg_replication_origin_status p ON p.external_id = o.roname
 			WHERE (o.sub_id = s.sub_id OR o.roname = s.sub_slot_name) AND o.retired_at IS NULL AND o.worker < 100), '0/0') END
 		FROM spock.subscription s WHERE s.sub_enabled`, [][]byte{[]byte(schema), []byte(name)}, nil, nil, nil).Read())

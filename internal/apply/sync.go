@@ -21,12 +21,18 @@ type tableSync struct {
 	schema, name string
 	status       string
 	at           pg.LSN // from which it follows
+	part         bool   // a partition of one that is asked for
 	emptied      pg.LSN // where in this server's log that was done for the copy; 0 when it was not
 }
 
 func (w *Worker) loadSyncing(ctx context.Context) error {
-	rows, err := w.db.Query(ctx, `SELECT sync_nspname::text, sync_relname::text, sync_status::text, sync_statuslsn::text
-		FROM spock.local_sync_status WHERE sync_subid = $1 AND sync_relname IS NOT NULL AND sync_status <> 'r' ORDER BY 1, 2`, w.sub.id)
+	// Changes name a partition, not the table that is asked for.
+	rows, err := w.db.Query(ctx, `WITH y AS (SELECT sync_nspname, sync_relname, sync_status::text AS status, sync_statuslsn::text AS at
+			FROM spock.local_sync_status WHERE sync_subid = $1 AND sync_relname IS NOT NULL AND sync_status <> 'r')
+		SELECT y.sync_nspname::text, y.sync_relname::text, y.status, y.at, false FROM y UNION ALL
+		SELECT n.nspname::text, c.relname::text, y.status, y.at, true FROM y
+			CROSS JOIN LATERAL pg_partition_tree(to_regclass(quote_ident(y.sync_nspname) || '.' || quote_ident(y.sync_relname))) p
+			JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.level > 0 ORDER BY 5 DESC, 1, 2`, w.sub.id)
 	if err != nil {
 		return fmt.Errorf("read state of tables: %w", err)
 	}
@@ -35,7 +41,7 @@ func (w *Worker) loadSyncing(ctx context.Context) error {
 	for rows.Next() {
 		var t tableSync
 		var at string
-		if err := rows.Scan(&t.schema, &t.name, &t.status, &at); err != nil {
+		if err := rows.Scan(&t.schema, &t.name, &t.status, &at, &t.part); err != nil {
 			return fmt.Errorf("read state of tables: %w", err)
 		}
 		lsn, err := pg.ParseLSN(at)
@@ -64,6 +70,7 @@ func (w *Worker) tableSyncs(ctx context.Context) error {
 	looks := seenLooks
 	for key, t := range w.syncing {
 		switch {
+		case t.part: // goes with the whole
 		case t.status == "y" && t.at <= max(w.applier.reached, w.idle):
 			if err := w.tableState(ctx, t.schema, t.name, "r", t.at); err != nil {
 				return err
@@ -220,9 +227,10 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync, n *noted) error {
 		return err
 	}
 	w.applier.epoch++
-	t.status, t.at, t.emptied = "y", c.point, 0
-	w.syncing[t.schema+"."+t.name] = t
-	return w.tableState(ctx, t.schema, t.name, "y", c.point)
+	if err := w.tableState(ctx, t.schema, t.name, "y", c.point); err != nil {
+		return err
+	}
+	return w.loadSyncing(ctx)
 }
 
 // synchronise brings a new subscription to the point where its stream begins.
@@ -268,6 +276,11 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 		}
 		defer release()
 		exact = all
+	}
+	if kind == "f" || kind == "d" {
+		if waits, err := w.emptiedThere(ctx, "", ""); err != nil || waits {
+			return errors.Join(err, errEmptied)
+		}
 	}
 	start, resumed, err := w.resumable(ctx, status)
 	if err != nil {

@@ -2,8 +2,12 @@ package multimaster
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -146,4 +150,53 @@ func copyIntoTablesWithRows(t *testing.T, nodes []*node) {
 		require.Equal(t, "n1|2|2\nn2|2|2\nn3|1|1", n.text(t, "SELECT node, count(*), count(DISTINCT number) FROM journal GROUP BY 1 ORDER BY 1"), n.name)
 	}
 	noExceptions(t, nodes...)
+}
+
+// Tables are copied again, emptied or not, from and to random nodes, while all nodes write them and are killed: they end equal.
+func TestCheck01TablesCopiedAgainUnderKills(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(seedVar) == "" && os.Getenv(seedsVar) == "" {
+		t.Skipf("a campaign: set %s to the number of seeds to run", seedsVar)
+	}
+	nodes := mesh(t, 3, playground, recording())
+	var done atomic.Int64
+	var writers []*writer
+	for _, n := range nodes {
+		writers = append(writers, &writer{n: n, done: &done})
+	}
+	for _, s := range seeds(t, 2) {
+		for i, w := range writers {
+			w.rand = rand.New(rand.NewPCG(s, uint64(i)))
+		}
+		r := rand.New(rand.NewPCG(s, 2000))
+		hits := 0
+		write(t, writers, 60, func() {
+			for ; hits < 2*blows; hits++ {
+				pause(t.Context(), time.Duration(50+r.IntN(200))*time.Millisecond)
+				resyncSome(r, nodes)
+				if hits%4 == 3 {
+					strike(t, r, nodes)
+				}
+			}
+		})
+		for _, n := range nodes {
+			n.eventually(t, "SELECT bool_and(sync_status = 'r') FROM spock.local_sync_status", "t", nodes...)
+		}
+		converge(t, writers, fmt.Sprintf("%s=%d", seedVar, s))
+		t.Logf("seed %d: %d transactions so far", s, done.Load())
+	}
+}
+
+// resyncSome asks for the copy of some table. One may be on its way already, or the server away.
+func resyncSome(r *rand.Rand, nodes []*node) {
+	n := nodes[r.IntN(len(nodes))]
+	other := nodes[(r.IntN(len(nodes)-1)+1+index(nodes, n))%len(nodes)]
+	table := []string{"item", "pair", "rich", "sole", "part"}[r.IntN(5)]
+	for _, at := range nodes { // what is being copied already may be half of it
+		busy, err := at.try("SELECT count(*) FROM spock.local_sync_status WHERE sync_status <> 'r' AND sync_relname = '" + table + "'")
+		if err != nil || busy != "0" {
+			return
+		}
+	}
+	_, _ = n.try(fmt.Sprintf("SELECT spock.sub_resync_table('%s', '%s', %t)", subscription(other, n), table, r.IntN(2) == 0))
 }
