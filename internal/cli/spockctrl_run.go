@@ -99,6 +99,8 @@ type runReporter struct {
 	drawn bool
 	// bars are the times at which a step's progress was told last.
 	bars map[string]time.Time
+	// quiet leaves out servers' notices that are no warnings.
+	quiet bool
 }
 
 func newRunReporter(env *Env, json bool) *runReporter {
@@ -174,6 +176,9 @@ func (r *runReporter) bar(e orchestrator.Event) {
 }
 
 func (r *runReporter) notice(e orchestrator.Event) {
+	if r.quiet && e.Type != "WARNING" {
+		return
+	}
 	text := fmt.Sprintf("node %s: %s: %s", e.Node, e.Type, e.Message)
 	if !r.json && (e.Type == "WARNING" || r.env.Terminal) {
 		r.endLine() // what has begun on stdout is not to be torn apart

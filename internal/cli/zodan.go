@@ -111,9 +111,18 @@ func (z *zodan) need(flags ...string) error {
 	return nil
 }
 
+// verbose reports whether servers' notices are wanted: whoever has made the plan
+// knows better what its steps mean.
+func (z *zodan) verbose() bool {
+	n, err := z.cmd.Flags().GetCount("verbose")
+	return err == nil && n > 0
+}
+
 func (z *zodan) surveyor() *orchestrator.Surveyor {
 	return &orchestrator.Surveyor{OnNotice: func(n spock.Notice) {
-		z.env.infof("%s: %s", n.Severity, workflow.Mask(n.Message))
+		if z.verbose() {
+			z.env.infof("%s: %s", n.Severity, workflow.Mask(n.Message))
+		}
 	}}
 }
 
@@ -128,6 +137,7 @@ func (z *zodan) membership() *orchestrator.Membership {
 // execute runs what was prepared, undoes it, or prints it.
 func (z *zodan) execute(ctx context.Context, cfg orchestrator.Config) error {
 	reporter := newRunReporter(z.env, z.json)
+	reporter.quiet = !z.verbose()
 	cfg.Log, cfg.OnEvent = z.env.log, reporter.event
 	var err error
 	if cfg.Rollback, err = rollbackWanted(z.text("on-failure")); err != nil {

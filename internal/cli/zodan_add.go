@@ -28,6 +28,7 @@ func newAddNodeCmd(env *Env) *cobra.Command {
 	f.String("file", "", "JSON `file` with a list of new nodes: objects with name, dsn and, if wanted, location, country, info")
 	f.String("repsets", "all", "replication `sets` that the new node takes: all, or a list with commas")
 	f.Bool("skip-schema", false, "copy rows only, into tables that are there already")
+	f.Bool("create-roles", false, "create the roles and memberships of the source that a new node's server lacks, without passwords")
 	f.Bool("allow-ddl", false, "let definitions change during the join; that they stay equal is then yours to see to")
 	f.String("max-retained-wal", "", "undo the join before a node keeps more WAL than that `size` for it, as 20GB; default: no limit")
 	f.Int("jobs", 0, "`number` of tables, or parts of large ones, that are copied at a time; default: by the processors, at most 4")
@@ -44,7 +45,7 @@ func addNode(ctx context.Context, z *zodan) error {
 	}
 	a := orchestrator.Addition{
 		Source:   workflow.Member{Name: z.text("src-node-name"), DSN: z.text("src-dsn")},
-		AllowDDL: z.on("allow-ddl"), OnlyData: z.on("skip-schema"), SkipCheck: z.on("skip-check"), Unfinished: z.on("resume") || z.on("rollback"),
+		AllowDDL: z.on("allow-ddl"), OnlyData: z.on("skip-schema"), CreateRoles: z.on("create-roles"), SkipCheck: z.on("skip-check"), Unfinished: z.on("resume") || z.on("rollback"),
 		Undo: z.on("rollback"),
 	}
 	var err error

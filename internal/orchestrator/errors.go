@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -98,6 +99,18 @@ func (e *differsError) Hint() string {
 	return "drop it first, or make the file say what is there"
 }
 
+// otherPlan is a plan whose steps are not those that an unfinished run has done.
+type otherPlan struct{ step, before, now string }
+
+func (e *otherPlan) Error() string {
+	return fmt.Sprintf("go on with the unfinished run: another release of the program began it: its %s was %q, now that is %q", e.step, e.before, e.now)
+}
+
+// Hint says what to do with it.
+func (e *otherPlan) Hint() string {
+	return "finish it with that release, or undo it with --rollback"
+}
+
 // LeftError is a run that could not be undone as a whole.
 type LeftError struct {
 	Left []Artifact
@@ -113,9 +126,20 @@ func (e *LeftError) Error() string {
 func leftText(left []Artifact) string {
 	list := make([]string, len(left))
 	for i, a := range left {
-		list[i] = strings.TrimSpace(strings.ToLower(a.Command)+" "+a.Object) + " on " + a.Node
+		list[i] = a.text() + " on " + a.Node
 	}
 	return strings.Join(list, ", ")
+}
+
+// text names what was made; what has no name of its own is what its step did.
+func (a Artifact) text() string {
+	if kind, ok := strings.CutPrefix(a.Command, "CREATE "); ok {
+		return strings.TrimSpace(strings.ToLower(kind) + " " + a.Object)
+	}
+	if a.Object == "" && a.What != "" {
+		return strconv.Quote(a.What)
+	}
+	return strings.TrimSpace(strings.ToLower(a.Command) + " " + a.Object)
 }
 
 // Unwrap returns the causes.

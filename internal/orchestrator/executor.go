@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -232,7 +233,23 @@ func (e *Executor) finish(ctx context.Context, err error) error {
 	if saveErr := e.save(ctx); saveErr != nil {
 		e.cfg.Log.WarnContext(ctx, "the end of the run is not in its journal", "error", saveErr)
 	}
+	e.tellMade()
 	return err
+}
+
+// tellMade lists what an unfinished run has made so far, node by node.
+func (e *Executor) tellMade() {
+	for _, n := range e.cfg.Nodes {
+		var made []string
+		for _, a := range e.record.Created {
+			if a.Node == n.Name {
+				made = append(made, a.text())
+			}
+		}
+		if len(made) > 0 {
+			e.event(Event{Status: Noted, Node: n.Name, Message: "made so far on " + n.Name + ": " + strings.Join(made, ", ")})
+		}
+	}
 }
 
 // open reaches every node of the steps and keeps other runs out. What is undone
@@ -342,6 +359,9 @@ func (e *Executor) resume(ctx context.Context) (int, error) {
 	for i, s := range e.cfg.Steps {
 		if !e.wanted(s) {
 			continue
+		}
+		if what := e.record.what(s.Path); s.Phase != "" && what != "" && what != s.Description {
+			return 0, &otherPlan{step: s.Label(), before: what, now: s.Description}
 		}
 		if !e.record.status(s.Path).Good() {
 			return e.heldBefore(i), nil

@@ -274,6 +274,48 @@ func TestLockKeepsOthersOut(t *testing.T) {
 }
 
 // A query is repeated until it says true; it ends when nothing moves any more.
+// Whoever waits hears why an engine does not get on, each reason once; what does
+// not pass ends the wait. A run that fails says what it has made.
+func TestTroubledWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRun(t, list(sqlStep("n1", "SELECT 1", "")))
+		r.cfg.StallTimeout = 10 * time.Minute
+		r.cfg.Steps = []workflow.Step{
+			{Type: workflow.TypeSQL, Path: "1", Phase: "J1", Node: "n1", SQL: "SELECT fence", Description: "Raise it", Undo: "SELECT lower"},
+			{Type: workflow.TypeWait, Path: "2", Phase: "J8", Node: "n1", SQL: "SELECT copied", Trouble: "SELECT trouble"},
+		}
+		asked := 0
+		r.cluster.answer = func(_, sql string) *answer {
+			switch sql {
+			case "SELECT copied":
+				return &answer{result: boolean("copied", false)}
+			case "SELECT trouble":
+				asked++
+				row := two("trouble", "it is away, password=secret", "in_vain", "f")
+				if asked > 20 {
+					row = two("trouble", "t is there already", "in_vain", "t")
+				}
+				return &answer{result: row}
+			}
+			return nil
+		}
+		err := r.start(t.Context(), t)
+		require.EqualError(t, err, "J8 on node n1: t is there already")
+		var told []string
+		for _, e := range r.events {
+			if e.Message != "" {
+				told = append(told, e.Message)
+			}
+		}
+		require.Equal(t, []string{"the engine of n1 tries again: it is away, password=***", `made so far on n1: "Raise it"`}, told)
+
+		// Another release has other steps under these numbers.
+		r.cfg.Steps[0].Description = "Something else"
+		require.ErrorContains(t, r.start(t.Context(), t), `its J1 was "Raise it", now that is "Something else"`)
+	})
+}
+
 func TestWaitSteps(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -155,6 +155,13 @@ func one(column, value string) orchestrator.Result {
 	}
 }
 
+// two is a row of two columns.
+func two(column, value, second, other string) orchestrator.Result {
+	return orchestrator.Result{
+		Columns: []orchestrator.Column{{Name: column, Type: pgtype.TextOID}, {Name: second, Type: pgtype.BoolOID}}, Rows: [][]*string{{&value, &other}},
+	}
+}
+
 func boolean(column string, value bool) orchestrator.Result {
 	text := "f"
 	if value {

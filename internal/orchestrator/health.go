@@ -34,6 +34,8 @@ type HealthConfig struct {
 	New workflow.Member
 	// OnlyData says that the new node has its tables already.
 	OnlyData bool
+	// CreateRoles says that the join creates the roles which the new node lacks.
+	CreateRoles bool
 	// Post asks whether a join went well, instead of whether it can.
 	Post bool
 	// MaxLag is how many bytes a subscriber may be behind; 1 GB.

@@ -61,8 +61,47 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 	})
 	if h.cfg.OnlyData {
 		h.tables(ctx)
+	} else {
+		h.inTheWay(ctx)
 	}
 	h.roles(ctx)
+}
+
+// qOwn are the names in the one schema that is copied although it is there, and
+// whether they are those of tables.
+const qOwn = `SELECT json_object_agg(o.name, o.is_table::text) FROM (
+  SELECT 'relation ' || quote_ident(c.relname) AS name, c.relkind IN ('r', 'p') AS is_table, 'pg_catalog.pg_class'::regclass AS class, c.oid AS object
+    FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND c.relnamespace = 'public'::regnamespace
+  UNION ALL SELECT 'function ' || quote_ident(p.proname) || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')', false, 'pg_catalog.pg_proc'::regclass, p.oid
+    FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+  UNION ALL SELECT 'type ' || quote_ident(y.typname), false, 'pg_catalog.pg_type'::regclass, y.oid
+    FROM pg_catalog.pg_type y WHERE y.typnamespace = 'public'::regnamespace AND y.typtype IN ('b', 'd', 'e', 'r') AND y.typelem = 0) o
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = o.class AND d.objid = o.object AND d.deptype = 'e')`
+
+// inTheWay finds what a copy cannot make, because the new node has it already.
+// Its tables are named elsewhere.
+func (h *health) inTheWay(ctx context.Context) {
+	var both [2]map[string]string
+	for i, m := range []workflow.Member{h.cfg.New, h.cfg.Source} {
+		h.must(ctx, m, "objects of "+m.Name, func(server Server) error {
+			there, err := server.Ask(ctx, "SELECT pg_catalog.to_regnamespace('public') IS NOT NULL")
+			if err != nil || !there.is() {
+				return err
+			}
+			answer, err := server.Ask(ctx, qOwn)
+			both[i] = texts(answer.text(0))
+			return err
+		})
+	}
+	var twice []string
+	for _, name := range sortedNames(both[0]) {
+		if _, ok := both[1][name]; ok && both[0][name] != "true" {
+			twice = append(twice, name)
+		}
+	}
+	if len(twice) > 0 {
+		h.add(Fail, h.cfg.New.Name, "new node %s has objects that the copy would bring: %s", h.cfg.New.Name, strings.Join(twice, ", "))
+	}
 }
 
 // tables checks that the tables which are to get rows are there, and have none:
@@ -123,7 +162,11 @@ func (h *health) roles(ctx context.Context) {
 			locked = append(locked, role)
 		}
 	}
-	h.verdict(len(missing) == 0, m.Name, "new node "+m.Name+" has all roles of the source", "new node "+m.Name+" lacks the roles "+strings.Join(missing, ", "))
+	if len(missing) > 0 && h.cfg.CreateRoles {
+		h.add(Pass, m.Name, "new node %s gets the roles %s, without passwords", m.Name, strings.Join(missing, ", "))
+	} else {
+		h.verdict(len(missing) == 0, m.Name, "new node "+m.Name+" has all roles of the source", "new node "+m.Name+" lacks the roles "+strings.Join(missing, ", "))
+	}
 	if len(locked) > 0 {
 		h.add(Fail, m.Name, "roles that may log in on the source may not on new node %s: %s", m.Name, strings.Join(locked, ", "))
 	}
@@ -134,7 +177,7 @@ func (h *health) roles(ctx context.Context) {
 			outside = append(outside, membership)
 		}
 	}
-	if len(outside) > 0 {
+	if len(outside) > 0 && !h.cfg.CreateRoles {
 		h.add(Warn, m.Name, "new node %s lacks memberships of roles: %s", m.Name, strings.Join(outside, ", "))
 	}
 }

@@ -60,6 +60,8 @@ type Artifact struct {
 	Node    string `json:"node"`
 	Command string `json:"command"`
 	Object  string `json:"object"`
+	// What is the step that made it, in words.
+	What string `json:"what,omitempty"`
 	// Undo is SQL that removes it and succeeds when it is not there.
 	Undo string `json:"undo"`
 	// Exists is a query that says whether it is there; empty when nobody can tell.
@@ -98,6 +100,16 @@ func (r *Record) status(path string) Status {
 	for i := range r.Steps {
 		if r.Steps[i].Path == path {
 			return r.Steps[i].Status
+		}
+	}
+	return ""
+}
+
+// what is a step in words as it was when it was last seen; empty when it never was.
+func (r *Record) what(path string) string {
+	for i := range r.Steps {
+		if r.Steps[i].Path == path {
+			return r.Steps[i].What
 		}
 	}
 	return ""

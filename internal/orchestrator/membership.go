@@ -34,6 +34,8 @@ type Addition struct {
 	Sets []string
 	// AllowDDL lets definitions change meanwhile; OnlyData copies rows into tables that exist.
 	AllowDDL, OnlyData bool
+	// CreateRoles gives the new nodes' servers the roles of the source that they lack.
+	CreateRoles bool
 	// SkipCheck leaves out the checks.
 	SkipCheck bool
 	// Unfinished is for an unfinished run only: to go on with it, or, with Undo, to
@@ -157,6 +159,9 @@ func sameRun(a Addition, j workflow.Joining) error {
 		}
 	}
 	compare("source", j.Source.Name, a.Source.Name)
+	if !a.Undo {
+		compare("connection string of "+j.Source.Name, j.Source.DSN, a.Source.DSN)
+	}
 	for i, n := range a.New {
 		if i < len(j.New) && !a.Undo {
 			compare("connection string of "+n.Name, j.New[i].DSN, n.DSN)
@@ -164,9 +169,12 @@ func sameRun(a Addition, j workflow.Joining) error {
 	}
 	if !a.Unfinished {
 		compare("list of replication sets", strings.Join(j.Sets, ","), strings.Join(a.Sets, ","))
-		if j.OnlyData != a.OnlyData {
-			differences = append(differences, "--skip-schema is not as it was")
+		for option, differs := range map[string]bool{"skip-schema": j.OnlyData != a.OnlyData, "create-roles": j.CreateRoles != a.CreateRoles} {
+			if differs {
+				differences = append(differences, "--"+option+" is not as it was")
+			}
 		}
+		slices.Sort(differences)
 	}
 	if len(differences) > 0 {
 		return &OtherRun{Differences: differences}
@@ -190,7 +198,8 @@ func moved(a Addition, j *workflow.Joining) {
 func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, error) {
 	j := workflow.Joining{
 		Run: "add-" + strings.Join(a.names(), "-") + "-" + time.Now().UTC().Format("20060102T150405"), Owner: m.Owner,
-		Source: a.Source, New: a.New, Sets: a.Sets, AllowDDL: a.AllowDDL, OnlyData: a.OnlyData, Limits: a.Limits,
+		Source: a.Source, New: a.New, Sets: a.Sets, AllowDDL: a.AllowDDL, OnlyData: a.OnlyData, CreateRoles: a.CreateRoles,
+		Limits: a.Limits,
 	}
 	if err := unlike(a); err != nil {
 		return j, err
@@ -226,6 +235,9 @@ func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, er
 	}
 	if j.Bare && j.Limits != "" {
 		return j, errors.New("--jobs, --max-rate and --max-source-load are for nodes that are all served by pgdrover's engine")
+	}
+	if j.Bare && j.CreateRoles {
+		return j, errors.New("--create-roles is for nodes that are all served by pgdrover's engine")
 	}
 	return j, nil
 }
@@ -270,7 +282,7 @@ func (m *Membership) check(ctx context.Context, a Addition) error {
 	}
 	e := &Checked{}
 	for _, n := range a.New {
-		for _, c := range m.Surveyor.Health(ctx, HealthConfig{Source: a.Source, New: n.Member, OnlyData: a.OnlyData}, m.OnCheck) {
+		for _, c := range m.Surveyor.Health(ctx, HealthConfig{Source: a.Source, New: n.Member, OnlyData: a.OnlyData, CreateRoles: a.CreateRoles}, m.OnCheck) {
 			e.Total++
 			if c.Verdict == Fail {
 				e.Failed++

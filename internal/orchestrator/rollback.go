@@ -28,7 +28,7 @@ func (e *Executor) intend(ctx context.Context, s workflow.Step, undo, exists str
 		}
 	}
 	e.record.Created = append(e.record.Created, Artifact{
-		Step: s.Path, Node: s.Node, Command: s.CommandName(), Object: s.Object(), Undo: undo, Exists: exists, For: s.For,
+		Step: s.Path, Node: s.Node, Command: s.CommandName(), Object: s.Object(), What: s.Description, Undo: undo, Exists: exists, For: s.For,
 	})
 	return e.saveLocked(ctx)
 }

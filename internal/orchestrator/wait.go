@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 	moved, last, told := time.Now(), "", ""
 	var barred bar
+	var engine trouble
 	var lastErr error
 	for {
 		statement, err := e.statement(s)
@@ -33,6 +35,9 @@ func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 			return outcome{status: OK, variables: firstRow(answer)}, nil
 		}
 		lastErr = err
+		if e.troubled(ctx, s, &engine); engine.inVain {
+			return outcome{}, &troubleError{engine.text}
+		}
 		e.tellBar(ctx, s, &barred)
 		now := describe(answer, err) + "\n" + e.rows(ctx, s, s.Progress, "")
 		blockers := e.rows(ctx, s, s.Blockers, s.BlockersAt)
@@ -45,13 +50,57 @@ func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 		}
 		e.tellBehind(s, answer, &barred)
 		if time.Since(moved) > e.cfg.StallTimeout {
-			return outcome{}, e.stalled(s, answer, lastErr, blockers)
+			if blockers != "" {
+				blockers = "it waits for " + blockers
+			}
+			return outcome{}, e.stalled(s, answer, lastErr, cmp.Or(blockers, engine.text))
 		}
 		if err := e.pause(ctx, e.cfg.Poll); err != nil {
 			return outcome{}, err
 		}
 	}
 }
+
+// trouble is what keeps the engine of a step's node from getting on.
+type trouble struct {
+	looked time.Time
+	text   string
+	inVain bool
+}
+
+// troubleEvery is the pause between two looks at an engine's errors.
+const troubleEvery = 2 * time.Second
+
+// troubled asks for an engine's errors now and then, and tells new ones.
+func (e *Executor) troubled(ctx context.Context, s workflow.Step, t *trouble) {
+	if s.Trouble == "" || time.Since(t.looked) < troubleEvery {
+		return
+	}
+	t.looked = time.Now()
+	answer, err := e.ask(ctx, s.Node, s.Trouble)
+	if err != nil {
+		return // whoever is away cannot complain
+	}
+	var lines []string
+	for i := range answer.Rows {
+		row := Result{Rows: answer.Rows[i : i+1]}
+		lines = append(lines, workflow.Mask(row.text(0)))
+		t.inVain = t.inVain || row.text(1) == "t"
+	}
+	text := strings.Join(lines, "; ")
+	if text != "" && text != t.text && !t.inVain {
+		e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: "the engine of " + s.Node + " tries again: " + text})
+	}
+	t.text = text
+}
+
+// troubleError is an error of an engine that does not pass.
+type troubleError struct{ text string }
+
+func (e *troubleError) Error() string { return e.text }
+
+// Hint says what to do about it.
+func (e *troubleError) Hint() string { return "undo the run with --rollback, remove the cause, and begin again" }
 
 // bar remembers what was told of a step's progress.
 type bar struct {
@@ -121,10 +170,10 @@ func (e *Executor) tellBehind(s workflow.Step, answer Result, b *bar) {
 	e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: s.Node + " still lacks " + *behind})
 }
 
-func (e *Executor) stalled(s workflow.Step, answer Result, err error, blockers string) error {
+func (e *Executor) stalled(s workflow.Step, answer Result, err error, reason string) error {
 	why := fmt.Errorf("%w: nothing has moved for %s", ErrTimeout, e.cfg.StallTimeout)
-	if blockers != "" {
-		return fmt.Errorf("%w; it waits for %s", why, blockers)
+	if reason != "" {
+		return fmt.Errorf("%w; %s", why, reason)
 	}
 	if err != nil {
 		return fmt.Errorf("%w; the last answer was: %w", why, err)

@@ -40,6 +40,8 @@ type Joining struct {
 	AllowDDL bool
 	// OnlyData says that rows alone are copied, into tables that exist.
 	OnlyData bool
+	// CreateRoles gives the new nodes' servers the roles of the source that they lack.
+	CreateRoles bool
 	// Tables are those whose rows are copied, as the source names them; only for
 	// OnlyData, where they are there before.
 	Tables []string
@@ -94,6 +96,9 @@ func AddNode(j Joining) []Step {
 	p.streams(j)
 	p.reverse(j)
 	p.open(j)
+	if !j.Bare {
+		p.troubled()
+	}
 	return p.steps
 }
 
@@ -142,6 +147,7 @@ func (p *planner) begin(j Joining) {
 			s.Undo = "SELECT pgdrover.fence_lower(" + run + ")"
 			return s
 		})
+		p.roles(j)
 		p.newcomers(j, func(n Newcomer) Step {
 			s := sqlStep("J2", n.Name, "Note what "+n.Name+" holds", "SELECT pgdrover.take_inventory("+run+")")
 			s.Undo = "CALL pgdrover.purge_copied(" + run + ")"
@@ -218,6 +224,7 @@ func (p *planner) copy(j Joining) {
 		})
 	}
 	p.structure(j)
+	p.views(j)
 	p.add(sqlStep("J10", j.Source.Name, "Read the replication sets of "+j.Source.Name, readSets))
 	p.newcomers(j, func(n Newcomer) Step {
 		return sqlStep("J10", n.Name, "Give "+n.Name+" the same replication sets", writeSets(j.Source.Name, n.SkipSchemas))
@@ -296,7 +303,12 @@ func copied(j Joining, n Newcomer) Step {
 		"SELECT coalesce(bool_and(y.sync_status IN ('r', 'y')) AND bool_or(y.sync_relname IS NULL AND y.sync_status = 'r'), false) AS copied,\n"+
 			"       string_agg(DISTINCT y.sync_status::text, '') AS state\n"+
 			"  FROM spock.local_sync_status y JOIN spock.subscription s ON s.sub_id = y.sync_subid WHERE s.sub_name = "+name)
-	w.Progress = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())::text" +
+	size := "pg_catalog.pg_database_size(pg_catalog.current_database())::text"
+	if !j.Bare { // attempts that fail one after the other leave traces too
+		size = "CASE WHEN EXISTS (SELECT FROM spock.pgdrover_subscription p JOIN spock.subscription s USING (sub_id)\n" +
+			" WHERE s.sub_name = " + name + " AND p.failures > 1 AND p.last_error_at > clock_timestamp() - interval '1 minute') THEN '' ELSE " + size + " END"
+	}
+	w.Progress = "SELECT " + size +
 		" || coalesce((SELECT sum(bytes_processed)::text FROM pg_catalog.pg_stat_progress_copy), '')" +
 		" || coalesce((SELECT sum(blocks_done + tuples_done)::text FROM pg_catalog.pg_stat_progress_create_index), '')"
 	if !j.Bare {
@@ -327,6 +339,35 @@ func (p *planner) structure(j Joining) {
 		s.IgnoreErrors, s.For = j.AllowDDL, []string{n.Name}
 		p.add(s)
 	}
+}
+
+// views fills the materialized views that are filled on the source.
+func (p *planner) views(j Joining) {
+	if j.Bare || j.OnlyData {
+		return
+	}
+	p.add(sqlStep("J9", j.Source.Name, "Read which materialized views of "+j.Source.Name+" are filled", "SELECT pgdrover.filled_views() AS filled_views"))
+	p.newcomers(j, func(n Newcomer) Step {
+		return sqlStep("J9", n.Name, "Fill the materialized views of "+n.Name,
+			"SELECT pgdrover.fill_views('"+variable(j.Source.Name, "filled_views")+"'::jsonb, "+pg.QuoteLiteral(ListLiteral(n.SkipSchemas))+"::text[]) AS filled")
+	})
+}
+
+// roles creates those roles that the new nodes' servers lack.
+func (p *planner) roles(j Joining) {
+	if !j.CreateRoles {
+		return
+	}
+	roles := "'" + variable(j.Source.Name, "roles") + "'::jsonb"
+	p.add(sqlStep("J2", j.Source.Name, "Read the roles of "+j.Source.Name, "SELECT pgdrover.role_definitions() AS roles"))
+	p.newcomers(j, func(n Newcomer) Step {
+		return sqlStep("J2", n.Name, "See which of them "+n.Name+" lacks", "SELECT pgdrover.lacking_roles("+roles+") AS lacking_roles")
+	})
+	p.newcomers(j, func(n Newcomer) Step {
+		s := sqlStep("J2", n.Name, "Create them on "+n.Name, "SELECT pgdrover.create_roles('"+variable(n.Name, "lacking_roles")+"'::jsonb) AS created")
+		s.Undo = "SELECT pgdrover.drop_roles('" + variable(n.Name, "lacking_roles") + "'::jsonb)"
+		return s
+	})
 }
 
 // handoverKey is the variable of the new node that holds a replica's position.

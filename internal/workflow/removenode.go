@@ -95,6 +95,9 @@ func RemoveNode(l Leaving) []Step {
 		p.add(s)
 	}
 	p.noSlotLeft(l)
+	if l.Fenced {
+		p.troubled()
+	}
 	return p.steps
 }
 

@@ -65,6 +65,9 @@ type Step struct {
 	BlockersAt string
 	// Progress is a query whose text changes while a waiting step gets on.
 	Progress string
+	// Trouble is a query for what keeps the node's engine from getting on: a text
+	// a row, and whether waiting is in vain.
+	Trouble string
 	// Bar is a query for how much is done and of how much.
 	Bar string
 	// Refuse words the error of a step whose query says false; a column "why" of

@@ -48,6 +48,7 @@ func TestAddNodePlan(t *testing.T) {
 		"J6 n-4: Create subscription sub_n1_n_4 on n-4",
 		"J8 n-4: Copy structure and data from n1 to n-4",
 		"J9 n1: Take the digest of the tables on n1", "J9 n-4: Compare the tables on n-4 with it",
+		"J9 n1: Read which materialized views of n1 are filled", "J9 n-4: Fill the materialized views of n-4",
 		"J10 n1: Read the replication sets of n1", "J10 n-4: Give n-4 the same replication sets",
 		"J11 n-4: Read how far the copy holds the changes of n2", "J11 n-4: Read how far the copy holds the changes of n3",
 		"J12 n1: Write a mark on n1", "J12 n-4: Wait until n-4 has the changes of n1",
@@ -216,6 +217,20 @@ func TestAddNodePlanVariants(t *testing.T) {
 	require.Contains(t, steps[noted].Undo, `'{"public.t"}'`)
 	require.Less(t, slices.Index(lines, "J2 n-4: Limit the copy to n-4 (jobs=2)"), slices.Index(lines, "J6 n-4: Create subscription sub_n1_n_4 on n-4"))
 	require.Less(t, slices.Index(lines, "J8 n-4: Copy structure and data from n1 to n-4"), slices.Index(lines, "J8 n-4: Lift the limits of the copy to n-4"))
+	for _, s := range steps {
+		require.Equal(t, s.Type == workflow.TypeWait, s.Trouble != "", "whoever waits hears of the engine's errors")
+	}
+	j = joining()
+	j.CreateRoles = true
+	steps = workflow.AddNode(j)
+	created := slices.Index(outline(steps), "J2 n-4: Create them on n-4")
+	require.Equal(t, created+1, slices.Index(outline(steps), "J2 n-4: Note what n-4 holds"), "they go when nothing is theirs any more")
+	require.Contains(t, steps[created].Undo, "pgdrover.drop_roles('${n-4}.lacking_roles'::jsonb)")
+	j = joining()
+	j.Bare = true
+	for _, s := range workflow.AddNode(j) {
+		require.Empty(t, s.Trouble, "Spock's engine has no such table")
+	}
 	j = joining()
 	j.Position = "remote_commit_lsn"
 	for _, s := range workflow.AddNode(j) {

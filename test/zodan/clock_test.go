@@ -48,7 +48,7 @@ func wrapped(t testing.TB, environment string) (bin string) {
 // no row is missing, none is there twice, and differences add up on all nodes.
 func TestClocks(t *testing.T) {
 	t.Parallel()
-	a := first(t, "n1")
+	a := first(t, "n1", nil)
 	b := newNodeFrom(t, "n2", offClock(t, -3600), map[string]string{"timezone": "'Asia/Tokyo'"})
 	c := newNodeFrom(t, "n3", offClock(t, 3600), map[string]string{"timezone": "'America/St_Johns'"})
 	ready(t, a, b, c)

@@ -48,7 +48,7 @@ func TestGuards(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	bin := saidDisks(t)
-	a := first(t, "datacenter-east-1")
+	a := first(t, "datacenter-east-1", nil)
 	b, c := newNodeFrom(t, "New York-Capital", bin, nil), newNodeFrom(t, "n3-with-a-long-name", bin, nil)
 	b.odd = true
 	ready(t, a, b, c)
@@ -86,8 +86,19 @@ func TestGuards(t *testing.T) {
 		goOn()
 		require.Equal(t, 1, tl.wait(), tl.said())
 		require.Contains(t, tl.said(), "definitions on New York-Capital have changed since the copy was taken: new relation public.late")
+		require.Contains(t, tl.said(), "made so far on New York-Capital: ")
 		b.exec(t, "SET pgdrover.fence = off; DROP TABLE public.late; RESET pgdrover.fence")
 		undo(t)
+	})
+	part("an object in the way", func(t *testing.T) {
+		c.disconnect() // its session may have begun while the node was closed
+		c.exec(t, "CREATE SEQUENCE alone_id_seq")
+		tl := must(t, 1, append(add(dir, a, c), "--skip-check")...)
+		require.Contains(t, tl.said(), `ERROR: relation "alone_id_seq" already exists`)
+		must(t, 0, append(add(dir, a, c), "--rollback")...)
+		c.disconnect()
+		c.exec(t, "DROP SEQUENCE alone_id_seq")
+		requireFootprints(t, before, all...)
 	})
 	part("a slot that was moved", func(t *testing.T) {
 		tl, goOn := stopAt(t, "J12", add(dir, a, c)...)
@@ -153,6 +164,7 @@ func TestGuards(t *testing.T) {
 // killed meanwhile is no harm.
 func openTransaction(t *testing.T, dir string, a, b, c *node, before map[string]string) {
 	t.Helper()
+	rolesAreCreated(t, dir, a, c)
 	onPeer, onSource := openOn(t, b), openOn(t, a)
 	// What is not copied: a schema that the new node has already.
 	a.exec(t, "CREATE SCHEMA archive; CREATE TABLE archive.old AS SELECT 1 AS id; ALTER TABLE archive.old ADD PRIMARY KEY (id); "+
@@ -171,12 +183,13 @@ func openTransaction(t *testing.T, dir string, a, b, c *node, before map[string]
 			}
 		}
 	}
-	tl := begin(t, nil, add(dir, a, c)...)
+	words := append(add(dir, a, c), "--create-roles")
+	tl := begin(t, nil, words...)
 	tl.waitsFor(t, "J3")
 	goesOn()
 	tl.kill()
 	tl.wait()
-	tl = begin(t, nil, add(dir, a, c)...)
+	tl = begin(t, nil, words...)
 	tl.waitsFor(t, "J3")
 	onPeer()
 	tl.waitsFor(t, "J8")
@@ -195,10 +208,37 @@ func openTransaction(t *testing.T, dir string, a, b, c *node, before map[string]
 	require.Equal(t, "t", c.text(t, "SELECT nextval('alone_id_seq') > 1000"), "sequences are past those of the source")
 	require.Equal(t, "extra|{id,open}|open", c.text(t, `SELECT s.set_name, t.set_att_list, pg_get_expr(t.set_row_filter, t.set_reloid)
 		FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id) WHERE t.set_reloid = 'part'::regclass`))
+	require.Equal(t, rolesOfSource, c.text(t, qRoles))
+	a.exec(t, "DROP OWNED BY clerk; DROP ROLE clerk, keepers")
 	must(t, 0, remove(dir, c)...)
 	c.disconnect()
-	c.exec(t, "DROP SCHEMA archive")
+	c.exec(t, "DROP SCHEMA archive; DROP ROLE clerk, keepers")
 	requireFootprints(t, before, a, b, c)
+}
+
+// qRoles are the roles of the next test, with what they may, and whose members they are.
+const qRoles = `SELECT string_agg(concat_ws(' ', r.rolname, r.rolcanlogin, r.rolcreatedb, r.rolconnlimit, g.rolname), ', ' ORDER BY r.rolname)
+	FROM pg_roles r LEFT JOIN pg_auth_members m ON m.member = r.oid LEFT JOIN pg_roles g ON g.oid = m.roleid WHERE r.rolname IN ('clerk', 'keepers')`
+
+const rolesOfSource = "clerk t t 7 keepers, keepers f f -1"
+
+// rolesAreCreated: what the new node's server lacks of roles is refused, or
+// created, and goes again when the join is undone. The source keeps them.
+func rolesAreCreated(t *testing.T, dir string, a, c *node) {
+	t.Helper()
+	a.exec(t, "CREATE ROLE keepers; CREATE ROLE clerk LOGIN CREATEDB CONNECTION LIMIT 7 IN ROLE keepers; GRANT SELECT ON contested TO clerk")
+	tl := must(t, 5, add(dir, a, c)...)
+	require.Contains(t, tl.said(), "new node "+c.name+" lacks the roles clerk, keepers")
+	words := append(add(dir, a, c), "--create-roles")
+	tl = begin(t, func(tl *tool, e event) {
+		if e.Status == "running" && e.Phase == "J6" {
+			tl.kill()
+		}
+	}, words...)
+	require.Equal(t, -1, tl.wait(), tl.said())
+	require.Equal(t, rolesOfSource, c.text(t, qRoles))
+	must(t, 0, append(words, "--rollback")...)
+	require.Empty(t, c.text(t, qRoles))
 }
 
 // openVar makes transactions stay open for that time while a join waits for them.

@@ -3,6 +3,7 @@ package zodan
 import (
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -11,10 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// several has transactions of one provider written side by side.
+var several = map[string]string{"spock.apply_workers": "4", "max_replication_slots": "40"}
+
 // first makes a cluster of one node with rows, which the others join.
-func first(t testing.TB, name string) *node {
+func first(t testing.TB, name string, settings map[string]string) *node {
 	t.Helper()
-	n := newNode(t, name, nil)
+	n := newNode(t, name, settings)
 	n.exec(t, schema)
 	n.exec(t, fmt.Sprintf("SELECT spock.node_create('%s', %s)", name, quote(n.dsn())))
 	n.exec(t, filled)
@@ -22,9 +26,9 @@ func first(t testing.TB, name string) *node {
 }
 
 // pair makes a cluster of two.
-func pair(t testing.TB, dir string) (a, b *node) {
+func pair(t testing.TB, dir string, settings map[string]string) (a, b *node) {
 	t.Helper()
-	a = first(t, "n1")
+	a = first(t, "n1", settings)
 	b = newNode(t, "n2", nil)
 	ready(t, a, b)
 	must(t, 0, add(dir, a, b)...)
@@ -32,12 +36,12 @@ func pair(t testing.TB, dir string) (a, b *node) {
 }
 
 // Nodes join a cluster that is written to, with everything that can be killed
-// killed on the way, and leave again.
+// killed on the way, and leave again. Some apply with one session, others with several.
 func TestJoinsUnderLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	a, b := pair(t, dir)
-	c, d, e := newNode(t, "n3", nil), newNode(t, "n4", nil), newNode(t, "n5", nil)
+	a, b := pair(t, dir, several)
+	c, d, e := newNode(t, "n3", several), newNode(t, "n4", nil), newNode(t, "n5", several)
 	all := []*node{a, b, c, d, e}
 	before := footprints(t, all...)
 	leave := func(t *testing.T, nodes ...*node) {
@@ -129,8 +133,12 @@ func requireOneSnapshot(t testing.TB, source *node, nodes ...*node) {
 	}
 }
 
+// nodeName is one in a step's words.
+var nodeName = regexp.MustCompile(`\bn\d\b`)
+
 // killAtEachStep kills the tool whenever it begins a step that it has not begun
-// before, and calls it again, from one of two machines in turn.
+// before, and calls it again, from one of two machines in turn. In short runs
+// what it does on several nodes at once is one step.
 func killAtEachStep(t testing.TB, dir string, source, n *node) (kills int) {
 	t.Helper()
 	begun := map[string]bool{}
@@ -138,8 +146,12 @@ func killAtEachStep(t testing.TB, dir string, source, n *node) (kills int) {
 		machine := fmt.Sprintf("%s/%d", dir, i%2)
 		killed := false
 		tl := begin(t, func(tl *tool, e event) {
-			if e.Status == "running" && !begun[e.Step] && !killed {
-				begun[e.Step], killed = true, true
+			step := e.Step
+			if rounds(1) == 1 {
+				step = e.Phase + nodeName.ReplaceAllString(e.Description, "")
+			}
+			if e.Status == "running" && !begun[step] && !killed {
+				begun[step], killed = true, true
 				tl.kill()
 			}
 		}, add(machine, source, n)...)
@@ -154,7 +166,7 @@ func killAtEachStep(t testing.TB, dir string, source, n *node) (kills int) {
 }
 
 // undoAtSteps kills the tool at some steps, and undoes the join on another
-// machine: only the nodes know of it there.
+// machine, which reaches the nodes at other addresses: only they know of it there.
 func undoAtSteps(t testing.TB, source, n *node, before map[string]string, all []*node) {
 	t.Helper()
 	steps := []string{"J1", "J3", "J6", "J8", "J11", "J13", "J14", "J15"}
@@ -168,7 +180,13 @@ func undoAtSteps(t testing.TB, source, n *node, before map[string]string, all []
 			}
 		}, add(t.TempDir(), source, n)...)
 		require.Equal(t, -1, tl.wait(), tl.said())
-		must(t, 0, append(add(t.TempDir(), source, n), "--rollback")...)
+		elsewhere := add(t.TempDir(), source, n)
+		for i, word := range elsewhere { // they may have moved meanwhile
+			elsewhere[i] = strings.NewReplacer(n.dsn(), n.server.DSN(database), source.dsn(), source.server.DSN(database)).Replace(word)
+		}
+		tl = must(t, 5, elsewhere...)
+		require.Contains(t, tl.said(), "an unfinished run is another one: ")
+		must(t, 0, append(elsewhere, "--rollback")...)
 		requireFootprints(t, before, all...)
 		ready(t, all...)
 	}

@@ -14,7 +14,7 @@ import (
 func TestWhatIsLeft(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	a, b := first(t, "n1"), newNode(t, "n2", nil)
+	a, b := first(t, "n1", nil), newNode(t, "n2", nil)
 	ready(t, a, b)
 	_ = t.Run("objects of every kind", func(t *testing.T) { objectsOfEveryKind(t, b) }) &&
 		t.Run("a removal that ends early", func(t *testing.T) { removalGoesOn(t, dir, a, b) }) &&

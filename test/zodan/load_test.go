@@ -31,7 +31,11 @@ CREATE TABLE journal (node text, number int, hits int);
 CREATE TABLE counter (id int PRIMARY KEY, n int NOT NULL);
 CREATE TABLE part (id int PRIMARY KEY, secret text, open boolean NOT NULL);
 CREATE TABLE alone (id serial PRIMARY KEY, v text);
-CREATE TABLE kept_out (id int PRIMARY KEY);`
+CREATE TABLE kept_out (id int PRIMARY KEY);
+CREATE MATERIALIZED VIEW shop.b AS SELECT who, count(*) AS n FROM shop.item GROUP BY who;
+CREATE MATERIALIZED VIEW shop.a AS SELECT sum(n) AS n FROM shop.b;
+CREATE MATERIALIZED VIEW shop.unfilled AS SELECT 1 AS one WITH NO DATA;
+CREATE UNIQUE INDEX ON shop.b (who);`
 
 // filled are rows and sets of the first node.
 const filled = `
@@ -53,7 +57,8 @@ SELECT spock.repset_add_table('extra', 'part', columns := '{id,open}', row_filte
 var compared = []string{
 	"SELECT * FROM shop.item ORDER BY id", "SELECT * FROM contested ORDER BY id", "SELECT id, open FROM part WHERE open ORDER BY id",
 	"SELECT count(*), count(DISTINCT (node, number)) FROM journal", "SELECT * FROM counter ORDER BY id",
-	"SELECT * FROM alone WHERE false", "SELECT count(*) FROM shop.fair WHERE m = 'sad'",
+	"SELECT * FROM alone WHERE false", "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relkind = 'm' AND relispopulated",
+	"SELECT count(*) FROM shop.fair WHERE m = 'sad'",
 }
 
 // writer makes transactions on one node until it is told to stop. Each leaves

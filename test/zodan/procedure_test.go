@@ -37,7 +37,7 @@ func (n *node) psql(t testing.TB, sql string) (notices string, err error) {
 // The documented procedures do what the commands do, and say what they do.
 func TestProcedures(t *testing.T) {
 	t.Parallel()
-	a, b := first(t, "n1"), newNode(t, "n2", nil)
+	a, b := first(t, "n1", nil), newNode(t, "n2", nil)
 	before := footprints(t, a, b)
 	call := fmt.Sprintf("CALL spock.add_node('n1', %s, 'n2', %s, true, new_node_info := '{\"why\": \"a | b\"}')", quote(a.dsn()), quote(b.dsn()))
 

@@ -86,9 +86,11 @@ $$;
 -- Every definition with a digest of it: what tables are, and with "all" also functions, types, replication sets and roles.
 CREATE OR REPLACE FUNCTION pgdrover.fingerprint(everything boolean, skipped text[] = '{}')
 RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
-    WITH rel AS (
+    WITH own AS MATERIALIZED ( -- before all else: most of what there is lies in other schemas
+        SELECT n.oid, n.nspname FROM pg_namespace n WHERE NOT pgdrover.reserved_schema(n.nspname)),
+    rel AS (
         SELECT c.oid, c.relkind, c.relreplident, c.relname, n.nspname, format('%I.%I', n.nspname, c.relname) AS name
-          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          FROM pg_class c JOIN own n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND NOT n.nspname = ANY (skipped::name[])
            AND pgdrover.is_foreign('pg_class'::regclass, c.oid, n.oid))
     SELECT coalesce(jsonb_object_agg(k.name, md5(k.definition)), '{}') FROM (
@@ -108,10 +110,13 @@ RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
           FROM pg_trigger t JOIN rel r ON r.oid = t.tgrelid
          WHERE everything AND NOT t.tgisinternal AND t.tgname NOT LIKE 'pgdrover\_%'
         UNION ALL SELECT 'function ' || p.oid::regprocedure, CASE WHEN p.prokind IN ('f', 'p') THEN pg_get_functiondef(p.oid) ELSE p.prosrc END
-          FROM pg_proc p WHERE everything AND pgdrover.is_foreign('pg_proc'::regclass, p.oid, p.pronamespace)
+          FROM pg_proc p
+         WHERE everything AND p.pronamespace = ANY (ARRAY (SELECT n.oid FROM own n)) AND pgdrover.is_foreign('pg_proc'::regclass, p.oid, p.pronamespace)
         UNION ALL SELECT 'type ' || y.oid::regtype, concat_ws(' ', y.typtype, y.typnotnull, format_type(y.typbasetype, y.typtypmod),
                    (SELECT string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid))
-          FROM pg_type y WHERE everything AND y.typtype IN ('e', 'd', 'r') AND pgdrover.is_foreign('pg_type'::regclass, y.oid, y.typnamespace)
+          FROM pg_type y
+         WHERE everything AND y.typtype IN ('e', 'd', 'r') AND y.typnamespace = ANY (ARRAY (SELECT n.oid FROM own n))
+           AND pgdrover.is_foreign('pg_type'::regclass, y.oid, y.typnamespace)
         UNION ALL SELECT 'schema ' || quote_ident(n.nspname), '' FROM pg_namespace n
          WHERE everything AND NOT pgdrover.reserved_schema(n.nspname)
         UNION ALL SELECT 'extension ' || quote_ident(x.extname), x.extversion FROM pg_extension x WHERE everything

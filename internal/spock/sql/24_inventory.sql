@@ -160,3 +160,105 @@ RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.pgdrover_run WHERE kind = 'add_node' AND node = ANY (pg_catalog.string_to_array(target, ', '));
     DELETE FROM spock.pgdrover_fence WHERE node = ANY (pg_catalog.string_to_array(joins, ', '))
 $$;
+
+-- The materialized views of this database that have rows.
+CREATE OR REPLACE FUNCTION pgdrover.filled_views()
+RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_array(n.nspname, format('%I.%I', n.nspname, c.relname)) ORDER BY c.oid), '[]')
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'm' AND c.relispopulated AND pgdrover.is_foreign('pg_class'::regclass, c.oid, n.oid)
+$$;
+
+-- Fills those materialized views that were copied without their rows, whichever of them read others first. Returns how many it filled.
+CREATE OR REPLACE FUNCTION pgdrover.fill_views(wanted jsonb, skipped text[])
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    todo pg_catalog.text[] := ARRAY (SELECT v ->> 1 FROM pg_catalog.jsonb_array_elements(wanted) v
+                                      WHERE NOT v ->> 0 = ANY (skipped) AND pg_catalog.to_regclass(v ->> 1) IS NOT NULL);
+    later pg_catalog.text[];
+    v pg_catalog.text;
+    reason pg_catalog.text;
+    n integer := 0;
+BEGIN
+    LOOP
+        later := '{}';
+        FOREACH v IN ARRAY todo LOOP
+            CONTINUE WHEN (SELECT c.relkind <> 'm' OR c.relispopulated FROM pg_catalog.pg_class c WHERE c.oid = v::pg_catalog.regclass);
+            BEGIN
+                PERFORM pgdrover.run('REFRESH MATERIALIZED VIEW ' || v);
+                n := n + 1;
+            EXCEPTION WHEN object_not_in_prerequisite_state THEN
+                later := later || v; -- it reads another one
+                reason := SQLERRM;
+            WHEN OTHERS THEN
+                RAISE WARNING 'materialized view % stays empty: %', v, SQLERRM;
+            END;
+        END LOOP;
+        EXIT WHEN later = '{}' OR later = todo;
+        todo := later;
+    END LOOP;
+    FOREACH v IN ARRAY later LOOP
+        RAISE WARNING 'materialized view % stays empty: %', v, reason;
+    END LOOP;
+    RETURN n;
+END
+$$;
+
+-- The roles of this server with their attributes and memberships, but for passwords.
+CREATE OR REPLACE FUNCTION pgdrover.role_definitions()
+RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    SELECT jsonb_build_object('roles', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object('name', r.rolname, 'options', concat_ws(' ',
+                   CASE WHEN r.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN r.rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
+                   CASE WHEN r.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN r.rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+                   CASE WHEN r.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN r.rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+                   CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, 'CONNECTION LIMIT ' || r.rolconnlimit,
+                   'VALID UNTIL ' || quote_literal(r.rolvaliduntil::text))) ORDER BY r.rolname), '[]')
+          FROM pg_roles r WHERE r.rolname !~ '^pg_' AND r.rolname NOT IN ('postgres', 'rdsadmin', 'rdsrepladmin', 'rds_superuser')),
+        'members', (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_array(g.rolname, m.rolname)), '[]')
+          FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member JOIN pg_roles g ON g.oid = a.roleid WHERE m.rolname !~ '^pg_'))
+$$;
+
+-- Those of them that this server lacks.
+CREATE OR REPLACE FUNCTION pgdrover.lacking_roles(definitions jsonb)
+RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    SELECT jsonb_build_object('roles', (SELECT coalesce(jsonb_agg(d), '[]') FROM jsonb_array_elements(definitions -> 'roles') d
+                                         WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = d ->> 'name')),
+        'members', (SELECT coalesce(jsonb_agg(d), '[]') FROM jsonb_array_elements(definitions -> 'members') d
+                     WHERE NOT EXISTS (SELECT FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member JOIN pg_roles g ON g.oid = a.roleid
+                                        WHERE g.rolname = d ->> 0 AND m.rolname = d ->> 1)))
+$$;
+
+-- Creates them; what is there from an earlier attempt stays. Returns how many roles it created.
+CREATE OR REPLACE FUNCTION pgdrover.create_roles(lacking jsonb)
+RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    d pg_catalog.jsonb;
+    n integer := 0;
+BEGIN
+    lacking := pgdrover.lacking_roles(lacking);
+    FOR d IN SELECT * FROM jsonb_array_elements(lacking -> 'roles') LOOP
+        PERFORM pgdrover.run(format('CREATE ROLE %I %s', d ->> 'name', d ->> 'options'));
+        n := n + 1;
+    END LOOP;
+    FOR d IN SELECT * FROM jsonb_array_elements(lacking -> 'members') LOOP
+        PERFORM pgdrover.run(format('GRANT %I TO %I', d ->> 0, d ->> 1));
+    END LOOP;
+    RETURN n;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgdrover.drop_roles(lacking jsonb)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    d pg_catalog.jsonb;
+BEGIN
+    FOR d IN SELECT m FROM jsonb_array_elements(lacking -> 'members') m
+              WHERE EXISTS (SELECT FROM pg_roles r WHERE r.rolname = m ->> 0) AND EXISTS (SELECT FROM pg_roles r WHERE r.rolname = m ->> 1) LOOP
+        PERFORM pgdrover.run(format('REVOKE %I FROM %I', d ->> 0, d ->> 1));
+    END LOOP;
+    FOR d IN SELECT * FROM jsonb_array_elements(lacking -> 'roles') LOOP
+        PERFORM pgdrover.run(format('DROP ROLE IF EXISTS %I', d ->> 'name'));
+    END LOOP;
+END
+$$;
