@@ -225,20 +225,16 @@ func (p *published) plugin(t *testing.T) string {
 }
 
 // The published workflow files, with no change but the servers' ports: while
-// nothing is written, and while both nodes are; without a library of that name
-// for the slot's plugin, and with the link that install-extension makes.
+// nothing is written, and while both nodes are; both without a library of that
+// name for the slot's plugin, and with the link that install-extension makes.
 func TestWorkflowFilesOnServers(t *testing.T) {
 	t.Parallel()
 	pgtest.Bin(t)
 	p := newPublished(t)
 	p.crossWire(t)
 	p.cancelled(t)
-	p.run(t, "add_node.json")
-	require.Equal(t, "pgoutput", p.plugin(t))
-	p.nodes[1].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n2' FROM generate_series(101, 120) g")
-	p.nodes[0].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n1' FROM generate_series(121, 130) g")
-	require.Contains(t, same(t, content, p.nodes...), "130 ")
-	p.run(t, "remove_node.json")
+	p.idle(t, "pgoutput")
+	p.loaded(t, "pgoutput", func(t *testing.T) { p.run(t, "add_node.json") })
 	p.run(t, "uncross-wire.json")
 	p.run(t, "uncross-wire.json")
 	p.nothingLeft(t)
@@ -248,13 +244,8 @@ func TestWorkflowFilesOnServers(t *testing.T) {
 
 	p.link(t)
 	p.crossWire(t)
-	first, second := writer(t, p.nodes[0], 10_000), writer(t, p.nodes[1], 1_000_000)
-	p.failed(t)
-	require.Equal(t, "spock_output", p.plugin(t))
-	p.everywhere(t, 1, first, second)
-	first, second = writer(t, p.nodes[0], 3_000_000), writer(t, p.nodes[1], 4_000_000)
-	p.run(t, "remove_node.json")
-	p.everywhere(t, 2, first, second)
+	p.idle(t, "spock_output")
+	p.loaded(t, "spock_output", p.failed)
 	p.run(t, "uncross-wire.json")
 	p.nothingLeft(t)
 	for _, s := range p.nodes[1:] {
@@ -263,6 +254,30 @@ func TestWorkflowFilesOnServers(t *testing.T) {
 	p.nodes[0].Exec(t, "pgedge", "DROP TABLE public.journal")
 	withoutOurs(t, p.nodes)
 	p.nothingLeft(t)
+}
+
+// idle lets the third node join and leave while nothing is written.
+func (p *published) idle(t *testing.T, plugin string) {
+	t.Helper()
+	p.run(t, "add_node.json")
+	require.Equal(t, plugin, p.plugin(t))
+	p.nodes[1].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n2' FROM generate_series(101, 120) g")
+	p.nodes[0].Exec(t, "pgedge", "INSERT INTO public.t SELECT g, 'n1' FROM generate_series(121, 130) g")
+	require.Contains(t, same(t, content, p.nodes...), "130 ")
+	p.run(t, "remove_node.json")
+	p.nodes[2].Exec(t, "pgedge", "DROP TABLE public.t, public.journal")
+}
+
+// loaded lets it join and leave while both others are written to.
+func (p *published) loaded(t *testing.T, plugin string, join func(t *testing.T)) {
+	t.Helper()
+	first, second := writer(t, p.nodes[0], 10_000), writer(t, p.nodes[1], 1_000_000)
+	join(t)
+	require.Equal(t, plugin, p.plugin(t))
+	p.everywhere(t, 1, first, second)
+	first, second = writer(t, p.nodes[0], 3_000_000), writer(t, p.nodes[1], 4_000_000)
+	p.run(t, "remove_node.json")
+	p.everywhere(t, 2, first, second)
 }
 
 // everywhere ends the writing and compares the nodes but for the last ones.
