@@ -100,7 +100,9 @@ type troubleError struct{ text string }
 func (e *troubleError) Error() string { return e.text }
 
 // Hint says what to do about it.
-func (e *troubleError) Hint() string { return "undo the run with --rollback, remove the cause, and begin again" }
+func (e *troubleError) Hint() string {
+	return "undo the run with --rollback, remove the cause, and begin again"
+}
 
 // bar remembers what was told of a step's progress.
 type bar struct {
