@@ -179,8 +179,8 @@ func TestLeftoversOfADroppedSubscription(t *testing.T) {
 }
 
 // TestOriginNumbersAreNotReused: rows that an origin has stamped outlive it, and must not pass for another node's.
+// Numbers are the server's: no test of another database may draw one meanwhile.
 func TestOriginNumbersAreNotReused(t *testing.T) {
-	t.Parallel()
 	_, n := pair(t)
 	const mine, other = 50001, 50002
 	number := func(name string, node uint32, worker int) uint32 {
