@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -26,6 +27,7 @@ func TestSpockScripts(t *testing.T) {
 			env.Setenv("HOME", pgtest.Dir(t))
 			env.Setenv("PGCTL", filepath.Join(serverPrograms, "pg_ctl"))
 			env.Setenv("PSQL", filepath.Join(serverPrograms, "psql"))
+			env.Setenv("NUMBER", strconv.Itoa(spock.SchemaNumber))
 			for _, name := range []string{"DSN1", "DSN2"} {
 				dsn := pgtest.DatabaseWith(t, map[string]string{"track_commit_timestamp": "on", "max_replication_slots": "40", "max_wal_senders": "40"})
 				env.Setenv(name, dsn)
