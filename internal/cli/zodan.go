@@ -170,6 +170,9 @@ func (z *zodan) finish(err error) error {
 	if err == nil {
 		return nil
 	}
+	if _, ok := errors.AsType[*orchestrator.Changed](err); ok {
+		return fail(zodanPrecheck, "%w", err)
+	}
 	code := exitBadArgs
 	if step, ok := errors.AsType[*orchestrator.StepError](err); ok && step.TimedOut {
 		code = zodanTimeout

@@ -72,6 +72,9 @@ type Config struct {
 	BeatEvery time.Duration
 	// Guards are asked all the time while the run lasts.
 	Guards []Guard
+	// Fit is asked before a new run begins, when no other one can work on the
+	// cluster any more: whether all is still as it was when the steps were made. It may be nil.
+	Fit func(ctx context.Context) error
 }
 
 // Guard watches over a limit on a node.
@@ -322,6 +325,11 @@ func (e *Executor) start(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	if record == nil || record.Finished || e.cfg.Restart || !record.Begun() {
+		if e.cfg.Fit != nil {
+			if err := e.cfg.Fit(ctx); err != nil {
+				return 0, err
+			}
+		}
 		e.record = &Record{
 			Version: recordVersion, Workflow: e.cfg.Name, Cluster: e.cfg.Cluster, Started: time.Now().UTC(),
 			Variables: workflow.Variables{}, Plan: e.cfg.Plan, Run: e.cfg.Run,

@@ -273,7 +273,32 @@ func TestLockKeepsOthersOut(t *testing.T) {
 	})
 }
 
-// A query is repeated until it says true; it ends when nothing moves any more.
+// A new run looks once more before it begins, when it has the cluster for
+// itself; what was planned before another run ended is not done.
+func TestFit(t *testing.T) {
+	t.Parallel()
+	r := newRun(t, list(sqlStep("n1", "SELECT 1", "")))
+	changed := &orchestrator.Changed{What: "n4 has joined"}
+	locked := 0
+	r.cluster.answer = func(_, sql string) *answer {
+		if strings.Contains(sql, "pg_try_advisory_lock") {
+			locked++
+		}
+		return nil
+	}
+	r.cfg.Fit = func(context.Context) error {
+		require.Positive(t, locked)
+		return changed
+	}
+	require.ErrorIs(t, r.start(t.Context(), t), changed)
+	require.Empty(t, r.ended())
+	record, err := r.cfg.Journal.Load(t.Context())
+	require.NoError(t, err)
+	require.Nil(t, record, "nothing is left of it")
+	r.cfg.Fit = func(context.Context) error { return nil }
+	require.NoError(t, r.start(t.Context(), t))
+}
+
 // Whoever waits hears why an engine does not get on, each reason once; what does
 // not pass ends the wait. A run that fails says what it has made.
 func TestTroubledWaits(t *testing.T) {
@@ -316,6 +341,7 @@ func TestTroubledWaits(t *testing.T) {
 	})
 }
 
+// A query is repeated until it says true; it ends when nothing moves any more.
 func TestWaitSteps(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -147,6 +147,7 @@ func (m *Membership) Add(ctx context.Context, a Addition) (Config, error) {
 	if record != nil && !record.Finished && record.Run == j.Run {
 		cfg.GivenUp = record.GivenUp
 	}
+	cfg.Fit = func(ctx context.Context) error { return m.fit(ctx, j) }
 	return cfg, err
 }
 
@@ -255,6 +256,50 @@ func Limits(jobs int, rate int64, load int) string {
 		}
 	}
 	return strings.Join(words, " ")
+}
+
+// Changed says that a cluster is not any more as it was when a plan was made.
+type Changed struct{ What string }
+
+// Error says what has changed.
+func (e *Changed) Error() string {
+	return e.What + " since this run was planned: another one has ended meanwhile; nothing was changed"
+}
+
+// Hint says what to do about it.
+func (e *Changed) Hint() string { return "call it again" }
+
+// fit sees that nobody has joined or left since the plan was made.
+func (m *Membership) fit(ctx context.Context, j workflow.Joining) error {
+	for _, n := range j.New {
+		if err := m.Surveyor.on(ctx, n.Member, func(server Server) error {
+			name, err := server.Ask(ctx, qLocalName)
+			if err == nil && n.Bare && len(name.Rows) > 0 {
+				return &Changed{What: n.Name + " has become a node"}
+			}
+			return err
+		}); err != nil {
+			if changed, ok := errors.AsType[*Changed](err); ok {
+				return changed
+			}
+			return err
+		}
+	}
+	t, err := m.Surveyor.Survey(ctx, j.Source)
+	if err != nil {
+		return err
+	}
+	for _, member := range t.Members[1:] {
+		if !slices.ContainsFunc(j.Members(), func(k workflow.Member) bool { return k.Name == member.Name }) {
+			return &Changed{What: member.Name + " has joined"}
+		}
+	}
+	for _, r := range j.Replicas {
+		if _, ok := t.Member(r.Name); !ok {
+			return &Changed{What: r.Name + " has left"}
+		}
+	}
+	return nil
 }
 
 // NamedTwice says that a request names a node twice.
