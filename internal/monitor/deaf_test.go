@@ -116,6 +116,16 @@ func TestMonitorThatHearsNobodyDecidesNothing(t *testing.T) {
 			w.session(true, 1)
 			w.report(5*time.Second, 1, 2, 3)
 		}},
+		{"two cuts soon after each other, and everybody was heard in between", time.Second, func(w deafWorld) {
+			w.cut(1, 2, 3)
+			w.report(2500 * time.Millisecond)
+			w.heal(1, 2, 3)
+			w.report(1500*time.Millisecond, 1, 2, 3)
+			w.cut(1, 2, 3)
+			w.report(7500 * time.Millisecond)
+			w.heal(2, 3)
+			w.report(2*time.Second, 2, 3)
+		}},
 		{"an interface that answers for everybody: refused", time.Second, func(w deafWorld) {
 			for id := range int64(3) {
 				w.servers.set(int(5001+id), outcomeRefused)

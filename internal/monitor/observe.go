@@ -19,7 +19,7 @@ const sessionlessAfter = 10 * time.Second
 // quietAfter is how long nobody in a group may be heard before the process
 // takes the silence for its own: it was cut off, and whoever comes back first
 // must not make the others look dead. quietAgain keeps that from being believed
-// too often where only one node is left to speak.
+// too often where only one node is left to speak, and others say nothing in between.
 const (
 	quietAfter = 2 * time.Second
 	quietAgain = 10 * time.Second
@@ -144,7 +144,10 @@ func (o *observer) report(n *observedNode, stamp, now time.Time) (again bool) {
 	again = !before.IsZero() && now.Sub(before) >= quietAfter
 	last, known := o.heard[n.key]
 	o.heard[n.key] = now
-	if !known || now.Sub(last) < quietAfter || now.Sub(o.excused[n.key]) < quietAgain {
+	if !known || now.Sub(last) < quietAfter {
+		return again
+	}
+	if excused := o.excused[n.key]; now.Sub(excused) < quietAgain && !o.heardSince(n.key, excused) {
 		return again
 	}
 	o.excused[n.key] = now
@@ -157,6 +160,17 @@ func (o *observer) report(n *observedNode, stamp, now time.Time) (again bool) {
 	}
 	o.forgive(ids...)
 	return again
+}
+
+// heardSince reports whether every node of a group was heard after that moment:
+// then they all lived, and another silence of the whole group is ours again.
+func (o *observer) heardSince(key groupKey, moment time.Time) bool {
+	for _, n := range o.nodes {
+		if n.key == key && !n.seen.After(moment) {
+			return false
+		}
+	}
+	return true
 }
 
 // sweep takes the rows of all nodes in. It returns the groups that differ from

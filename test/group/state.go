@@ -129,17 +129,6 @@ func (g *Group) WaitState(t testing.TB, m *Member, states ...string) {
 	})
 }
 
-// WaitOrder waits until a node has been given this state as its goal, reached or not.
-func (g *Group) WaitOrder(t testing.TB, m *Member, state string) {
-	t.Helper()
-	g.WaitFor(t, fmt.Sprintf("%s to be ordered to %s", m.Name, state), func(all []Status) error {
-		if slices.ContainsFunc(all, func(s Status) bool { return s.Name == m.Name && s.Goal == state }) {
-			return nil
-		}
-		return fmt.Errorf("it is not")
-	})
-}
-
 // WaitWhole waits until one node is primary (single when it is alone) and all
 // others are secondary, and returns the primary.
 func (g *Group) WaitWhole(t testing.TB) *Member {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -257,7 +258,12 @@ func TestPrimaryLostWhileThirdNodeJoins(t *testing.T) {
 	old := g.WaitWhole(t)
 	old.Exec(t, "CREATE TABLE bulk AS SELECT i, repeat('x', 500) AS text FROM generate_series(1, 200000) i")
 	third := g.Create(t, "node3", "--maximum-backup-rate", "20M")
-	g.WaitOrder(t, third, "catchingup") // its goal while it copies
+	pgtest.Eventually(t, group.Patience, func() error {
+		if !strings.Contains(third.Log(), "done_kb=") {
+			return errors.New("node3 has not begun to copy")
+		}
+		return nil
+	})
 
 	start := time.Now()
 	old.KillBoth(t)
