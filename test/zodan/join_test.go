@@ -3,7 +3,6 @@ package zodan
 import (
 	"fmt"
 	"math/rand/v2"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -133,12 +132,8 @@ func requireOneSnapshot(t testing.TB, source *node, nodes ...*node) {
 	}
 }
 
-// nodeName is one in a step's words.
-var nodeName = regexp.MustCompile(`\bn\d\b`)
-
 // killAtEachStep kills the tool whenever it begins a step that it has not begun
-// before, and calls it again, from one of two machines in turn. In short runs
-// what it does on several nodes at once is one step.
+// before, and calls it again, from one of two machines in turn.
 func killAtEachStep(t testing.TB, dir string, source, n *node) (kills int) {
 	t.Helper()
 	begun := map[string]bool{}
@@ -146,12 +141,8 @@ func killAtEachStep(t testing.TB, dir string, source, n *node) (kills int) {
 		machine := fmt.Sprintf("%s/%d", dir, i%2)
 		killed := false
 		tl := begin(t, func(tl *tool, e event) {
-			step := e.Step
-			if rounds(1) == 1 {
-				step = e.Phase + nodeName.ReplaceAllString(e.Description, "")
-			}
-			if e.Status == "running" && !begun[step] && !killed {
-				begun[step], killed = true, true
+			if e.Status == "running" && !begun[e.Step] && !killed {
+				begun[e.Step], killed = true, true
 				tl.kill()
 			}
 		}, add(machine, source, n)...)
