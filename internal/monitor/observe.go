@@ -46,6 +46,9 @@ type observedNode struct {
 	// there now; lost: it was there since the clocks started, and went at lostAt.
 	keeper, held, lost bool
 	lostAt             time.Time
+	// ever: the schema knew of a session at the last look. One that came and
+	// went between two looks is known by it alone.
+	ever bool
 }
 
 // observer keeps the clocks of all nodes. Its own clock is only as good as the
@@ -279,6 +282,11 @@ func (o *observer) pulses(all []pgautofailover.Pulse, now time.Time) glance {
 			n.keeper = p.EverHad
 			g.strangers = true
 		}
+		if !o.primed {
+			n.ever = p.EverHad // a session of before this process's time may yet come back
+		}
+		brief := p.EverHad && !n.ever && !p.HasSession
+		n.ever = p.EverHad
 		if o.report(n, p.Reported, now) {
 			g.changed = append(g.changed, n.key)
 		}
@@ -288,8 +296,8 @@ func (o *observer) pulses(all []pgautofailover.Pulse, now time.Time) glance {
 				g.changed = append(g.changed, n.key)
 			}
 			n.keeper, n.held, n.lost = true, true, false
-		case n.held:
-			n.held, n.lost, n.lostAt = false, true, now
+		case n.held, brief:
+			n.keeper, n.held, n.lost, n.lostAt = true, false, true, now
 			g.lost = append(g.lost, p.NodeID)
 			g.changed = append(g.changed, n.key)
 		case n.lost && n.seen.Sub(n.lostAt) > sessionlessAfter:

@@ -158,3 +158,39 @@ func TestSweepNamesGroupsThatDiffer(t *testing.T) {
 	require.Equal(t, []groupKey{testKey}, o.sweep(rows, t0))
 	require.ElementsMatch(t, []groupKey{testKey, other}, o.sweep(rows[:1], t0), "a row that is gone is a difference too")
 }
+
+// TestSessionThatCameAndWentBetweenLooks: who dies in the first second of its
+// life is lost like any other, though no look ever saw its session.
+func TestSessionThatCameAndWentBetweenLooks(t *testing.T) {
+	t.Parallel()
+	t0 := time.Now()
+	at := func(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
+	pulse := func(id int64, reported int, held, ever bool) pgautofailover.Pulse {
+		return pgautofailover.Pulse{GroupKey: testKey, NodeID: id, Reported: at(reported), HasSession: held, EverHad: ever}
+	}
+	session := func(o *observer, id int64, ms int) fsm.Session {
+		return filled(o, at(ms), fsm.Node{ID: id}).Nodes[0].Session
+	}
+	o := newObserver(t0)
+	// Of before this process's time: it may come back any moment.
+	require.Empty(t, o.pulses([]pgautofailover.Pulse{pulse(1, 0, false, true)}, at(0)).lost)
+	require.Equal(t, fsm.SessionHeld, session(o, 1, 0))
+
+	g := o.pulses([]pgautofailover.Pulse{pulse(1, 0, false, true), pulse(2, 400, false, false)}, at(400))
+	require.Empty(t, g.lost)
+	require.Equal(t, fsm.SessionNone, session(o, 2, 400), "it has registered and no more")
+
+	g = o.pulses([]pgautofailover.Pulse{pulse(1, 0, false, true), pulse(2, 1500, false, true), pulse(3, 2000, false, true)}, at(2400))
+	require.ElementsMatch(t, []int64{2, 3}, g.lost)
+	require.Contains(t, g.changed, testKey)
+	require.Equal(t, fsm.SessionLost, session(o, 2, 2400))
+	require.Equal(t, fsm.SessionLost, session(o, 3, 2400), "nor was the node itself known")
+
+	// A client that goes on without a session is one that holds none, and stays so.
+	for ms := 2800; ms < 30000; ms += 400 {
+		g = o.pulses([]pgautofailover.Pulse{pulse(1, 0, false, true), pulse(2, ms, false, true), pulse(3, ms, false, true)}, at(ms))
+		require.Empty(t, g.lost)
+	}
+	require.Equal(t, fsm.SessionNone, session(o, 2, 30000))
+	require.False(t, g.missing)
+}
