@@ -90,6 +90,7 @@ type engine struct {
 	results   chan jobResult
 	notBefore time.Duration
 	failures  int
+	failing   time.Duration // since when, if failures > 0
 	// upkeepAfter holds back what can wait after it has failed.
 	upkeepAfter time.Duration
 	// upkeepSaid is what it failed with when that was last logged.

@@ -2,10 +2,16 @@ package keeper
 
 import (
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/fsm"
@@ -497,5 +503,58 @@ func TestPromotionIsToldItsTimeline(t *testing.T) {
 		w.pass(time.Second)
 		w.reached(fsm.WaitPrimary)
 		w.server.edit(func() { require.Equal(t, pg.Timeline(7), w.server.begin) })
+	})
+}
+
+// TestCreationWaitsForAServerThatIsAway: a source that dies before the copy
+// begins has a successor in a few seconds.
+func TestCreationWaitsForAServerThatIsAway(t *testing.T) {
+	between := &pgconn.PgError{Code: pgerrcode.InternalError, Message: "group has no writable node right now"}
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	for name, c := range map[string]struct {
+		err     error
+		patient bool
+	}{
+		"refused":           {fmt.Errorf("ask h:5432: %w", refused), true},
+		"cut":               {fmt.Errorf("ask h:5432: %w", io.ErrUnexpectedEOF), true},
+		"starts up":         {&pgconn.PgError{Code: pgerrcode.CannotConnectNow}, true},
+		"between primaries": {&MonitorError{Op: "ask the monitor", Err: between}, true},
+		"no such host":      {&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, false},
+		"access rules":      {&pgconn.PgError{Code: pgerrcode.InvalidAuthorizationSpecification}, false},
+		"its certificate":   {&net.OpError{Op: "remote error", Err: errors.New("tls: unknown certificate authority")}, false},
+		"disk":              {syscall.ENOSPC, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, fsm.WaitStandby, func(w *world) {
+				w.creating = true
+				w.server.broken[fsm.StepBaseBackup] = c.err
+			}, func(t *testing.T, w *world) {
+				w.pass(time.Second)
+				w.monitor.assign(fsm.CatchingUp)
+				w.pass(30 * time.Second)
+				require.Equal(t, !c.patient, len(w.ended) > 0)
+				if c.patient {
+					w.pass(40 * time.Second)
+				}
+				err := <-w.ended
+				w.ended <- err
+				require.ErrorAs(t, err, new(*CreateError))
+				require.ErrorIs(t, err, c.err)
+			})
+		})
+	}
+	t.Run("its successor is there", func(t *testing.T) {
+		inWorld(t, fsm.WaitStandby, func(w *world) {
+			w.creating = true
+			w.server.broken[fsm.StepBaseBackup] = refused
+		}, func(t *testing.T, w *world) {
+			w.pass(time.Second)
+			w.monitor.assign(fsm.CatchingUp)
+			w.pass(40 * time.Second)
+			w.server.edit(func() { delete(w.server.broken, fsm.StepBaseBackup) })
+			w.pass(2 * time.Second)
+			w.reached(fsm.CatchingUp)
+			require.Empty(t, w.ended)
+		})
 	})
 }

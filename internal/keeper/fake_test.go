@@ -342,6 +342,7 @@ type world struct {
 	after    func(fsm.Step)
 	care     care
 	log      slog.Handler // what the node says; nil: nobody listens
+	creating bool         // the node is being created
 }
 
 // inWorld runs test with a node in a state, its goal the same, its server
@@ -393,6 +394,7 @@ func (w *world) startWith(s State) {
 			}
 		},
 		Limits: testLimits, Care: w.care,
+		Creating: w.creating, InitExists: func() bool { return w.creating },
 		Stops: w.stops, Reloads: w.reloads,
 		Reload: func() (limits, bool) {
 			if w.reload != nil {

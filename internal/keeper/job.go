@@ -3,11 +3,17 @@ package keeper
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"slices"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgdrover/pgdrover/internal/fsm"
 	"github.com/pgdrover/pgdrover/internal/pg"
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 )
 
 // machine performs steps on the local server. It can be cancelled anywhere and
@@ -235,7 +241,9 @@ func (e *engine) finish(j *job, failed *jobResult) {
 
 // failed logs and sets the time of the next attempt.
 func (e *engine) failed(j *job, r jobResult, now time.Duration) {
-	e.failures++
+	if e.failures++; e.failures == 1 {
+		e.failing = now
+	}
 	pause := min(50*time.Millisecond<<min(e.failures, 5), time.Second)
 	e.notBefore = now + pause
 	switch j.kind {
@@ -261,7 +269,7 @@ func (e *engine) failed(j *job, r jobResult, now time.Duration) {
 		level("could not reach the goal, retrying", "state", j.edge.From.String(), "goal_state", j.edge.To.String(),
 			"attempt", e.failures, "error", r.err)
 	}
-	if e.cfg.Creating && j.kind != jobUpkeep && (e.failures >= createAttempts || permanent(r.err)) {
+	if e.cfg.Creating && j.kind != jobUpkeep && e.hopeless(r.err, now) {
 		e.err = &CreateError{Step: "reach state " + j.edge.To.String(), Err: r.err}
 		e.over = true
 	}
@@ -270,10 +278,44 @@ func (e *engine) failed(j *job, r jobResult, now time.Duration) {
 // misplacedPause is how long a server rests that had to be stopped.
 const misplacedPause = 200 * time.Millisecond
 
-// createAttempts is how often a creation tries one edge.
-const createAttempts = 6
+// A creation tries one edge several times before it gives up; longer while the
+// server to follow is away, for a failover or its crash recovery cures that.
+const (
+	createAttempts = 6
+	createPatience = time.Minute
+)
+
+// hopeless reports whether a creation should give up after a failed attempt.
+func (e *engine) hopeless(err error, now time.Duration) bool {
+	switch {
+	case permanent(err):
+		return true
+	case away(err):
+		return e.failures >= createAttempts && now-e.failing >= createPatience
+	}
+	return e.failures >= createAttempts
+}
 
 // permanent reports an error that waiting does not cure: somebody has to act.
 func permanent(err error) bool {
 	return hintOf(err) != "" && !errors.As(err, new(*MonitorError))
+}
+
+// away reports an error that says no more than that a server is not there
+// right now: it does not answer, starts, stops, or the group is between two primaries.
+func away(err error) bool {
+	if answer, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch answer.Code {
+		case pgerrcode.AdminShutdown, pgerrcode.CrashShutdown, pgerrcode.CannotConnectNow:
+			return true
+		}
+		return pgerrcode.IsConnectionException(answer.Code) || pgautofailover.IsBetweenPrimaries(err)
+	}
+	if name, ok := errors.AsType[*net.DNSError](err); ok {
+		return !name.IsNotFound
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Op != "remote error" // which is an alert of TLS: an answer
+	}
+	return pgconn.Timeout(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }

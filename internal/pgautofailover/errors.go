@@ -65,6 +65,13 @@ func Retryable(err error) bool {
 		pgerrcode.IsInsufficientResources(code)
 }
 
+// IsBetweenPrimaries reports that a group was asked for its primary while none
+// takes writes: the old one is gone, and the next is on its way.
+func IsBetweenPrimaries(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == pgerrcode.InternalError && e.Message == "group has no writable node right now"
+}
+
 // wrap says what was asked; it keeps nil.
 func wrap(op string, err error) error {
 	if err == nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pgdrover/pgdrover/internal/pgautofailover"
 	"github.com/pgdrover/pgdrover/internal/pgtest"
 )
 
@@ -435,6 +436,7 @@ func TestRefusals(t *testing.T) {
 				require.Equal(t, "ERROR "+c.code+" "+c.message, got.SeverityUnlocalized+" "+got.Code+" "+got.Message)
 				require.Equal(t, c.detail, got.Detail)
 				require.Equal(t, c.hint, got.Hint)
+				require.Equal(t, c.name == "primary: none", pgautofailover.IsBetweenPrimaries(err))
 				return
 			}
 			require.NoError(t, err)
