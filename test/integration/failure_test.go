@@ -253,25 +253,38 @@ func TestSwitchoverWithThirdNodeStopped(t *testing.T) {
 
 func TestPrimaryLostWhileThirdNodeJoins(t *testing.T) {
 	t.Parallel()
-	g, w := written(t, 2)
-	// Enough to copy that the failure falls into the copy.
-	old := g.WaitWhole(t)
-	old.Exec(t, "CREATE TABLE bulk AS SELECT i, repeat('x', 500) AS text FROM generate_series(1, 200000) i")
-	third := g.Create(t, "node3", "--maximum-backup-rate", "20M")
-	pgtest.Eventually(t, group.Patience, func() error {
-		if !strings.Contains(third.Log(), "done_kb=") {
-			return errors.New("node3 has not begun to copy")
-		}
-		return nil
-	})
+	for name, begun := range map[string]func(g *group.Group, third *group.Member) bool{
+		"before it copies": func(g *group.Group, third *group.Member) bool {
+			all, err := g.States()
+			return err == nil && slices.ContainsFunc(all, func(s group.Status) bool { return s.Name == third.Name })
+		},
+		"while it copies": func(_ *group.Group, third *group.Member) bool {
+			return strings.Contains(third.Log(), "done_kb=")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g, w := written(t, 2)
+			// Enough to copy that the failure falls into the copy.
+			old := g.WaitWhole(t)
+			old.Exec(t, "CREATE TABLE bulk AS SELECT i, repeat('x', 500) AS text FROM generate_series(1, 200000) i")
+			third := g.Create(t, "node3", "--maximum-backup-rate", "20M")
+			pgtest.Eventually(t, group.Patience, func() error {
+				if !begun(g, third) {
+					return errors.New("node3 is not there yet")
+				}
+				return nil
+			})
 
-	start := time.Now()
-	old.KillBoth(t)
-	g.NewPrimary(t, old)
-	w.WaitAck(t, time.Now())
-	old.Start(t)
-	settle(t, g, w, start)
-	finish(t, g, w)
+			start := time.Now()
+			old.KillBoth(t)
+			g.NewPrimary(t, old)
+			w.WaitAck(t, time.Now())
+			old.Start(t)
+			settle(t, g, w, start)
+			finish(t, g, w)
+		})
+	}
 }
 
 func TestPrimaryLostAfterAnotherNode(t *testing.T) {
