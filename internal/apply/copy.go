@@ -1,11 +1,9 @@
 package apply
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
 	"strconv"
@@ -51,6 +49,7 @@ type copied struct {
 	filters      []string
 	pages        int64
 	merged       bool   // something is here already
+	fresh        bool   // nothing has ever been here
 	looked       string // when that was asked for, by this server's clock
 }
 
@@ -68,7 +67,7 @@ const piecePages = 8192
 
 // cut makes pieces of a table, of so many blocks.
 func (t copied) cut(size int64) []*piece {
-	if t.pages < 2*size || t.merged {
+	if t.pages < 2*size || t.merged || t.fresh {
 		return []*piece{{copied: t, whole: true}}
 	}
 	var all []*piece
@@ -139,7 +138,7 @@ func (w *Worker) openLocal(ctx context.Context, l *lane) error {
 // openProvider opens a session on the snapshot.
 func (c *copier) openProvider(ctx context.Context, l *lane) error {
 	var err error
-	if l.provider, err = dial(ctx, c.w.engine.peerDSN(c.w.sub.dsn), c.w.sub.name+"_copy", nil); err == nil {
+	if l.provider, err = dialCopy(ctx, c.w.engine.peerDSN(c.w.sub.dsn), c.w.sub.name+"_copy"); err == nil {
 		err = runAll(ctx, l.provider, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+pg.QuoteLiteral(c.snapshot))
 	}
 	if err != nil {
@@ -228,11 +227,15 @@ func (c *copier) copyAll(ctx context.Context, kind string, resumed bool) error {
 		return slices.Contains(c.w.sub.schemas, t.schema) || done[t.schema+"."+t.name]
 	})
 	var pieces []*piece
+	all := int64(0)
+	for _, t := range tables {
+		all += t.pages
+	}
 	for _, t := range tables {
 		if err := c.startOver(ctx, t); err != nil {
 			return err
 		}
-		if err := c.look(ctx, c.local, &t); err != nil {
+		if err := errors.Join(c.look(ctx, c.local, &t), c.findFresh(ctx, &t, all)); err != nil {
 			return err
 		}
 		pieces = append(pieces, t.cut(c.w.engine.piece)...)
@@ -329,15 +332,19 @@ func (c *copier) plan(ctx context.Context, pieces []*piece) error {
 // maxLanes bounds how much is copied at a time.
 const maxLanes = 4
 
+// mostLanes is how many sessions may be at work at a time.
+func (c *copier) mostLanes() int {
+	if c.jobs > 0 {
+		return c.jobs
+	}
+	return min(maxLanes, runtime.GOMAXPROCS(0))
+}
+
 // lanes opens as many as there is work and room for: each takes an origin, and a
 // server has few.
 func (c *copier) lanes(ctx context.Context, pieces int) []*lane {
 	all := []*lane{&c.lane}
-	most := min(maxLanes, runtime.GOMAXPROCS(0))
-	if c.jobs > 0 {
-		most = c.jobs
-	}
-	for n := 1; n < min(most, pieces); n++ {
+	for n := 1; n < min(c.mostLanes(), pieces); n++ {
 		l := &lane{origin: fmt.Sprintf("%.57s_copy%d", c.w.sub.slot, n)}
 		_, err := c.w.db.Exec(ctx, "SELECT pgdrover.origin_create($1, $2, $3, $4)", l.origin, uint32(c.w.sub.provider), c.w.sub.id, 100+n)
 		if err == nil {
@@ -516,10 +523,14 @@ func (c *copier) copyRows(ctx context.Context, l *lane, p *piece, list, form str
 	if list != "" {
 		target += " (" + list + ")"
 	}
-	if err := runAll(ctx, l.local, "BEGIN; SELECT pg_replication_origin_xact_setup('0/0', 'epoch')"); err != nil {
-		return fmt.Errorf("begin copy of %s.%s: %w", p.schema, p.name, err)
+	if err := l.begin(ctx, p); err != nil {
+		return fmt.Errorf("begin copy of %s.%s: %w", p.schema, p.name, errors.Join(err, l.rollback(ctx)))
 	}
-	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT"+form, target+" FROM STDIN"+form, &p.bytes, c.pace)
+	there, here := " (FORMAT "+form+")", " (FORMAT "+form+")"
+	if p.fresh {
+		here = " (FORMAT " + form + ", FREEZE)"
+	}
+	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT"+there, target+" FROM STDIN"+here, &p.bytes, c.pace)
 	if err == nil {
 		err = c.undeleted(ctx, l, p)
 	}
@@ -597,60 +608,18 @@ func (c *copier) columnsOf(ctx context.Context, l *lane, t copied) (names []stri
 	for _, row := range here.Rows {
 		types[string(row[0])] = string(row[1])
 	}
-	form = " (FORMAT binary)"
+	form = "binary"
 	for _, row := range there.Rows {
 		name := string(row[0])
 		if t.columns != nil && !slices.Contains(t.columns, name) {
 			continue
 		}
 		if names = append(names, name); string(row[2]) == "f" || types[name] != string(row[1]) || c.w.sub.text {
-			form = ""
+			form = "text"
 		}
 	}
 	if len(names) == 0 {
-		form = ""
+		form = "text"
 	}
 	return names, form, nil
-}
-
-const copyBuffer = 256 << 10
-
-// pipe sends the bytes of one COPY into another, as they come.
-func (l *lane) pipe(ctx context.Context, from, to string, size *atomic.Int64, pace *pace) (rows int64, err error) {
-	r, out := io.Pipe()
-	var read error
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		buffer := bufio.NewWriterSize(out, copyBuffer)
-		_, read = l.provider.CopyTo(ctx, buffer, from)
-		if read == nil {
-			read = buffer.Flush()
-		}
-		_ = out.CloseWithError(read)
-	})
-	tag, write := l.local.CopyFrom(ctx, &counter{r: r, n: size, pass: func(n int) error { return pace.pass(ctx, n) }}, to)
-	_ = r.CloseWithError(io.ErrClosedPipe)
-	wg.Wait()
-	if read != nil && !errors.Is(read, io.ErrClosedPipe) {
-		return 0, read
-	}
-	if write != nil {
-		return 0, write
-	}
-	return tag.RowsAffected(), nil
-}
-
-type counter struct {
-	r    io.Reader
-	n    *atomic.Int64
-	pass func(n int) error
-}
-
-func (c *counter) Read(b []byte) (int, error) {
-	n, err := c.r.Read(b)
-	c.n.Add(int64(n))
-	if err == nil {
-		err = c.pass(n)
-	}
-	return n, err
 }

@@ -38,6 +38,7 @@ type Engine struct {
 	amended *amended
 
 	piece    int64  // blocks of a table that are copied in one transaction
+	frozen   int64  // blocks that a table may have which is copied as a whole, frozen
 	beside   int    // rows of a transaction that is worth to be written beside others
 	backlog  pg.LSN // bytes of a provider's log that are one
 	database uint32 // its oid
@@ -63,7 +64,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, beside: crewRows, backlog: earlyBacklog, readonly: "off"}, nil
+	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, frozen: frozenMost, beside: crewRows, backlog: earlyBacklog, readonly: "off"}, nil
 }
 
 func (e *Engine) maxSkew() time.Duration { return time.Duration(e.skew.Load()) }

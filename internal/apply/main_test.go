@@ -35,6 +35,7 @@ type node struct {
 	name   string
 	server *pgtest.Server
 	link   *pgtest.Link // what the others reach it by
+	frozen int64        // its engine's, which is none unless asked for
 	conn   *pgx.Conn
 	stop   context.CancelFunc
 	done   *sync.WaitGroup
@@ -87,7 +88,7 @@ func (n *node) start(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(&testWriter{t: t, name: n.name}, &slog.HandlerOptions{Level: level}))
 	e, err := New(Config{ConnInfo: info, Logger: log, BinDir: n.server.Bin})
 	require.NoError(t, err)
-	e.piece, e.beside, e.backlog = 2, 1, 1
+	e.piece, e.beside, e.backlog, e.frozen = 2, 1, 1, n.frozen
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
 	n.done.Go(func() {

@@ -56,6 +56,24 @@ func (p *peers) connect(ctx context.Context, node conflict.NodeID) (*pgconn.PgCo
 // dial opens a connection that answers in the forms that a stream in text mode
 // has.
 func dial(ctx context.Context, dsn, name string, settings map[string]string) (*pgconn.PgConn, error) {
+	config, err := dialConfig(dsn, name, settings)
+	if err != nil {
+		return nil, err
+	}
+	return pgconn.ConnectConfig(ctx, config)
+}
+
+// dialCopy opens one that is good at copying out.
+func dialCopy(ctx context.Context, dsn, name string) (*pgconn.PgConn, error) {
+	config, err := dialConfig(dsn, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	config.BuildFrontend = gatherFrontend
+	return pgconn.ConnectConfig(ctx, config)
+}
+
+func dialConfig(dsn, name string, settings map[string]string) (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("parse connection string: %w", err)
@@ -66,7 +84,7 @@ func dial(ctx context.Context, dsn, name string, settings map[string]string) (*p
 		"lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "row_security": "off",
 	})
 	maps.Copy(config.RuntimeParams, settings)
-	return pgconn.ConnectConfig(ctx, config)
+	return config, nil
 }
 
 // peerTime bounds a question: one that is not answered must not hold up the

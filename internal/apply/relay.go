@@ -1,0 +1,153 @@
+package apply
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+const (
+	copyData   = 'd'
+	headerSize = 5 // of a message: its type and its length, which counts itself
+	// gatherSize is how much of a copy is read, and handed on, at once.
+	gatherSize = 256 << 10
+	// gatherPause is how long a copy lets come what comes, instead of being woken
+	// by each of the server's buffers of 8 kB.
+	gatherPause = 250 * time.Microsecond
+)
+
+// gatherer is what a session that copies out reads from: a server sends each row
+// as a message of its own, and who takes them one by one spends more on that than
+// on the rows. It makes one message of those that are there.
+type gatherer struct {
+	r        io.Reader
+	buf      []byte
+	from, to int    // what was read and not looked at
+	out      []byte // what is ready to be handed on, a part of buf
+	pass     int    // bytes of a message that are handed on as they come
+	copying  bool   // the last message was a row
+}
+
+// gatherFrontend is for the configuration of a connection.
+func gatherFrontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
+	return pgproto3.NewFrontend(&gatherer{r: r}, w)
+}
+
+// Read hands on what is there, and waits only when nothing is.
+func (g *gatherer) Read(p []byte) (int, error) {
+	for len(g.out) == 0 {
+		if g.next() {
+			continue
+		}
+		if err := g.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, g.out)
+	g.out = g.out[n:]
+	return n, nil
+}
+
+// next takes what is whole, or part of what need not be, from what was read.
+func (g *gatherer) next() bool {
+	there := g.to - g.from
+	if g.pass == 0 {
+		if there < headerSize {
+			return false
+		}
+		size := g.messageAt(g.from)
+		g.copying = g.buf[g.from] == copyData
+		if g.copying && size <= len(g.buf) {
+			return size <= there && g.gather()
+		}
+		g.pass = size
+	}
+	n := min(g.pass, there)
+	g.out = g.buf[g.from : g.from+n]
+	g.from, g.pass = g.from+n, g.pass-n
+	return n > 0
+}
+
+// messageAt is the size of the message that begins there, with its type.
+func (g *gatherer) messageAt(at int) int {
+	return 1 + max(int(binary.BigEndian.Uint32(g.buf[at+1:])), headerSize-1)
+}
+
+// gather makes one message of all whole rows.
+func (g *gatherer) gather() bool {
+	start, end := g.from, g.from+headerSize
+	for g.to-g.from >= headerSize && g.buf[g.from] == copyData {
+		size := g.messageAt(g.from)
+		if size > g.to-g.from {
+			break
+		}
+		end += copy(g.buf[end:], g.buf[g.from+headerSize:g.from+size])
+		g.from += size
+	}
+	binary.BigEndian.PutUint32(g.buf[start+1:], uint32(end-start-1)) //nolint:gosec // less than the buffer
+	g.out = g.buf[start:end]
+	return true
+}
+
+// fill reads more.
+func (g *gatherer) fill() error {
+	if g.buf == nil {
+		g.buf = make([]byte, 8<<10) // for a session that never copies
+	}
+	if g.copying && len(g.buf) < gatherSize {
+		g.buf = append(make([]byte, 0, gatherSize), g.buf...)[:gatherSize]
+	}
+	g.to = copy(g.buf, g.buf[g.from:g.to])
+	g.from = 0
+	if g.copying {
+		time.Sleep(gatherPause)
+	}
+	n, err := g.r.Read(g.buf[g.to:])
+	g.to += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// pipe sends the bytes of one COPY into another, as they come.
+func (l *lane) pipe(ctx context.Context, from, to string, size *atomic.Int64, pace *pace) (rows int64, err error) {
+	r, out := io.Pipe()
+	var read error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, read = l.provider.CopyTo(ctx, out, from)
+		_ = out.CloseWithError(read)
+	})
+	tag, write := l.local.CopyFrom(ctx, &counter{r: r, n: size, pass: func(n int) error { return pace.pass(ctx, n) }}, to)
+	_ = r.CloseWithError(io.ErrClosedPipe)
+	wg.Wait()
+	if read != nil && !errors.Is(read, io.ErrClosedPipe) {
+		return 0, read
+	}
+	if write != nil {
+		return 0, write
+	}
+	return tag.RowsAffected(), nil
+}
+
+type counter struct {
+	r    io.Reader
+	n    *atomic.Int64
+	pass func(n int) error
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n.Add(int64(n))
+	if err == nil {
+		err = c.pass(n)
+	}
+	return n, err
+}
