@@ -196,6 +196,8 @@ func statusMark(s orchestrator.Status) string {
 		return "[OK]"
 	case orchestrator.Failed:
 		return "[FAILED]"
+	case orchestrator.Cancelled:
+		return "[CANCELLED]"
 	case orchestrator.Ignored:
 		return "[IGNORED]"
 	case orchestrator.Undone:

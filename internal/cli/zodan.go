@@ -194,6 +194,11 @@ func (z *zodan) finish(err error) error {
 	return e
 }
 
+// cancelled is the end of a call that was told to end before it had begun to change anything.
+func (z *zodan) cancelled(ctx context.Context) error {
+	return fail(zodanInterrupted, "%w; nothing was changed", context.Cause(ctx))
+}
+
 // title announces a phase.
 func (z *zodan) title(text string) {
 	if !z.json {

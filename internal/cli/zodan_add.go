@@ -34,6 +34,7 @@ func newAddNodeCmd(env *Env) *cobra.Command {
 	f.Int("jobs", 0, "`number` of tables, or parts of large ones, that are copied at a time; default: by the processors, at most 4")
 	f.String("max-rate", "", "copy no more than that `size` a second, as 50MB; default: no limit")
 	f.Int("max-source-load", 0, "copy slowly while more than that `number` of clients' sessions are at work on the source; default: no limit")
+	f.String("adopt-stale", "", "`drop` what an earlier attempt has left under the names that this join gives: slots, origins, subscriptions; default: refuse")
 	f.Bool("skip-check", false, "do not check the cluster before")
 	runFlags(cmd)
 	return cmd
@@ -63,11 +64,20 @@ func addNode(ctx context.Context, z *zodan) error {
 			return zodanUsage("--max-retained-wal: %w", err)
 		}
 	}
+	switch z.text("adopt-stale") {
+	case "":
+	case "drop":
+		a.DropStale = true
+	default:
+		return zodanUsage("--adopt-stale must be drop, not %q", z.text("adopt-stale"))
+	}
 	if a.Limits, err = z.limits(); err != nil {
 		return err
 	}
 	cfg, err := z.membership().Add(ctx, a)
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return z.cancelled(ctx)
 	case errors.Is(err, orchestrator.ErrNoRun):
 		return fail(exitBadArgs, "there is no unfinished run that lets %s join", joined(a.New))
 	case err != nil:
@@ -104,6 +114,9 @@ func prepareCode(err error) int {
 		return zodanPrecheck
 	}
 	if _, ok := errors.AsType[*orchestrator.OtherRun](err); ok {
+		return zodanPrecheck
+	}
+	if _, ok := errors.AsType[*orchestrator.StaleError](err); ok {
 		return zodanPrecheck
 	}
 	if _, ok := errors.AsType[*orchestrator.NamedTwice](err); ok {

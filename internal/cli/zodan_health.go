@@ -61,6 +61,9 @@ func healthCheck(ctx context.Context, z *zodan) error {
 		return zodanUsage("--compare-data goes with --check-type=post")
 	}
 	z.surveyor().Health(ctx, cfg, z.check)
+	if ctx.Err() != nil {
+		return z.cancelled(ctx)
+	}
 	failed := z.failed
 	if z.on("strict") {
 		failed += z.warned

@@ -21,6 +21,7 @@ func newRemoveNodeCmd(env *Env) *cobra.Command {
 	f.Bool("dead", false, "do not try to reach the node: it is gone; needs --survivor-dsn")
 	f.Bool("no-drain", false, "do not wait until the others have its last changes")
 	f.Bool("drop-left-slots", false, "after the removal of a dead node: drop the slots that nobody reads, whatever their names")
+	f.Bool("even-out", false, "with a dead node: copy tables again to nodes that lack changes of it which another node has")
 	f.Bool("purge-data", false, "drop what its join has copied to it as well")
 	runFlags(cmd)
 	return cmd
@@ -33,6 +34,7 @@ func removeNode(ctx context.Context, z *zodan) error {
 	r := orchestrator.Removal{
 		Target:   workflow.Member{Name: z.text("target-node-name"), DSN: orDefault(z.text("target-node-dsn"), z.text("target-dsn"))},
 		Survivor: workflow.Member{DSN: z.text("survivor-dsn")}, NoDrain: z.on("no-drain"), Purge: z.on("purge-data"), DropLeft: z.on("drop-left-slots"),
+		EvenOut: z.on("even-out"),
 	}
 	if z.on("dead") {
 		r.Target.DSN = ""
@@ -47,6 +49,9 @@ func removeNode(ctx context.Context, z *zodan) error {
 	if errors.Is(err, orchestrator.ErrNothingToRemove) {
 		z.title("there is nothing to remove: " + r.Target.Name + " is in no cluster")
 		return nil
+	}
+	if err != nil && ctx.Err() != nil {
+		return z.cancelled(ctx)
 	}
 	if err != nil {
 		e := fail(exitBadArgs, "%w", err)

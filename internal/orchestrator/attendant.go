@@ -298,7 +298,7 @@ func phaseTitle(phase string) string {
 // lines are an event in the words of the scripts.
 func (r *request) lines(e Event) []string {
 	var all []string
-	if e.Phase != "" && e.Phase != r.phase {
+	if e.Phase != "" && e.Phase != r.phase && e.Type != "undo" {
 		r.phase = e.Phase
 		all = append(all, "Phase "+strings.TrimLeft(e.Phase, "JD")+": "+phaseTitle(e.Phase))
 	}
@@ -317,6 +317,8 @@ func (r *request) lines(e Event) []string {
 		}
 	case e.Status == Failed:
 		all = append(all, "    [FAILED] "+e.Description)
+	case e.Status == Cancelled:
+		all = append(all, "    [CANCELLED] "+e.Description)
 	default:
 		all = append(all, fmt.Sprintf("    OK: %-*s", width, e.Description))
 	}

@@ -13,8 +13,9 @@ const (
 	Absent    Status = "absent"    // what it drops was not there
 	Unchanged Status = "unchanged" // it was so already
 	Failed    Status = "failed"
-	Ignored   Status = "ignored" // it failed, and that does not matter
-	Skipped   Status = "skipped" // it was not wanted
+	Cancelled Status = "cancelled" // it was told to end before it was done
+	Ignored   Status = "ignored"   // it failed, and that does not matter
+	Skipped   Status = "skipped"   // it was not wanted
 	Undone    Status = "undone"
 	Waiting   Status = "waiting" // still; Message says for what
 	Noted     Status = "note"    // a message that is about no end of a step

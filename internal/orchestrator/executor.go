@@ -169,11 +169,11 @@ func (e *Executor) isNode(name string) bool { _, ok := e.nodes[name]; return ok 
 func (e *Executor) Run(ctx context.Context) error {
 	defer e.closeAll(context.WithoutCancel(ctx))
 	if err := e.open(ctx, false); err != nil {
-		return err
+		return cancelled(ctx, "its beginning", err)
 	}
 	first, err := e.start(ctx)
 	if err != nil {
-		return err
+		return cancelled(ctx, "its beginning", err)
 	}
 	walkCtx, end := context.WithCancelCause(ctx)
 	stop := e.watch(walkCtx, end)
@@ -196,6 +196,14 @@ func (e *Executor) Run(ctx context.Context) error {
 		_ = e.follow(ctx, e.cfg.Failure)
 	}
 	return e.finish(ctx, err)
+}
+
+// cancelled is the error of what was told to end, whatever that made fail.
+func cancelled(ctx context.Context, at string, err error) error {
+	if _, ok := errors.AsType[*CancelledError](err); err == nil || ok || ctx.Err() == nil {
+		return err
+	}
+	return &CancelledError{Step: at, Err: context.Cause(ctx)}
 }
 
 // liftTime bounds what is done for clients at the end of a run that has failed.
@@ -403,7 +411,7 @@ func (e *Executor) walk(ctx context.Context, first int) error {
 		}
 		if steps := e.beside(i, last); len(steps) > 1 {
 			if err := e.together(ctx, e.staying(e.undone(steps, i == first))); err != nil && (!e.cfg.GoOn || ctx.Err() != nil) {
-				return err
+				return cancelled(ctx, steps[0].Label(), err)
 			}
 			i += len(steps)
 			continue

@@ -36,6 +36,8 @@ type HealthConfig struct {
 	OnlyData bool
 	// CreateRoles says that the join creates the roles which the new node lacks.
 	CreateRoles bool
+	// DropStale says that the join drops what earlier attempts have left.
+	DropStale bool
 	// Post asks whether a join went well, instead of whether it can.
 	Post bool
 	// MaxLag is how many bytes a subscriber may be behind; 1 GB.
@@ -67,11 +69,15 @@ type health struct {
 	*Surveyor
 	cfg      HealthConfig
 	tell     func(Check)
+	ended    func() bool // whoever asked does not want to know any more
 	checks   []Check
 	versions map[string]string // of schema spock, by node
 }
 
 func (h *health) add(verdict Verdict, node, format string, args ...any) {
+	if h.ended() {
+		return // what failed by that is no finding
+	}
 	c := Check{Verdict: verdict, Node: node, Text: fmt.Sprintf(format, args...)}
 	h.checks = append(h.checks, c)
 	if h.tell != nil {
@@ -95,9 +101,10 @@ func (h *health) must(ctx context.Context, m workflow.Member, what string, use f
 }
 
 // Health checks a cluster before or after a node joins. Each check is told as
-// soon as it is answered; what cannot be asked has failed.
+// soon as it is answered; what cannot be asked has failed. When the context ends
+// they are not whole.
 func (s *Surveyor) Health(ctx context.Context, cfg HealthConfig, tell func(Check)) []Check {
-	h := &health{Surveyor: s, cfg: cfg.withDefaults(), tell: tell, versions: map[string]string{}}
+	h := &health{Surveyor: s, cfg: cfg.withDefaults(), tell: tell, ended: func() bool { return ctx.Err() != nil }, versions: map[string]string{}}
 	source, newcomer := cfg.Source.Name, cfg.New.Name
 	t, err := s.Survey(ctx, cfg.Source)
 	if err != nil {

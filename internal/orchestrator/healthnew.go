@@ -42,17 +42,21 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 	m := h.cfg.New
 	if _, ok := t.Member(m.Name); ok {
 		h.add(Fail, m.Name, "the cluster already has a node %s", m.Name)
+	} else if known, err := h.knownBy(ctx, t, m.Name); err == nil && len(known) > 0 {
+		h.add(Fail, m.Name, "%s knew a node %s before, and still does: remove it first (remove_node --survivor-dsn)", strings.Join(known, ", "), m.Name)
 	}
+	left := h.left(ctx, t)
 	h.must(ctx, m, "new node "+m.Name, func(server Server) error {
 		answer, err := server.Ask(ctx, qEmpty)
 		if err != nil {
 			return err
 		}
 		h.verdict(answer.text(0) == "" || h.cfg.OnlyData, m.Name, "new node "+m.Name+" has no tables", "new node "+m.Name+" is not empty: "+answer.text(0))
-		h.verdict(answer.text(1) == "", m.Name, "new node "+m.Name+" has no subscriptions", "new node "+m.Name+" has subscriptions: "+answer.text(1))
-		h.verdict(answer.text(2) == "", m.Name, "new node "+m.Name+" is in no cluster", "new node "+m.Name+" knows nodes already: "+answer.text(2))
-		if answer.text(3) != "" {
-			h.add(Warn, m.Name, "new node %s has replication origins of an earlier attempt: %s", m.Name, answer.text(3))
+		subscriptions, nodes := left.foreign(workflow.LeftSubscription, m.Name, answer.text(1)), left.foreign(workflow.LeftNode, m.Name, answer.text(2))
+		h.verdict(subscriptions == "", m.Name, "new node "+m.Name+" has no subscriptions", "new node "+m.Name+" has subscriptions: "+subscriptions)
+		h.verdict(nodes == "", m.Name, "new node "+m.Name+" is in no cluster", "new node "+m.Name+" knows nodes already: "+nodes)
+		if origins := left.foreign(workflow.LeftOrigin, m.Name, answer.text(3)); origins != "" {
+			h.add(Warn, m.Name, "new node %s has replication origins that are not of this cluster: %s", m.Name, origins)
 		}
 		if answer.text(4) != "" {
 			h.add(Warn, m.Name, "new node %s has large objects already: %s of them", m.Name, answer.text(4))
@@ -65,6 +69,25 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 		h.inTheWay(ctx)
 	}
 	h.roles(ctx)
+}
+
+// left tells what earlier attempts have left under the names that the join gives.
+func (h *health) left(ctx context.Context, t *Topology) *leftovers {
+	m := h.cfg.New
+	l, err := h.leftovers(ctx, t, m, nil)
+	if err != nil {
+		h.add(Fail, m.Name, "what an earlier attempt of %s has left: %s", m.Name, reason(err))
+		return &leftovers{}
+	}
+	switch stale := l.refused(h.cfg.DropStale); {
+	case stale != nil:
+		h.add(Fail, m.Name, "%s; %s", stale, stale.Hint())
+	case len(l.stale) > 0:
+		h.add(Pass, m.Name, "%s: dropped before the node joins", &StaleError{Left: l.stale})
+	default:
+		h.add(Pass, m.Name, "nothing is left of an earlier attempt of new node %s", m.Name)
+	}
+	return l
 }
 
 // qOwn are the names in the one schema that is copied although it is there, and

@@ -95,6 +95,16 @@ func (r *Record) step(path string) *StepRecord {
 	return &r.Steps[len(r.Steps)-1]
 }
 
+// phase is that of a step of a plan; empty when it is of a file.
+func (r *Record) phase(path string) string {
+	for i := range r.Steps {
+		if r.Steps[i].Path == path {
+			return r.Steps[i].Phase
+		}
+	}
+	return ""
+}
+
 // status is how a step stood when it was last seen; empty when it never was.
 func (r *Record) status(path string) Status {
 	for i := range r.Steps {

@@ -38,6 +38,8 @@ type Addition struct {
 	CreateRoles bool
 	// SkipCheck leaves out the checks.
 	SkipCheck bool
+	// DropStale drops what earlier attempts have left under the names that the join gives.
+	DropStale bool
 	// Unfinished is for an unfinished run only: to go on with it, or, with Undo, to
 	// undo it. That may name other addresses: nodes may have moved since.
 	Unfinished, Undo bool
@@ -229,6 +231,9 @@ func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, er
 	if err := m.Surveyor.Newcomers(ctx, &j); err != nil {
 		return j, err
 	}
+	if j.Stale, err = m.stale(ctx, t, a); err != nil {
+		return j, err
+	}
 	if j.OnlyData {
 		if j.Tables, err = m.Surveyor.copiedTables(ctx, j.Source, j.Sets); err != nil {
 			return j, err
@@ -241,6 +246,29 @@ func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, er
 		return j, errors.New("--create-roles is for nodes that are all served by pgdrover's engine")
 	}
 	return j, nil
+}
+
+// stale is what earlier attempts have left, to be dropped if that was asked for.
+func (m *Membership) stale(ctx context.Context, t *Topology, a Addition) (all []workflow.Leftover, err error) {
+	var members []workflow.Member
+	for _, n := range a.New {
+		members = append(members, n.Member)
+	}
+	for _, n := range members {
+		l, err := m.Surveyor.leftovers(ctx, t, n, members)
+		if err != nil {
+			return nil, err
+		}
+		if stale := l.refused(a.DropStale); stale != nil {
+			return nil, stale
+		}
+		for _, x := range l.stale {
+			if !slices.Contains(all, x) { // two that join find what is between them twice
+				all = append(all, x)
+			}
+		}
+	}
+	return all, nil
 }
 
 // Limits words what the copies of a join may take: sessions at a time, bytes a
@@ -327,14 +355,17 @@ func (m *Membership) check(ctx context.Context, a Addition) error {
 	}
 	e := &Checked{}
 	for _, n := range a.New {
-		for _, c := range m.Surveyor.Health(ctx, HealthConfig{Source: a.Source, New: n.Member, OnlyData: a.OnlyData, CreateRoles: a.CreateRoles}, m.OnCheck) {
+		for _, c := range m.Surveyor.Health(ctx, HealthConfig{Source: a.Source, New: n.Member, OnlyData: a.OnlyData, CreateRoles: a.CreateRoles, DropStale: a.DropStale}, m.OnCheck) {
 			e.Total++
 			if c.Verdict == Fail {
 				e.Failed++
 			}
 		}
 	}
-	if e.Failed > 0 {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case e.Failed > 0:
 		return e
 	}
 	return nil
@@ -372,6 +403,8 @@ type Removal struct {
 	Purge bool
 	// DropLeft drops slots that nobody reads, when the node is dead.
 	DropLeft bool
+	// EvenOut brings peers those changes of a dead node that another one has.
+	EvenOut bool
 }
 
 // ErrNothingToRemove says that the node is in no cluster.
@@ -379,11 +412,15 @@ var ErrNothingToRemove = errors.New("there is nothing to remove")
 
 // unfinished is the journal of a removal that ended early, and the peers that it
 // knows: a target forgets them with its subscriptions to them.
-func (m *Membership) unfinished(ctx context.Context, target workflow.Member) (*Record, []workflow.Member, error) {
-	if target.DSN == "" {
-		return nil, nil, nil
+func (m *Membership) unfinished(ctx context.Context, target, survivor workflow.Member) (*Record, []workflow.Member, error) {
+	var keepers []workflow.Member
+	if target.DSN != "" {
+		keepers = append(keepers, target)
 	}
-	journal, err := m.journal("remove_node", []string{target.Name}, []workflow.Member{target})
+	if survivor.DSN != "" {
+		keepers = append(keepers, workflow.Member{Name: "that stays", DSN: survivor.DSN})
+	}
+	journal, err := m.journal("remove_node", []string{target.Name}, keepers)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -402,7 +439,7 @@ func (m *Membership) unfinished(ctx context.Context, target workflow.Member) (*R
 // Remove prepares a run that lets a node leave. What is left to do is asked
 // anew each time: every step may be done twice.
 func (m *Membership) Remove(ctx context.Context, r Removal) (Config, error) {
-	unfinished, peers, err := m.unfinished(ctx, r.Target)
+	unfinished, peers, err := m.unfinished(ctx, r.Target, r.Survivor)
 	if err != nil {
 		return Config{}, err
 	}
@@ -410,7 +447,18 @@ func (m *Membership) Remove(ctx context.Context, r Removal) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	l.NoDrain, l.DropLeft = r.NoDrain, r.DropLeft
+	l.NoDrain, l.DropLeft, l.EvenOut = r.NoDrain, r.DropLeft, r.EvenOut
+	for _, p := range l.Peers {
+		if unfinished != nil && workflow.Reached(unfinished.Variables, p.Name) {
+			l.Known = append(l.Known, p.Name)
+		}
+	}
+	switch {
+	case r.EvenOut && !l.Dead:
+		return Config{}, errors.New("--even-out is for a node that cannot be reached: of another one all get the last changes")
+	case r.EvenOut && !l.Fenced:
+		return Config{}, errors.New("--even-out is for nodes that are all served by pgdrover's engine")
+	}
 	switch {
 	case !r.Purge:
 		l.Purge = ""
@@ -454,6 +502,8 @@ func (m *Membership) Remove(ctx context.Context, r Removal) (Config, error) {
 		}
 	}
 	cfg, err := m.config("remove_node", run, l, steps, journal, members, false, nil)
-	cfg.Restart = unfinished != nil // its steps are those that are left
+	if unfinished != nil { // its steps are those that are left
+		cfg.Restart, cfg.Variables = true, unfinished.Variables
+	}
 	return cfg, err
 }

@@ -1,6 +1,8 @@
 package orchestrator_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -52,4 +54,26 @@ func TestStepsBesideEachOther(t *testing.T) {
 	require.Equal(t, []string{"1 ok", "3 ok"}, r.ended())
 	require.Equal(t, "n3: SELECT '1', '2'", r.cluster.sent[len(r.cluster.sent)-1])
 	require.Equal(t, []string{"n2.b", "n1.a", "n3.done"}, got)
+}
+
+// A run that is told to end while steps run beside each other was cancelled; none
+// of them has failed.
+func TestCancelBeside(t *testing.T) {
+	t.Parallel()
+	r := beside(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	r.cluster.answer = func(_, sql string) *answer {
+		if !strings.HasPrefix(sql, "SELECT '") {
+			return nil
+		}
+		cancel(errGone)
+		return &answer{err: context.Canceled}
+	}
+	err := r.start(ctx, t)
+	cancelled, ok := errors.AsType[*orchestrator.CancelledError](err)
+	require.True(t, ok, "%v", err)
+	require.ErrorIs(t, cancelled, errGone)
+	for _, e := range r.events {
+		require.NotEqual(t, orchestrator.Failed, e.Status, "%s", e.Description)
+	}
 }

@@ -60,7 +60,7 @@ func (e *Executor) alreadyDone(ctx context.Context, s workflow.Step) (bool, erro
 func (e *Executor) Rollback(ctx context.Context) error {
 	defer e.closeAll(context.WithoutCancel(ctx))
 	if err := e.open(ctx, true); err != nil {
-		return err
+		return cancelled(ctx, "its undo", err)
 	}
 	record, err := e.cfg.Journal.Load(ctx)
 	if err != nil {
@@ -82,8 +82,9 @@ func (e *Executor) Rollback(ctx context.Context) error {
 func (e *Executor) undoAll(ctx context.Context) error {
 	e.letGo(ctx)
 	if err := e.undoThese(ctx, slices.Clone(e.record.Created)); err != nil {
-		return &LeftError{Left: slices.Clone(e.record.Created), Err: err}
+		return &LeftError{Left: slices.Clone(e.record.Created), Err: cancelled(ctx, "its undo", err)}
 	}
+	e.event(Event{Status: Noted, Message: "what the run had made is undone"})
 	return e.cfg.Journal.Remove(ctx)
 }
 
@@ -93,6 +94,9 @@ func (e *Executor) undoThese(ctx context.Context, created []Artifact) error {
 	slices.SortStableFunc(created, func(a, b Artifact) int { return undoOrder(a) - undoOrder(b) })
 	var problems []error
 	for _, a := range created {
+		if ctx.Err() != nil {
+			return errors.Join(append(problems, context.Cause(ctx))...)
+		}
 		if err := e.undo(ctx, a); err != nil {
 			problems = append(problems, err)
 			continue
@@ -118,6 +122,12 @@ func undoOrder(a Artifact) int {
 func (e *Executor) undo(ctx context.Context, a Artifact) error {
 	began := time.Now()
 	ev := Event{Step: a.Step, Node: a.Node, Type: "undo", Command: a.Command, Description: strings.TrimSpace("Undo " + a.Command + " " + a.Object)}
+	e.mu.Lock()
+	ev.Phase = e.record.phase(a.Step)
+	e.mu.Unlock()
+	if ev.Phase != "" && a.What != "" { // a plan's own words
+		ev.Description = "Undo on " + a.Node + ": " + a.What
+	}
 	ev.Status = Running
 	e.event(ev)
 	var err error
@@ -140,7 +150,10 @@ func (e *Executor) undo(ctx context.Context, a Artifact) error {
 	// One that does not come back is not waited for again.
 	e.setGone(a.Node, err != nil && passing(err) && spock.SQLState(err) == "")
 	ev.Status, ev.Err, ev.Seconds = Undone, err, time.Since(began).Seconds()
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		ev.Status = Cancelled
+	case err != nil:
 		ev.Status = Failed
 	}
 	e.event(ev)

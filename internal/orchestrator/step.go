@@ -40,15 +40,18 @@ func (e *Executor) attempt(ctx context.Context, s workflow.Step, parallel bool) 
 	ev.Status, ev.Variables, ev.Message, ev.Seconds = out.status, out.variables, out.message, time.Since(began).Seconds()
 	if err != nil {
 		ev.Status, ev.Err = Failed, err
-		if s.IgnoreErrors && ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+			ev.Status, ev.Err = Cancelled, context.Cause(ctx) // what broke off says nothing
+		case s.IgnoreErrors:
 			ev.Status = Ignored
 		}
 	}
 	e.event(ev)
 	saveErr := e.note(ctx, s, func(r *StepRecord) {
 		r.Status, r.Ended = ev.Status, time.Now().UTC()
-		if err != nil {
-			r.Error = workflow.Mask(err.Error())
+		if ev.Err != nil {
+			r.Error = workflow.Mask(ev.Err.Error())
 		}
 		for key, value := range out.variables {
 			e.record.Variables.Set(s.Node, key, value)
@@ -189,6 +192,7 @@ func (e *Executor) sql(ctx context.Context, s workflow.Step) (outcome, error) {
 		switch {
 		case !failed:
 			e.answered(s, answer)
+			e.tells(s, answer)
 			return outcome{status: OK, variables: firstRow(answer)}, nil
 		case waited == workerWait && time.Since(began) < e.cfg.Grace:
 			if err := e.pause(ctx, 5*e.cfg.Poll/2); err != nil {
@@ -210,6 +214,19 @@ func (e *Executor) answered(s workflow.Step, answer Result) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.cfg.OnAnswer(s.Node, answer)
+}
+
+// tells passes on what a plan's step has found, which is a warning when it says so.
+func (e *Executor) tells(s workflow.Step, answer Result) {
+	row := firstRow(answer)
+	if s.Phase == "" || row["tells"] == nil {
+		return
+	}
+	ev := Event{Status: Noted, Step: s.Path, Phase: s.Phase, Node: s.Node, Message: workflow.Mask(*row["tells"]), Variables: row}
+	if row["warns"] != nil && *row["warns"] == "t" {
+		ev.Type = "WARNING"
+	}
+	e.event(ev)
 }
 
 // refused words the error of a step whose query says false.

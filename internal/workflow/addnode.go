@@ -47,6 +47,8 @@ type Joining struct {
 	Tables []string
 	// Limits bound what the copies take, as the engines read them; empty does not.
 	Limits string
+	// Stale are to be dropped before anything is made in their place.
+	Stale []Leftover `json:",omitempty"`
 }
 
 // Names are those of the nodes that join.
@@ -147,6 +149,7 @@ func (p *planner) begin(j Joining) {
 			s.Undo = "SELECT pgdrover.fence_lower(" + run + ")"
 			return s
 		})
+		p.adopt(j)
 		p.roles(j)
 		p.newcomers(j, func(n Newcomer) Step {
 			s := sqlStep("J2", n.Name, "Note what "+n.Name+" holds", "SELECT pgdrover.take_inventory("+run+")")
@@ -172,6 +175,9 @@ func (p *planner) begin(j Joining) {
 			s.Undo = "SELECT pgdrover.open_node()"
 			return s
 		})
+	}
+	if j.Bare {
+		p.adopt(j)
 	}
 	if j.Source.Bare {
 		p.add(commandStep("J2", j.Source.Name, "Create node "+j.Source.Name, CreateNode, "node_name", j.Source.Name, "dsn", j.Source.DSN))

@@ -22,6 +22,11 @@ type Leaving struct {
 	// DropLeft drops the slots of the engine's that are nobody's, also those whose
 	// names do not say that they were the target's.
 	DropLeft bool
+	// Known are peers of which an earlier call has noted how far they have a dead
+	// target's changes: they do not follow it any more.
+	Known []string
+	// EvenOut brings peers those changes of a dead target that another peer has.
+	EvenOut bool
 	// NoDrain leaves out waiting for the target's last changes.
 	NoDrain bool
 	// Fenced says that the target can be closed to writers while its last changes leave it.
@@ -49,6 +54,9 @@ func RemoveNode(l Leaving) []Step {
 	if !l.Dead && !l.NoDrain && !l.Target.Bare && len(followers) > 0 {
 		p.add(mark("D1", target, "last_lsn"))
 		p.each(followers, func(_ int, m Member) Step { return reached("D1", m.Name, target, "last_lsn") })
+	}
+	if l.Dead {
+		p.compare(l)
 	}
 	drop := func(phase string, x Link) {
 		p.add(commandStep(phase, x.Subscriber, "Drop subscription "+x.Name+" on "+x.Subscriber, DropSubscription, "sub_name", x.Name, "ifexists", "true"))
@@ -95,6 +103,7 @@ func RemoveNode(l Leaving) []Step {
 		p.add(s)
 	}
 	p.noSlotLeft(l)
+	p.evenOut(l)
 	if l.Fenced {
 		p.troubled()
 	}

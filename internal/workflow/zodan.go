@@ -44,6 +44,8 @@ func SubscriptionName(provider, subscriber string) string {
 type planner struct {
 	steps []Step
 	group int
+	// behind are the peers of a dead node that may have less of its changes than others.
+	behind []Member
 }
 
 func (p *planner) add(s Step) {

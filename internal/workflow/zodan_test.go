@@ -187,6 +187,7 @@ func TestRemoveNodePlan(t *testing.T) {
 	require.Less(t, slices.Index(lines, "D5 n3: Drop node n3"), slices.Index(lines, "D5 n3: Drop what was copied to n3"))
 	l.Dead = true
 	require.Equal(t, []string{
+		"D1 n1: End subscription a on n1", "D1 n1: Read how far n1 has the changes of n3", "D1 n1: See whether n1 has all that others have of n3",
 		"D2 n1: Drop subscription a on n1", "D4 n1: Drop slot x on n1 if it is left", "D4 n2: Drop slot y on n2 if it is left",
 		"D6 n1: Forget node n3 on n1", "D6 n2: Forget node n3 on n2",
 		"D6 n1: Forget the runs of n3 on n1", "D6 n2: Forget the runs of n3 on n2",
@@ -242,4 +243,71 @@ func TestSubscriptionName(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "sub_n1_n2", workflow.SubscriptionName("n1", "n2"))
 	require.Equal(t, "sub_datacenter_east_1_n_3", workflow.SubscriptionName("Datacenter-East-1", "N 3"))
+}
+
+// What was left goes before anything is made: subscriptions before the nodes and
+// slots that they use.
+func TestAdoptStalePlan(t *testing.T) {
+	t.Parallel()
+	j := joining()
+	j.Stale = []workflow.Leftover{
+		{Kind: workflow.LeftOrigin, Name: "o", Node: "n-4"},
+		{Kind: workflow.LeftSlot, Name: "s", Node: "n1"},
+		{Kind: workflow.LeftNode, Name: "n-4", Node: "n-4"},
+		{Kind: workflow.LeftSubscription, Name: "sub", Node: "n-4"},
+	}
+	for _, bare := range []bool{false, true} {
+		j.Bare = bare
+		lines := outline(workflow.AddNode(j))
+		first := slices.Index(lines, "J2 n-4: Drop subscription sub on n-4, which was left")
+		require.Equal(t, []string{
+			"J2 n-4: Drop subscription sub on n-4, which was left", "J2 n-4: Drop node n-4 on n-4, which was left",
+			"J2 n1: Drop slot s on n1, which was left", "J2 n-4: Drop origin o on n-4, which was left",
+		}, lines[first:first+4])
+		require.Less(t, first, slices.Index(lines, "J2 n-4: Create node n-4"))
+		if !bare {
+			require.Less(t, first, slices.Index(lines, "J2 n-4: Close n-4 to writers"))
+		}
+		for _, s := range workflow.AddNode(j) {
+			if bare {
+				require.NotContains(t, s.SQL+s.Undo, "pgdrover.", "%s", s.Description)
+			}
+		}
+	}
+}
+
+// Of a dead node it is read how far each of its followers has its changes, before
+// the subscriptions go; on request the tables are copied again between them.
+func TestDeadNodePlan(t *testing.T) {
+	t.Parallel()
+	l := workflow.Leaving{
+		Target: workflow.Member{Name: "n3"}, Peers: []workflow.Member{{Name: "n1"}, {Name: "n2"}, {Name: "n4"}}, Dead: true, Fenced: true,
+		Links: []workflow.Link{
+			{Name: "a", Provider: "n3", Subscriber: "n1"},
+			{Name: "b", Provider: "n3", Subscriber: "n2"},
+			{Name: "c", Provider: "n1", Subscriber: "n2"},
+			{Name: "d", Provider: "n2", Subscriber: "n1"},
+		},
+	}
+	compared := []string{
+		"D1 n1: End subscription a on n1", "D1 n1: Read how far n1 has the changes of n3",
+		"D1 n2: End subscription b on n2", "D1 n2: Read how far n2 has the changes of n3",
+		"D1 n1: See whether n1 has all that others have of n3", "D1 n2: See whether n2 has all that others have of n3",
+	}
+	lines := outline(workflow.RemoveNode(l))
+	require.Equal(t, compared, lines[:6])
+	require.NotContains(t, strings.Join(lines, "\n"), "again")
+	l.EvenOut = true
+	steps := workflow.RemoveNode(l)
+	lines = outline(steps)
+	require.Equal(t, []string{
+		"D7 n1: Copy to n1 again what n2 has, if it has more", "D7 n1: Wait until n1 has copied that",
+		"D7 n2: Copy to n2 again what n1 has, if it has more", "D7 n2: Wait until n2 has copied that",
+	}, lines[len(lines)-4:])
+	require.Contains(t, steps[len(steps)-2].SQL, "spock.sub_resync_table('c', t.relation, false)")
+	require.Contains(t, steps[len(steps)-2].SQL, "'${n2}.ahead' = 'n1'")
+	// What an earlier call has read, and then dropped, is compared all the same.
+	l.Links, l.Known = l.Links[1:], []string{"n1"}
+	lines = outline(workflow.RemoveNode(l))
+	require.Equal(t, slices.Concat(compared[2:]), lines[:4])
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/workflow"
 )
 
 // stopAt starts the tool and stops it, without ending it, where it begins a
@@ -109,6 +111,7 @@ func TestGuards(t *testing.T) {
 		require.Contains(t, tl.said(), "was advanced past the copy: changes would be missing")
 		undo(t)
 	})
+	part("what an earlier attempt has left", func(t *testing.T) { leftBefore(t, dir, a, b, c, before) })
 	part("an open transaction", func(t *testing.T) { openTransaction(t, dir, a, b, c, before) })
 	part("a function that is not there", func(t *testing.T) {
 		for _, gone := range []struct {
@@ -157,6 +160,76 @@ func TestGuards(t *testing.T) {
 		must(t, 0, call(dir, "remove_node", "--target-node-name="+c.name, "--target-node-dsn="+c.dsn(), "--survivor-dsn="+a.dsn())...)
 		requireFootprints(t, before, a, b)
 	})
+}
+
+// subscriptionOf is the name of a subscription, slotOf that of its slot, as both servers compute them.
+func subscriptionOf(provider, subscriber *node) string {
+	return workflow.SubscriptionName(provider.name, subscriber.name)
+}
+
+func slotOf(t *testing.T, provider, subscriber *node) string {
+	t.Helper()
+	return subscriber.text(t, fmt.Sprintf("SELECT spock.spock_gen_slot_name(current_database(), '%s', '%s')", provider.name, subscriptionOf(provider, subscriber)))
+}
+
+// leftBefore: what bears the names that a join gives is refused, with what it is
+// and how to go on, or goes before anything is made in its place.
+func leftBefore(t *testing.T, dir string, a, b, c *node, before map[string]string) {
+	t.Helper()
+	c.disconnect() // its session may have begun while the node was closed
+	toA, toB, fromA, fromB := slotOf(t, c, a), slotOf(t, c, b), slotOf(t, a, c), slotOf(t, b, c)
+	for at, origin := range map[*node]string{a: toA, b: toB, c: fromB} { // as the engine of a database that is gone leaves them: far ahead
+		at.exec(t, fmt.Sprintf("SELECT pg_replication_origin_create('%s'), pg_replication_origin_advance('%[1]s', 'FFFF/0')", origin))
+	}
+	b.exec(t, fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s', 'pgoutput')", fromB))
+	c.exec(t, fmt.Sprintf("SELECT spock.node_create('%s', %s)", c.name, quote(c.dsn())))
+	c.exec(t, fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s', 'pgoutput')", toB))
+	c.exec(t, fmt.Sprintf("SELECT spock.sub_create('%s', %s, enabled := false)", subscriptionOf(a, c), quote(a.dsn())))
+	left := footprints(t, a, b, c)
+	var list []string
+	for _, x := range []workflow.Leftover{
+		{Kind: "subscription", Name: subscriptionOf(a, c), Node: c.name},
+		{Kind: "node", Name: c.name, Node: c.name},
+		{Kind: "node", Name: a.name, Node: c.name},
+		{Kind: "origin", Name: toA, Node: a.name},
+		{Kind: "slot", Name: fromB, Node: b.name},
+		{Kind: "origin", Name: toB, Node: b.name},
+		{Kind: "slot", Name: toB, Node: c.name},
+		{Kind: "origin", Name: fromB, Node: c.name},
+	} {
+		list = append(list, x.String())
+	}
+	refusal := func(tl *tool) {
+		t.Helper()
+		require.Contains(t, tl.said(), "left by an earlier attempt: ")
+		for _, x := range list {
+			require.Contains(t, tl.said(), x)
+		}
+		require.Contains(t, tl.said(), "--adopt-stale=drop drops it before the node joins")
+		require.Equal(t, left, footprints(t, a, b, c), "nothing was changed")
+	}
+	refusal(must(t, 5, add(dir, a, c)...))
+	refusal(must(t, 5, append(add(dir, a, c), "--skip-check")...))
+	require.Contains(t, must(t, 2, append(add(dir, a, c), "--adopt-stale=keep")...).said(), `--adopt-stale must be drop, not "keep"`)
+	words := append(add(dir, a, c), "--adopt-stale=drop")
+	// What is used is no left-over, whatever its name.
+	a.server.Exec(t, "postgres", fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s_', 'pgoutput')", fromA))
+	require.NotContains(t, must(t, 0, append(words, "--dry-run")...).said(), "FAIL")
+	a.server.Exec(t, "postgres", fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s', 'pgoutput'), pg_drop_replication_slot('%[1]s_')", fromA))
+	require.Contains(t, must(t, 5, words...).said(), fmt.Sprintf("slot %s on %s (used by database postgres)", fromA, a.name))
+	a.server.Exec(t, "postgres", fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", fromA))
+	require.Equal(t, left, footprints(t, a, b, c), "nothing was changed")
+
+	must(t, 0, words...)
+	c.disconnect() // its session may have begun while the node was closed
+	c.exec(t, "INSERT INTO journal VALUES ('from the new node', 1)")
+	settle(t, a, b, c)
+	for _, sql := range compared {
+		equal(t, sql, a, b, c)
+	}
+	equal(t, "SELECT count(*) FROM journal WHERE node = 'from the new node'", a, b, c)
+	must(t, 0, remove(dir, c)...)
+	requireFootprints(t, before, a, b, c)
 }
 
 // openTransaction has a transaction open on a peer for as long as it likes: the

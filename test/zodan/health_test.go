@@ -78,7 +78,7 @@ func TestHealth(t *testing.T) {
 			"PASS: new node n3 can be reached, and schema spock is installed", "PASS: wal_level of n3 is logical", "PASS: track_commit_timestamp of n2 is on",
 			"PASS: n3 has 20 free replication slots", "PASS: n3 has 20 free senders", "PASS: n3 has 20 free replication origins", "PASS: an engine serves n3",
 			"PASS: all 1 subscriptions of n1 replicate", "PASS: all 1 slots of n1 are read, nobody is more than …", "PASS: new node n3 has no tables",
-			"PASS: new node n3 has no subscriptions", "PASS: new node n3 is in no cluster", "PASS: new node n3 has all roles of the source",
+			"PASS: new node n3 has no subscriptions", "PASS: new node n3 is in no cluster", "PASS: nothing is left of an earlier attempt of new node n3", "PASS: new node n3 has all roles of the source",
 			"PASS: the disk of new node n3 has room for the copy: …", "PASS: n3 has version …", "PASS: n3 has the encoding and locale of the source",
 			"PASS: the clocks of n3 and the source agree within …", "PASS: new node n3 has PostgreSQL …", "PASS: new node n3 has the extensions of the source",
 			"PASS: n1 reaches every other node", "PASS: n3 reaches every other node", "PASS: every node subscribes to every other",
@@ -133,7 +133,7 @@ func newcomerConditions(t *testing.T, odd checkup, a, c *node) {
 	a.exec(t, "CREATE TABLE loose (id int PRIMARY KEY); SELECT spock.repset_add_table('default', 'loose'); ALTER TABLE loose DROP CONSTRAINT loose_pkey")
 	a.exec(t, "SELECT lo_create(0)")
 	c.exec(t, `CREATE TABLE stray (id int); CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.stray (id int);
-		CREATE ROLE reader NOLOGIN; CREATE ROLE readers; SELECT lo_create(0); SELECT pg_replication_origin_create('spk_app_n1_sub_n1_n3');
+		CREATE ROLE reader NOLOGIN; CREATE ROLE readers; SELECT lo_create(0); SELECT pg_replication_origin_create('spk_app_n1_sub_n1_n3'), pg_replication_origin_create('spk_app_n7_sub_n7_n3');
 		CREATE SCHEMA lolor; CREATE TABLE lolor.pg_largeobject (loid oid); CREATE TABLE lolor.pg_largeobject_metadata (oid oid); INSERT INTO lolor.pg_largeobject VALUES (1);
 		CREATE FUNCTION spock.real_version() RETURNS text LANGUAGE sql AS $$ SELECT '5.0.4'::text $$;
 		ALTER FUNCTION spock.spock_version() RENAME TO kept_version; ALTER FUNCTION spock.real_version() RENAME TO spock_version`)
@@ -143,7 +143,8 @@ func newcomerConditions(t *testing.T, odd checkup, a, c *node) {
 	odd.says(t, 1, "FAIL: new node n3 is not empty: elsewhere.stray, public.stray", "FAIL: new node n3 lacks the roles app",
 		"FAIL: roles that may log in on the source may not on new node n3: reader", "WARN: new node n3 lacks memberships of roles: reader in readers",
 		"WARN: new node n3 has large objects already: 1 of them", "WARN: large objects of the source stay behind: 1 of them",
-		"WARN: new node n3 has replication origins of an earlier attempt: spk_app_n1_sub_n1_n3", "FAIL: new node n3 has large objects of lolor already",
+		"FAIL: left by an earlier attempt: origin spk_app_n1_sub_n1_n3 on n3; --adopt-stale=drop drops it before the node joins",
+		"WARN: new node n3 has replication origins that are not of this cluster: spk_app_n7_sub_n7_n3", "FAIL: new node n3 has large objects of lolor already",
 		"FAIL: n3 has version 5.0.4, the source has …", "WARN: n3 has slots that nobody reads: spk_app_left", "WARN: tables have no key, their updates and deletes cannot follow: loose",
 		"WARN: n1 has 1 prepared transactions, for which slots wait", "FAIL: the disk of new node n3 has no room for the copy: …")
 	require.NoError(t, os.Remove(huge))
@@ -156,7 +157,7 @@ func newcomerConditions(t *testing.T, odd checkup, a, c *node) {
 	a.exec(t, "DROP DOMAIN kind; DROP FUNCTION f(int); DROP FUNCTION f(int, int)")
 	c.exec(t, "SELECT pg_drop_replication_slot('spk_app_left'); DROP TABLE stray; DROP SCHEMA elsewhere CASCADE; DROP SCHEMA lolor CASCADE")
 	c.exec(t, "DROP FUNCTION spock.spock_version(); ALTER FUNCTION spock.kept_version() RENAME TO spock_version")
-	c.exec(t, "SELECT pg_replication_origin_drop('spk_app_n1_sub_n1_n3'); SELECT lo_unlink(oid) FROM pg_largeobject_metadata; ALTER ROLE reader LOGIN; CREATE ROLE app LOGIN")
+	c.exec(t, "SELECT pg_replication_origin_drop('spk_app_n1_sub_n1_n3'), pg_replication_origin_drop('spk_app_n7_sub_n7_n3'); SELECT lo_unlink(oid) FROM pg_largeobject_metadata; ALTER ROLE reader LOGIN; CREATE ROLE app LOGIN")
 
 	// What is in a cluster already; a source with more than the new node; another database, and no way to it.
 	c.exec(t, "CREATE ROLE keyed SUPERUSER LOGIN PASSWORD 'open'; CREATE ROLE plain LOGIN")

@@ -3,8 +3,10 @@ package zodan
 import (
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -101,8 +103,57 @@ func TestJoinsUnderLoad(t *testing.T) {
 		more.stop(t)
 		l.writers = append(l.writers, more.writers...)
 		l.converged(t, all...)
-		leave(t, c, d, e)
+		diesAhead(t, dir, e, c, a, b, d)
+		must(t, 0, remove(dir, d)...)
+		must(t, 0, remove(dir, c)...)
+		requireFootprints(t, before, a, b, c, d)
 	})
+}
+
+// diesAhead has a node die whose last changes one of the others lacks. Its
+// removal says who has how much of them, also when it is called again, and
+// brings that one what it lacks.
+func diesAhead(t *testing.T, dir string, dead, behind *node, others ...*node) {
+	t.Helper()
+	require.NoError(t, behind.engine.Signal(syscall.SIGKILL))
+	behind.engine.Wait(t, patience)
+	dead.exec(t, `INSERT INTO shop.item (id, who, n) VALUES (-1, 'last', 1); UPDATE shop.item SET n = -7 WHERE id = 7; DELETE FROM shop.item WHERE id = 8;
+		INSERT INTO journal VALUES ('last words', 1); INSERT INTO journal VALUES ('last words', 1); UPDATE counter SET n = n + 5 WHERE id = 1;
+		UPDATE contested SET who = 'last' WHERE id = 3`)
+	at := dead.text(t, "SELECT spock.sync_event()")
+	for _, n := range others {
+		n.eventually(t, fmt.Sprintf(`SELECT max(o.remote_lsn) >= '%s' FROM spock.subscription s JOIN spock.node p ON p.node_id = s.sub_origin
+			JOIN pg_replication_origin_status o ON o.external_id = s.sub_slot_name::text WHERE p.node_name = '%s'`, at, dead.name), "t")
+	}
+	dead.disconnect()
+	dead.server.Stop(t, syscall.SIGKILL)
+	behind.start(t)
+	behind.eventually(t, "SELECT pgdrover.engine_connected()", "t")
+	behind.exec(t, "UPDATE contested SET who = 'later' WHERE id = 3")
+	words := call(dir, "remove_node", "--target-node-name="+dead.name, "--survivor-dsn="+others[0].dsn())
+	tl := begin(t, func(tl *tool, e event) {
+		if e.Status == "running" && e.Phase == "D6" {
+			tl.kill()
+		}
+	}, words...)
+	require.Equal(t, -1, tl.wait(), tl.said())
+	says := func(tl *tool, way string) {
+		t.Helper()
+		for _, n := range others {
+			require.Regexp(t, n.name+" has the changes of "+dead.name+` up to \S+, the last one of \d{4}-[^|;]*\|`, tl.said())
+		}
+		require.Regexp(t, behind.name+" has the changes of "+dead.name+` up to \S+, the last one of .*; n\d has more, up to \d+ bytes of the log of `+dead.name+"; "+way, tl.said())
+	}
+	says(tl, regexp.QuoteMeta("table by table "+behind.name+" gets it with SELECT spock.sub_resync_table('sub_n"))
+	tl = must(t, 0, append(words, "--even-out")...)
+	says(tl, "the tables are copied again from there")
+	all := append([]*node{behind}, others...)
+	settle(t, all...)
+	for _, sql := range append([]string{"SELECT * FROM journal ORDER BY node, number"}, compared...) {
+		equal(t, sql, all...)
+	}
+	require.Equal(t, "1|-7|0|2|later", behind.text(t, `SELECT (SELECT n FROM shop.item WHERE id = -1), (SELECT n FROM shop.item WHERE id = 7),
+		(SELECT count(*) FROM shop.item WHERE id = 8), (SELECT count(*) FROM journal WHERE node = 'last words'), (SELECT who FROM contested WHERE id = 3)`))
 }
 
 // resolved are the conflicts that nodes have resolved.
@@ -132,18 +183,19 @@ func requireOneSnapshot(t testing.TB, source *node, nodes ...*node) {
 	}
 }
 
-// killAtEachStep kills the tool whenever it begins a step that it has not begun
-// before, and calls it again, from one of two machines in turn.
+// killAtEachStep ends the tool whenever it begins a step that it has not begun
+// before, and calls it again, from one of two machines in turn. It is killed, or
+// told to end as by a keyboard or a service manager.
 func killAtEachStep(t testing.TB, dir string, source, n *node) (kills int) {
 	t.Helper()
 	begun := map[string]bool{}
 	for i := 0; ; i++ {
 		machine := fmt.Sprintf("%s/%d", dir, i%2)
-		killed := false
+		killed, how := false, ends[i%len(ends)]
 		tl := begin(t, func(tl *tool, e event) {
 			if e.Status == "running" && !begun[e.Step] && !killed {
 				begun[e.Step], killed = true, true
-				tl.kill()
+				tl.end(how)
 			}
 		}, add(machine, source, n)...)
 		code := tl.wait()
@@ -151,6 +203,7 @@ func killAtEachStep(t testing.TB, dir string, source, n *node) (kills int) {
 			require.Zero(t, code, tl.said())
 			return kills
 		}
+		tl.requireEnded(t, how)
 		kills++
 		require.Less(t, kills, 200, "it never ends: %s", tl.said())
 	}

@@ -54,13 +54,26 @@ func removalGoesOn(t *testing.T, dir string, a, b *node) {
 	nothing()
 	must(t, 0, add(dir, a, b)...)
 	a.exec(t, "ALTER FUNCTION spock.node_drop(name, boolean) RENAME TO hidden") // it cannot end before that is undone
-	for _, phase := range []string{"D1", "D3", "D5", "D6", "D6"} {
+	for i, phase := range []string{"check", "D1", "D1", "D2", "D3", "D4", "D5", "D6", "D6"} {
+		how, words := ends[i%len(ends)], remove(dir, b)
+		if phase == "check" {
+			how, words = syscall.SIGINT, call(dir, "health-check", "--src-node-name=n1", "--src-dsn="+a.dsn())[:3]
+			words = append(words, "--format=json")
+		}
 		tl := begin(t, func(tl *tool, e event) {
-			if e.Status == "running" && e.Phase == phase {
-				tl.kill()
+			if e.Status == "running" && e.Phase == phase || phase == "check" {
+				tl.end(how)
 			}
-		}, remove(dir, b)...)
-		require.NotZero(t, tl.wait(), "%s: %s", phase, tl.said())
+		}, words...)
+		if phase == "D6" && tl.wait() == 1 { // it has met what is hidden
+			continue
+		}
+		tl.requireEnded(t, how)
+		if phase == "D1" && how != syscall.SIGKILL {
+			require.Contains(t, tl.said(), "taken back: Close n2 to writers")
+			b.disconnect()
+			b.exec(t, fmt.Sprintf("INSERT INTO journal VALUES ('open again', %d)", i))
+		}
 	}
 	for _, machine := range []string{dir, t.TempDir()} {
 		require.Contains(t, must(t, 1, remove(machine, b)...).said(), "D6 | n1 | failed | Forget node n2 on n1")

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -73,6 +74,26 @@ func begin(t testing.TB, on func(tl *tool, e event), words ...string) *tool {
 
 // kill ends the tool as a power failure does.
 func (tl *tool) kill() { _ = tl.cmd.Process.Kill() }
+
+// ends are the ways in which a tool is told to end.
+var ends = [...]syscall.Signal{syscall.SIGKILL, syscall.SIGINT, syscall.SIGTERM}
+
+// end ends the tool by a signal.
+func (tl *tool) end(how syscall.Signal) { _ = tl.cmd.Process.Signal(how) }
+
+// requireEnded sees that a tool which was told to end says so, and not that
+// something had failed. Told at its very end, it may be done all the same.
+func (tl *tool) requireEnded(t testing.TB, how syscall.Signal) {
+	t.Helper()
+	switch code := tl.wait(); {
+	case how == syscall.SIGKILL:
+		require.Contains(t, []int{-1, 0}, code, tl.said())
+	case code != 0:
+		require.Equal(t, 130, code, tl.said())
+		require.NotRegexp(t, `(?m)^\S* \| \S* \| (failed|FAIL) \|`, tl.said())
+		require.Regexp(t, "cancelled at |nothing was changed", tl.said())
+	}
+}
 
 // wait waits for the end and returns the exit code, -1 when it was killed.
 func (tl *tool) wait() int {
