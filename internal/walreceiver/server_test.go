@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -369,7 +370,12 @@ func TestStreamIsTheCapture(t *testing.T) {
 				golden, err := os.ReadFile("../pgoutput/testdata/" + tt.golden + ".txt")
 				require.NoError(t, err)
 				want := strings.Split(strings.TrimSpace(string(golden)), "\n")
-				got := live(t, s, tt.scenario, tt.version, tt.o, len(want))
+				got := live(t, s, tt.scenario, tt.version, tt.o, ends(want))
+				if major(t, s) > 15 && tt.o.Streaming != "" {
+					// Where a block ends, and how much of an aborted transaction is sent, is up to the server.
+					want, got = effects(want), effects(got)
+				}
+				require.Len(t, got, len(want))
 				for i := range want {
 					require.Equal(t, normal(want[i]), normal(got[i]), "message %d", i)
 				}
@@ -379,7 +385,62 @@ func TestStreamIsTheCapture(t *testing.T) {
 }
 
 // live runs a scenario in a database of its own and returns what is streamed.
-func live(t *testing.T, s *pgtest.Server, scenario string, version int, o Pgoutput, messages int) []string {
+func major(t *testing.T, s *pgtest.Server) int {
+	t.Helper()
+	var number int
+	require.NoError(t, s.Connect(t, "postgres").QueryRow(t.Context(), "SELECT current_setting('server_version_num')::int / 10000").Scan(&number))
+	return number
+}
+
+// isEnd finds the messages that end what a server has committed or prepared.
+var isEnd = regexp.MustCompile(`^(Stream )?(Commit|Prepare|Rollback Prepared|Commit Prepared)\b`)
+
+func ends(messages []string) int {
+	n := 0
+	for _, m := range messages {
+		if isEnd.MatchString(m) {
+			n++
+		}
+	}
+	return n
+}
+
+var ofTransaction = regexp.MustCompile(`^\S+ xid=(\S+) `)
+
+// effects are the messages without blocks, without what was rolled back, and
+// without types and relations, which every block may describe again.
+func effects(messages []string) []string {
+	var out []string
+	open := make(map[string][]string)
+	current := ""
+	for _, m := range messages {
+		xid := ofTransaction.FindStringSubmatch(strings.TrimPrefix(m, "Stream ") + " ")
+		switch {
+		case strings.HasPrefix(m, "Type "), strings.HasPrefix(m, "Relation "):
+		case strings.HasPrefix(m, "Stream Start "):
+			current = xid[1]
+		case m == "Stream Stop":
+			current = ""
+		case strings.HasPrefix(m, "Stream Abort "):
+			_, sub, _ := strings.Cut(m, " subxid=")
+			open[xid[1]] = slices.DeleteFunc(open[xid[1]], func(line string) bool { return strings.Contains(line, " xid="+sub+" ") })
+			if sub == xid[1] {
+				delete(open, sub)
+			}
+		case strings.HasPrefix(m, "Stream Commit "), strings.HasPrefix(m, "Stream Prepare "):
+			out = append(append(out, open[xid[1]]...), m)
+			delete(open, xid[1])
+		case current != "" && !(strings.HasPrefix(m, "Origin ") && slices.Contains(open[current], m)):
+			open[current] = append(open[current], m)
+		case current == "":
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// live returns a stream up to its nth end of a transaction.
+func live(t *testing.T, s *pgtest.Server, scenario string, version int, o Pgoutput, n int) []string {
 	t.Helper()
 	name := "live_" + hex.EncodeToString([]byte(t.Name()[strings.LastIndexByte(t.Name(), '/'):]))
 	admin := s.Connect(t, "postgres")
@@ -395,7 +456,7 @@ func live(t *testing.T, s *pgtest.Server, scenario string, version int, o Pgoutp
 	d, err := pgoutput.NewDecoder(version)
 	require.NoError(t, err)
 	var got []string
-	for range messages {
+	for ends(got) < n {
 		got = append(got, next(t, c, d).String())
 	}
 	closeConn(t, c)
