@@ -374,7 +374,8 @@ func workerThatHangsIsCutOff(t *testing.T, w *citusWorld) {
 	defer func() { _ = conn.Close() }()
 
 	pid := int(hung.PgConn().PID())
-	if !w.endsAtSignals() {
+	ended := !w.endsAtSignals()
+	if ended {
 		_, err = w.conn.Exec(t.Context(), "SELECT pg_terminate_backend($1)", pid)
 		require.NoError(t, err)
 	}
@@ -407,7 +408,7 @@ func workerThatHangsIsCutOff(t *testing.T, w *citusWorld) {
 	require.Eventually(t, func() bool {
 		var there bool
 		err := w.conn.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid).Scan(&there)
-		return err == nil && !there
+		return err == nil && there != ended
 	}, patience, 20*time.Millisecond)
 }
 
