@@ -430,10 +430,10 @@ func effects(messages []string) []string {
 		case strings.HasPrefix(m, "Stream Commit "), strings.HasPrefix(m, "Stream Prepare "):
 			out = append(append(out, open[xid[1]]...), m)
 			delete(open, xid[1])
-		case current != "" && !(strings.HasPrefix(m, "Origin ") && slices.Contains(open[current], m)):
-			open[current] = append(open[current], m)
 		case current == "":
 			out = append(out, m)
+		case !strings.HasPrefix(m, "Origin ") || !slices.Contains(open[current], m):
+			open[current] = append(open[current], m)
 		}
 	}
 	return out
