@@ -3,6 +3,8 @@ package orchestrator_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -338,6 +340,41 @@ func TestTroubledWaits(t *testing.T) {
 		// Another release has other steps under these numbers.
 		r.cfg.Steps[0].Description = "Something else"
 		require.ErrorContains(t, r.start(t.Context(), t), `its J1 was "Raise it", now that is "Something else"`)
+	})
+}
+
+// Attempts that fail one after the other are no progress, whatever they change
+// meanwhile; rows that were never there before are.
+func TestFailingAttemptsStall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRun(t, list(sqlStep("n1", "SELECT 1", "")))
+		r.cfg.StallTimeout = 10 * time.Minute
+		r.cfg.Poll = 5 * time.Second
+		r.cfg.Steps = []workflow.Step{{Type: workflow.TypeWait, Path: "1", Phase: "J8", Node: "n1", SQL: "SELECT copied", Trouble: "SELECT trouble", Bar: "SELECT bar"}}
+		began, turn := time.Now(), 0
+		r.cluster.answer = func(_, sql string) *answer {
+			turn++
+			switch sql {
+			case "SELECT copied":
+				return &answer{result: two("copied", "f", "state", []string{"i", "s", "d"}[turn%3])}
+			case "SELECT trouble":
+				if turn%2 == 0 {
+					return &answer{} // an attempt has just begun
+				}
+				return &answer{result: two("trouble", fmt.Sprintf("attempt %d failed", turn), "in_vain", "f")}
+			case "SELECT bar": // each attempt copies the same again, for half an hour one more row
+				done := turn % 7
+				if time.Since(began) < 30*time.Minute {
+					done = int(time.Since(began) / time.Second)
+				}
+				return &answer{result: two("done", strconv.Itoa(done), "of", "10000")}
+			}
+			return nil
+		}
+		require.ErrorIs(t, r.start(t.Context(), t), orchestrator.ErrTimeout)
+		require.Greater(t, time.Since(began), 35*time.Minute)
+		require.Less(t, time.Since(began), soon)
 	})
 }
 

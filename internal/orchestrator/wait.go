@@ -45,7 +45,11 @@ func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 			told = blockers
 			e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: "waits for " + blockers})
 		}
-		if now += "\n" + blockers; now != last {
+		now += "\n" + blockers
+		if engine.lately() { // attempts that fail one after the other change this and that, and get nowhere
+			now = fmt.Sprintf("%d bytes at most\n%s", barred.most, blockers)
+		}
+		if now != last {
 			last, moved = now, time.Now()
 		}
 		e.tellBehind(s, answer, &barred)
@@ -64,9 +68,13 @@ func (e *Executor) wait(ctx context.Context, s workflow.Step) (outcome, error) {
 // trouble is what keeps the engine of a step's node from getting on.
 type trouble struct {
 	looked time.Time
+	seen   time.Time // when there was one last
 	text   string
 	inVain bool
 }
+
+// lately says that there was one a moment ago: attempts may begin without.
+func (t *trouble) lately() bool { return !t.seen.IsZero() && time.Since(t.seen) < time.Minute }
 
 // troubleEvery is the pause between two looks at an engine's errors.
 const troubleEvery = 2 * time.Second
@@ -91,7 +99,9 @@ func (e *Executor) troubled(ctx context.Context, s workflow.Step, t *trouble) {
 	if text != "" && text != t.text && !t.inVain {
 		e.event(Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Message: "the engine of " + s.Node + " tries again: " + text})
 	}
-	t.text = text
+	if t.text = text; text != "" {
+		t.seen = t.looked
+	}
 }
 
 // troubleError is an error of an engine that does not pass.
@@ -108,6 +118,7 @@ func (e *troubleError) Hint() string {
 type bar struct {
 	at   time.Time
 	done int64
+	most int64 // that was ever done
 	// since and from are the time and the state from which the rate is measured.
 	since time.Time
 	from  int64
@@ -146,7 +157,7 @@ func (e *Executor) tellBar(ctx context.Context, s workflow.Step, b *bar) {
 	if errDone != nil || errOf != nil || of <= 0 || done == b.done {
 		return
 	}
-	b.done = done
+	b.done, b.most = done, max(b.most, done)
 	ev := Event{Status: Waiting, Step: s.Path, Phase: s.Phase, Node: s.Node, Description: s.Description, Done: min(done, of), Of: of}
 	ev.Rate, ev.Left = b.rate(b.at, done, of)
 	e.event(ev)

@@ -19,9 +19,13 @@ var several = map[string]string{"spock.apply_workers": "4", "max_replication_slo
 // first makes a cluster of one node with rows, which the others join.
 func first(t testing.TB, name string, settings map[string]string) *node {
 	t.Helper()
-	n := newNode(t, name, settings)
+	return firstOf(t, newNode(t, name, settings))
+}
+
+func firstOf(t testing.TB, n *node) *node {
+	t.Helper()
 	n.exec(t, schema)
-	n.exec(t, fmt.Sprintf("SELECT spock.node_create('%s', %s)", name, quote(n.dsn())))
+	n.exec(t, fmt.Sprintf("SELECT spock.node_create('%s', %s)", n.name, quote(n.dsn())))
 	n.exec(t, filled)
 	return n
 }
