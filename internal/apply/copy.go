@@ -30,7 +30,8 @@ type copier struct {
 	made     bool   // the tables came with the copy
 	recent   recent
 	pace     *pace
-	jobs     int // sessions at a time; 0 leaves it to us
+	jobs     int   // sessions at a time; 0 leaves it to us
+	pages    int64 // of all tables
 }
 
 // lane is a pair of sessions that copy: one reads from the snapshot, the other
@@ -209,6 +210,9 @@ func (c *copier) copyAll(ctx context.Context, kind string, resumed bool) error {
 	if err != nil {
 		return err
 	}
+	for _, t := range tables {
+		c.pages += t.pages
+	}
 	done, err := c.w.copiedTables(ctx)
 	if err != nil {
 		return err
@@ -227,15 +231,11 @@ func (c *copier) copyAll(ctx context.Context, kind string, resumed bool) error {
 		return slices.Contains(c.w.sub.schemas, t.schema) || done[t.schema+"."+t.name]
 	})
 	var pieces []*piece
-	all := int64(0)
-	for _, t := range tables {
-		all += t.pages
-	}
 	for _, t := range tables {
 		if err := c.startOver(ctx, t); err != nil {
 			return err
 		}
-		if err := errors.Join(c.look(ctx, c.local, &t), c.findFresh(ctx, &t, all)); err != nil {
+		if err := errors.Join(c.look(ctx, c.local, &t), c.findFresh(ctx, &t)); err != nil {
 			return err
 		}
 		pieces = append(pieces, t.cut(c.w.engine.piece)...)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
@@ -17,7 +18,8 @@ import (
 type dump struct {
 	dir   string
 	file  string
-	list  string
+	list  string // of what is in it for us, in a file
+	kept  []byte // and here
 	tools string
 	local pg.ConnInfo
 	build string // an option of the session that builds indexes
@@ -41,8 +43,10 @@ func (c *copier) dumpStructure(ctx context.Context) (*dump, error) {
 		d.remove()
 		return nil, fmt.Errorf("parse connection string of provider: %w", err)
 	}
-	// Indexes are built with as much memory as the server has for its cache, within bounds.
-	if err := w.db.QueryRow(ctx, `SELECT ' -c maintenance_work_mem=' || greatest(pg_size_bytes(current_setting('maintenance_work_mem')),
+	// Indexes are built with as much memory as the server has for its cache, within
+	// bounds, and do not wait a second for a vacuum to give way. That they are on disk
+	// is seen to by the commit that notes the end of the copy.
+	if err := w.db.QueryRow(ctx, `SELECT ' -c synchronous_commit=off -c deadlock_timeout=100ms -c maintenance_work_mem=' || greatest(pg_size_bytes(current_setting('maintenance_work_mem')),
 		least(pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes('256MB'))) / 1024`).Scan(&d.build); err != nil {
 		d.remove()
 		return nil, fmt.Errorf("read memory of server: %w", err)
@@ -76,24 +80,17 @@ func (d *dump) choose(ctx context.Context) error {
 			kept.WriteString(line)
 		}
 	}
-	if err := os.WriteFile(d.list, kept.Bytes(), 0o600); err != nil {
+	d.kept = kept.Bytes()
+	if err := os.WriteFile(d.list, d.kept, 0o600); err != nil {
 		return fmt.Errorf("write list of structure: %w", err)
 	}
 	return nil
 }
 
-// restore restores one section, all or nothing.
-func (d *dump) restore(ctx context.Context, section string) error {
-	_, err := d.runWith(ctx, "pg_restore", d.build, d.local, "--section="+section, "--exit-on-error", "-1", "-L", d.list, d.file)
+// restoreTables restores what comes before the data, all or nothing.
+func (d *dump) restoreTables(ctx context.Context) error {
+	_, err := d.run(ctx, "pg_restore", d.local, "--section=pre-data", "--exit-on-error", "-1", "-L", d.list, d.file)
 	return err
-}
-
-// restoredBefore tells whether restoring ended at its first object that was there
-// already: as a section is restored as a whole, all of it is. A second primary
-// key has an error of its own.
-func restoredBefore(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "already exists") || strings.Contains(text, "multiple primary keys for table")
 }
 
 func (d *dump) remove() { _ = os.RemoveAll(d.dir) }
@@ -113,7 +110,11 @@ func (d *dump) runWith(ctx context.Context, program, options string, conn pg.Con
 		args = append([]string{"-d", conn.With("password", "").DSN()}, args...)
 	}
 	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // the program of the configured directory
-	cmd.Env = append(cmd.Environ(), "PGOPTIONS=-c session_replication_role=replica -c row_security=off -c default_transaction_read_only=off -c lc_messages=C"+options)
+	// It may have children, and it cancels what its sessions do.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = closeTime
+	cmd.Env = append(cmd.Environ(), "LC_ALL=C", "PGOPTIONS=-c session_replication_role=replica -c row_security=off -c default_transaction_read_only=off -c lc_messages=C"+options)
 	if password := conn.Get("password"); password != "" {
 		cmd.Env = append(cmd.Env, "PGPASSWORD="+password)
 	}

@@ -37,11 +37,12 @@ type Engine struct {
 	counts  *counts
 	amended *amended
 
-	piece    int64  // blocks of a table that are copied in one transaction
-	frozen   int64  // blocks that a table may have which is copied as a whole, frozen
-	beside   int    // rows of a transaction that is worth to be written beside others
-	backlog  pg.LSN // bytes of a provider's log that are one
-	database uint32 // its oid
+	piece    int64         // blocks of a table that are copied in one transaction
+	frozen   int64         // blocks that a table may have which is copied as a whole, frozen
+	margin   time.Duration // for clocks that are compared, and commits that take a while
+	beside   int           // rows of a transaction that is worth to be written beside others
+	backlog  pg.LSN        // bytes of a provider's log that are one
+	database uint32        // its oid
 	node     conflict.NodeID
 	skew     atomic.Int64  // nanoseconds
 	last     string        // the vector that was sent last
@@ -64,7 +65,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, frozen: frozenMost, beside: crewRows, backlog: earlyBacklog, readonly: "off"}, nil
+	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, frozen: frozenMost, margin: seenMargin, beside: crewRows, backlog: earlyBacklog, readonly: "off"}, nil
 }
 
 func (e *Engine) maxSkew() time.Duration { return time.Duration(e.skew.Load()) }

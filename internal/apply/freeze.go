@@ -44,9 +44,9 @@ const freshQuery = `SELECT NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid =
 // findFresh finds out whether a table is to be copied frozen. Of a table that
 // is most of a large database several sessions copy parts instead, if there are
 // more than two.
-func (c *copier) findFresh(ctx context.Context, t *copied, all int64) error {
+func (c *copier) findFresh(ctx context.Context, t *copied) error {
 	lanes := int64(c.mostLanes())
-	if !c.made || t.merged || t.pages < frozenPages || t.pages > c.w.engine.frozen || lanes > 2 && t.pages*lanes > 2*max(all, frozenAlways) {
+	if !c.made || t.merged || t.pages < frozenPages || t.pages > c.w.engine.frozen || lanes > 2 && t.pages*lanes > 2*max(c.pages, frozenAlways) {
 		return nil
 	}
 	row, err := one(c.local.ExecParams(ctx, fmt.Sprintf(freshQuery, pg.QuoteLiteral(t.quoted())), nil, nil, nil, nil).Read())

@@ -89,6 +89,7 @@ func (n *node) start(t *testing.T) {
 	e, err := New(Config{ConnInfo: info, Logger: log, BinDir: n.server.Bin})
 	require.NoError(t, err)
 	e.piece, e.beside, e.backlog, e.frozen = 2, 1, 1, n.frozen
+	e.margin = 100 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
 	n.done.Go(func() {

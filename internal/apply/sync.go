@@ -61,6 +61,9 @@ func (w *Worker) loadSyncing(ctx context.Context) error {
 // tableSyncs copies tables that are wanted, between two transactions, and lets
 // those follow that the stream has reached.
 func (w *Worker) tableSyncs(ctx context.Context) error {
+	if err := w.outlive(ctx); err != nil {
+		return err
+	}
 	if err := w.wantTables(ctx); err != nil {
 		return err
 	}
@@ -366,8 +369,7 @@ func (w *Worker) copyWhole(ctx context.Context, c *copier, kind, status string, 
 	if err := w.subState(ctx, "c", start); err != nil {
 		return err
 	}
-	// An attempt that ended in this state may have restored them: all or nothing.
-	if err := dump.restore(ctx, "post-data"); err != nil && (status != "c" || !restoredBefore(err)) {
+	if err := w.restoreRest(ctx, c, dump, status == "c"); err != nil {
 		return err
 	}
 	return c.copyDeltas(ctx)
@@ -558,7 +560,7 @@ func (w *Worker) restoreTables(ctx context.Context, c *copier, d *dump, status s
 	if err := w.subState(ctx, "s", c.point); err != nil {
 		return err
 	}
-	return d.restore(ctx, "pre-data")
+	return d.restoreTables(ctx)
 }
 
 // dropLeftover drops the slot of an attempt that did not come to its end.

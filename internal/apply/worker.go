@@ -38,6 +38,7 @@ type Worker struct {
 	relations map[uint32]*remoteTable
 	syncing   map[string]tableSync // tables that are not followed yet
 	postponed postponed            // those of them whose copy has failed
+	outliving outliving
 	current   *transaction
 	dropping  bool      // the current transaction is not for us
 	repairing bool      // neither are its changes from here on

@@ -179,7 +179,13 @@ func TestPurge(t *testing.T) {
 
 	// A provider's own delete: the provider has it, the other must say so.
 	n.exec(t, `INSERT INTO spock.pgdrover_tombstone VALUES ('a'::regclass, '\x01', now(), $1, '0/500')`, ids["n2"])
-	purge("0") // n3 says where it is, and not that it applies n2: it brings nothing older
+	// n3 says where it is, and not that it applies n2. What it wrote before may be on its way.
+	purge("1")
+	n.exec(t, `INSERT INTO spock.pgdrover_vector (provider_id, origin_id, lsn, outlived) VALUES ($1, $2, '0/0', '0/4FF')`, ids["n3"], ids["n2"])
+	purge("1")
+	n.exec(t, `UPDATE spock.pgdrover_vector SET outlived = '0/500' WHERE provider_id = $1 AND origin_id = $2`, ids["n3"], ids["n2"])
+	purge("0")
+	n.exec(t, `UPDATE spock.pgdrover_vector SET outlived = NULL WHERE provider_id = $1 AND origin_id = $2`, ids["n3"], ids["n2"])
 	require.NoError(t, n.db.StoreVector(ctx, ids["n3"], position(ids["n2"], 0x400)))
 	n.exec(t, `INSERT INTO spock.pgdrover_tombstone VALUES ('a'::regclass, '\x01', now(), $1, '0/500')`, ids["n2"])
 	purge("1")

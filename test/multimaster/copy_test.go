@@ -39,6 +39,42 @@ func TestCheck05OlderChangeAfterTheCopy(t *testing.T) {
 	require.Equal(t, "5|5|10", c.text(t, `SELECT count(*) FILTER (WHERE v = 'newer'), count(*) FILTER (WHERE v = 'older'), count(*) FILTER (WHERE v = 'start') FROM t`))
 }
 
+// An engine that is killed while keys and indexes are built goes on with those
+// that are left, beside sessions of its own that may be at work still.
+func TestCopySurvivesKillsAmongIndexes(t *testing.T) {
+	t.Parallel()
+	settings := map[string]string{"spock.restart_delay_default": "200"}
+	a, b := newNode(t, "n1", settings), newNode(t, "n2", settings)
+	a.exec(t, `CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.01); RETURN $1; END';
+		CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY, t int REFERENCES t);
+		CREATE INDEX slow1 ON t (slow(id)); CREATE INDEX slow2 ON t (slow(-id)); CREATE INDEX slow3 ON u (slow(id)); CREATE UNIQUE INDEX plain ON u (t);
+		INSERT INTO t SELECT i, 'v' FROM generate_series(1, 50) i; INSERT INTO u SELECT i, i FROM generate_series(1, 50) i;
+		SELECT spock.repset_add_table('default', t::regclass) FROM unnest('{t,u}'::text[]) t`)
+	b.exec(t, "ALTER DATABASE app SET pgdrover.copy_limits = 'jobs=2'")
+	b.ask(t, a, wholeCopy)
+	for n := range 4 {
+		b.eventually(t, fmt.Sprintf(`SELECT EXISTS (SELECT FROM spock.local_sync_status WHERE sync_relname IS NULL AND sync_status = 'r')
+			OR (SELECT count(*) FROM pg_index WHERE indrelid IN (to_regclass('t'), to_regclass('u'))) > %d`, n), "t", a)
+		if n == 1 {
+			b.crash(t)
+			continue
+		}
+		b.stop(t, syscall.SIGKILL)
+		a.exec(t, fmt.Sprintf("UPDATE t SET v = v || '.' WHERE id %% 10 = %d", n))
+		b.start(t)
+	}
+	b.eventually(t, "SELECT coalesce(bool_and(sync_status = 'r'), false) FROM spock.local_sync_status", "t", a)
+	b.follow(t, a)
+	for _, q := range []string{
+		"SELECT * FROM t ORDER BY id", "SELECT * FROM u ORDER BY id",
+		"SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid IN ('t'::regclass, 'u'::regclass) ORDER BY 1",
+		"SELECT conname, convalidated FROM pg_constraint WHERE conrelid IN ('t'::regclass, 'u'::regclass) ORDER BY 1",
+	} {
+		equal(t, q, a, b)
+	}
+	noExceptions(t, b)
+}
+
 // The first copy goes on after whatever is killed meanwhile, and ends equal.
 func TestCopySurvivesKills(t *testing.T) {
 	t.Parallel()

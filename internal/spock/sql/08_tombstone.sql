@@ -212,6 +212,10 @@ BEGIN
 END
 $$;
 
+-- Of a provider that does not apply a node's work: the position of that work which is older than all that has yet to come
+-- from the provider.
+ALTER TABLE spock.pgdrover_vector ADD COLUMN IF NOT EXISTS outlived pg_lsn;
+
 -- The position of a node's work that every provider is known to be past; NULL without any provider. A provider is past
 -- its own at once; one that says where it is, and does not name the node, does not apply that node's work.
 CREATE OR REPLACE FUNCTION pgdrover.passed(work_of oid)
@@ -219,22 +223,38 @@ RETURNS pg_lsn LANGUAGE sql STABLE AS $$
     SELECT pg_catalog.min(CASE
                WHEN p.sub_origin = work_of THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
                WHEN v.lsn IS NOT NULL THEN v.lsn
-               WHEN EXISTS (SELECT FROM spock.pgdrover_vector o WHERE o.provider_id = p.sub_origin)
+               WHEN EXISTS (SELECT FROM spock.pgdrover_vector o WHERE o.provider_id = p.sub_origin AND (o.lsn > '0/0' OR o.outlived IS NULL))
                     THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
                ELSE '0/0'::pg_lsn END)
       FROM (SELECT DISTINCT s.sub_origin FROM spock.subscription s) p
            LEFT JOIN spock.pgdrover_vector v ON v.provider_id = p.sub_origin AND v.origin_id = work_of
 $$;
 
--- Tombstones that nobody can need: every provider has said that it applied the delete, or made it. Without any
--- subscription nothing older can arrive. Returns how many went.
+-- The position of a node's work than which nothing older can arrive: every provider has applied it, or has written since.
+-- One that forwards sends what others wrote, as soon as it has it: it says of whom.
+CREATE OR REPLACE FUNCTION pgdrover.outlived(work_of oid)
+RETURNS pg_lsn LANGUAGE sql STABLE AS $$
+    SELECT pg_catalog.min(CASE
+               WHEN p.sub_origin = work_of THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
+               WHEN v.lsn IS NOT NULL THEN greatest(v.lsn, v.outlived)
+               WHEN p.forwards AND EXISTS (SELECT FROM spock.pgdrover_vector o
+                                            WHERE o.provider_id = p.sub_origin AND (o.lsn > '0/0' OR o.outlived IS NULL))
+                    THEN 'FFFFFFFF/FFFFFFFF'::pg_lsn
+               ELSE '0/0'::pg_lsn END)
+      FROM (SELECT s.sub_origin, pg_catalog.bool_or(coalesce(pg_catalog.cardinality(s.sub_forward_origins), 0) > 0) AS forwards
+              FROM spock.subscription s GROUP BY s.sub_origin) p
+           LEFT JOIN spock.pgdrover_vector v ON v.provider_id = p.sub_origin AND v.origin_id = work_of
+$$;
+
+-- Tombstones that nobody can need: nothing older than the delete can arrive, as there cannot without any subscription.
+-- Returns how many went.
 CREATE OR REPLACE FUNCTION pgdrover.purge_tombstones()
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     n bigint;
 BEGIN
     WITH passed AS MATERIALIZED (
-        SELECT a.author, pgdrover.passed(a.author) AS lsn
+        SELECT a.author, pgdrover.outlived(a.author) AS lsn
           FROM (SELECT DISTINCT t.author FROM spock.pgdrover_tombstone t WHERE t.author_lsn IS NOT NULL) a
     )
     DELETE FROM spock.pgdrover_tombstone t
@@ -246,7 +266,7 @@ BEGIN
      WHERE coalesce(pgdrover.passed(pgdrover.local_node_id()) >= c.dropped_lsn, true);
     -- A stamp that stands beside its row is of no use any more when nothing older can arrive.
     WITH passed AS MATERIALIZED (
-        SELECT a.author, pgdrover.passed(a.author) AS lsn
+        SELECT a.author, pgdrover.outlived(a.author) AS lsn
           FROM (SELECT DISTINCT s.author FROM spock.pgdrover_stamp s WHERE s.author_lsn IS NOT NULL) a
     )
     DELETE FROM spock.pgdrover_stamp s

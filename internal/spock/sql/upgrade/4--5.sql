@@ -1,0 +1,2 @@
+-- From version 4 to version 5: what is older than all that a provider has yet to send is known also where that provider does
+-- not say so. The file of tombstones, which runs after this, makes the column; there is nothing else to do.
