@@ -31,7 +31,7 @@ func newAddNodeCmd(env *Env) *cobra.Command {
 	f.Bool("create-roles", false, "create the roles and memberships of the source that a new node's server lacks, without passwords")
 	f.Bool("allow-ddl", false, "let definitions change during the join; that they stay equal is then yours to see to")
 	f.String("max-retained-wal", "", "undo the join before a node keeps more WAL than that `size` for it, as 20GB; default: no limit")
-	f.Int("jobs", 0, "`number` of tables, or parts of large ones, that are copied at a time; default: by the processors, at most 4")
+	f.Int("jobs", 0, "`number` of tables, or parts of large ones, that are copied at a time, and of indexes that are built; default: by the processors, at most 4")
 	f.String("max-rate", "", "copy no more than that `size` a second, as 50MB; default: no limit")
 	f.Int("max-source-load", 0, "copy slowly while more than that `number` of clients' sessions are at work on the source; default: no limit")
 	f.String("adopt-stale", "", "`drop` what an earlier attempt has left under the names that this join gives: slots, origins, subscriptions; default: refuse")

@@ -21,7 +21,7 @@ func newRemoveNodeCmd(env *Env) *cobra.Command {
 	f.Bool("dead", false, "do not try to reach the node: it is gone; needs --survivor-dsn")
 	f.Bool("no-drain", false, "do not wait until the others have its last changes")
 	f.Bool("drop-left-slots", false, "after the removal of a dead node: drop the slots that nobody reads, whatever their names")
-	f.Bool("even-out", false, "with a dead node: copy tables again to nodes that lack changes of it which another node has")
+	f.Bool("even-out", false, "with a dead node: copy tables again to nodes that may lack changes of it which another node has")
 	f.Bool("purge-data", false, "drop what its join has copied to it as well")
 	runFlags(cmd)
 	return cmd

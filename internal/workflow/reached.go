@@ -48,9 +48,10 @@ func (l Leaving) follows(subscriber, provider string) (string, bool) {
 }
 
 // compare reads how far each peer has a dead node's changes, and tells who lacks
-// some that another one has. What peers confirm of an idle stream differs without
-// any change between: so who is behind has another last transaction, or the one
-// ahead has applied something that its engine had no time to publish.
+// some that another one may have. What peers confirm of an idle stream differs
+// without any change between: so who is behind has another last transaction too, or
+// the one ahead has applied something that its engine had no time to publish. That
+// may still be one without a row.
 func (p *planner) compare(l Leaving) {
 	target := l.Target.Name
 	var followers []Member
@@ -89,9 +90,9 @@ func (l Leaving) qCompared(m Member, followers []Member) string {
 			variable(x.Name, reachedKey), variable(x.Name, toldKey), variable(x.Name, lastAtKey)))
 	}
 	me, target := pg.QuoteLiteral(m.Name), pg.QuoteLiteral(l.Target.Name)
-	way := "format('; table by table %s gets it with SELECT spock.sub_resync_table(%L, ''…'', truncate := false)', " + me + ", most.link)"
+	way := "format('; health-check --check-type=post --compare-data finds them, and SELECT spock.sub_resync_table(%L, ''…'', truncate := false) on %s brings a table', most.link, " + me + ")"
 	if l.EvenOut {
-		way = "'; the tables are copied again from there'"
+		way = "'; its tables are copied again from there'"
 	}
 	return "WITH v (node, link, reached, told, at) AS (VALUES " + strings.Join(rows, ", ") + "),\n" +
 		"     most AS (SELECT * FROM v ORDER BY reached DESC, node LIMIT 1),\n" +
@@ -100,7 +101,7 @@ func (l Leaving) qCompared(m Member, followers []Member) string {
 		"SELECT mine.reached AS position, CASE WHEN lacks THEN bytes ELSE 0 END AS behind, CASE WHEN lacks THEN other ELSE '' END AS " + aheadKey + ", lacks AS warns,\n" +
 		"       format('%s has the changes of %s up to %s, the last one of %s', " + me + ", " + target + ", mine.reached,\n" +
 		"              CASE mine.at WHEN 0 THEN 'a time that nobody knows' ELSE date_trunc('milliseconds', to_timestamp(mine.at))::text END)\n" +
-		"         || CASE WHEN lacks THEN format('; %s has more, up to %s bytes of the log of %s', other, bytes, " + target + ") || " + way + " ELSE '' END AS tells\n" +
+		"         || CASE WHEN lacks THEN format('; %s has read %s bytes more of the log of %s, changes may be missing', other, bytes, " + target + ") || " + way + " ELSE '' END AS tells\n" +
 		"  FROM mine, most"
 }
 
