@@ -125,6 +125,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		case errors.Is(err, errSettings):
 			e.log.InfoContext(ctx, "engine starts again", "reason", err.Error())
 			continue
+		case e.removed(ctx, err):
+			e.log.InfoContext(ctx, "schema spock was removed from the database")
+			continue
 		case errors.As(err, &operable):
 			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err, "hint", operable.Hint())
 		default:
@@ -357,7 +360,7 @@ func (e *Engine) keep(ctx context.Context, s subscription) {
 				return
 			}
 			continue
-		case errors.Is(err, errDisabled):
+		case errors.Is(err, errDisabled), e.removed(ctx, err):
 			return
 		}
 		if time.Since(began) > time.Minute {

@@ -1,0 +1,26 @@
+package apply
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgerrcode"
+
+	"github.com/pgdrover/pgdrover/internal/spock"
+)
+
+// removed tells whether something failed because the schema has been removed from
+// the database, which is nobody's fault: an engine waits until it is there again.
+func (e *Engine) removed(ctx context.Context, err error) bool {
+	switch sqlState(err) {
+	case pgerrcode.InvalidSchemaName, pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction, pgerrcode.UndefinedObject:
+	default:
+		return false
+	}
+	db, err := e.connect(ctx, "spock manager", nil)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = db.Close(context.WithoutCancel(ctx)) }()
+	return errors.Is(spock.CheckVersion(ctx, db), spock.ErrNotInstalled)
+}
