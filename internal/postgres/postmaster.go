@@ -481,9 +481,11 @@ func (p *Postmaster) waitReady(ctx context.Context, stall time.Duration) (standb
 	tick := time.NewTicker(pollPeriod)
 	defer tick.Stop()
 	progress := newProgress(p.instance, stall)
-	began := false
+	last := lastWords{instance: p.instance, pid: p.pid}
+	defer last.close()
 	for {
-		ready, standby, err := p.look(ctx, &began)
+		last.open()
+		ready, standby, err := p.look(ctx)
 		if err != nil || ready {
 			return standby, err
 		}
@@ -493,7 +495,7 @@ func (p *Postmaster) waitReady(ctx context.Context, stall time.Duration) (standb
 		select {
 		case <-p.exited:
 			err := p.exitError(ctx)
-			if began && stall > 0 {
+			if last.state() != "" && stall > 0 {
 				err = fmt.Errorf("%w: %w", ErrNotRecovered, err)
 			}
 			return false, err
@@ -540,13 +542,12 @@ func (p *Postmaster) waitState(ctx context.Context, state string, stall time.Dur
 	}
 }
 
-// look looks once; began is set when the server has come to recover its data.
-func (p *Postmaster) look(ctx context.Context, began *bool) (ready, standby bool, err error) {
+// look looks once.
+func (p *Postmaster) look(ctx context.Context) (ready, standby bool, err error) {
 	f, ok, err := p.instance.readPidFile()
 	if err != nil || !ok || f.pid != p.pid {
 		return false, false, err
 	}
-	*began = *began || f.state != ""
 	if f.state != "ready" && f.state != "standby" {
 		return false, false, nil
 	}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -64,6 +66,53 @@ func parsePidFile(text string) (pidFile, bool) {
 		f.shmID = fields[1]
 	}
 	return f, true
+}
+
+// lastWords keeps a server's postmaster.pid open, which can be read when the
+// server has ended and removed it: one that cannot recover its data says for some
+// milliseconds only that it has begun to.
+type lastWords struct {
+	instance *Instance
+	pid      int
+	file     *os.File
+}
+
+func (l *lastWords) open() {
+	if l.file != nil {
+		return
+	}
+	file, err := os.Open(l.instance.path("postmaster.pid"))
+	if err != nil {
+		return // not yet there, or gone already
+	}
+	l.file = file
+	if f, ok := l.read(); !ok || f.pid != l.pid {
+		l.close() // an earlier server's, or still being written
+	}
+}
+
+func (l *lastWords) read() (pidFile, bool) {
+	text, err := io.ReadAll(io.NewSectionReader(l.file, 0, math.MaxInt64))
+	if err != nil {
+		return pidFile{}, false
+	}
+	return parsePidFile(string(text))
+}
+
+// state is what the server said last; "" until it recovers its data.
+func (l *lastWords) state() string {
+	if l.file == nil {
+		return ""
+	}
+	f, _ := l.read()
+	return f.state
+}
+
+func (l *lastWords) close() {
+	if l.file != nil {
+		_ = l.file.Close()
+		l.file = nil
+	}
 }
 
 // verdict is what a look at the process behind postmaster.pid showed.
