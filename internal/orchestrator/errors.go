@@ -8,7 +8,8 @@ import (
 )
 
 var (
-	errLocked = errors.New("another run works on this cluster")
+	errLocked     = errors.New("another run works on this cluster")
+	errServerGone = errors.New("its server is gone")
 	// ErrTimeout says that something did not come in time.
 	ErrTimeout = errors.New("it did not come in time")
 )

@@ -105,6 +105,7 @@ type Executor struct {
 
 	mu       sync.Mutex // above all below
 	idle     map[string][]Server
+	lent     map[Server]loan
 	locks    map[string]Server
 	record   *Record
 	failures int
@@ -140,7 +141,7 @@ func New(cfg Config) (*Executor, error) {
 	if cfg.BeatEvery == 0 {
 		cfg.BeatEvery = 5 * time.Second
 	}
-	e := &Executor{cfg: cfg, nodes: map[string]workflow.Node{}, idle: map[string][]Server{}, locks: map[string]Server{}, gone: map[string]bool{}}
+	e := &Executor{cfg: cfg, nodes: map[string]workflow.Node{}, idle: map[string][]Server{}, lent: map[Server]loan{}, locks: map[string]Server{}, gone: map[string]bool{}}
 	for _, n := range cfg.Nodes {
 		e.nodes[n.Name] = n
 	}

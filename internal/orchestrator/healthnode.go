@@ -21,17 +21,19 @@ const qSettings = `SELECT spock.spock_version(), current_setting('wal_level'), c
          - (SELECT count(*) FROM pg_catalog.pg_replication_origin_status),
        current_setting('max_worker_processes')::int - (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.backend_type NOT IN
          ('client backend', 'walsender', 'checkpointer', 'background writer', 'walwriter', 'autovacuum launcher', 'autovacuum worker',
-          'archiver', 'startup', 'walreceiver', 'slotsync worker', 'io worker', 'walsummarizer'))`
+          'archiver', 'startup', 'walreceiver', 'slotsync worker', 'io worker', 'walsummarizer')),
+       CASE WHEN current_setting('max_active_replication_origins', true) IS NULL THEN 'max_replication_slots' ELSE 'max_active_replication_origins' END`
 
 // supply is something that a server has only so many of.
 type supply struct{ what, setting string }
 
-// supplies are the last columns of qSettings.
-func supplies() []supply {
+// supplies are the columns of qSettings from the sixth on; from 18 on origins have
+// a setting of their own, which the last one names.
+func supplies(origins string) []supply {
 	return []supply{
 		{"replication slots", "max_replication_slots"},
 		{"senders", "max_wal_senders"},
-		{"replication origins", "max_replication_slots"},
+		{"replication origins", origins},
 		{"background workers", "max_worker_processes"},
 	}
 }
@@ -58,7 +60,7 @@ func (h *health) settings(ctx context.Context, m workflow.Member, streams int) {
 			h.add(Warn, m.Name, "%s has %s prepared transactions, for which slots wait", m.Name, answer.text(4))
 		}
 		ours := answer.text(3) == "t"
-		for i, s := range supplies() {
+		for i, s := range supplies(answer.text(9)) {
 			if streams > 0 && (!ours || s.setting != "max_worker_processes") { // our engine takes none of those
 				h.supply(m, s, answer.text(5+i), streams)
 			}

@@ -32,20 +32,51 @@ func (e *Executor) release(ctx context.Context, node string, server Server) {
 	e.idle[node] = append(e.idle[node], server)
 }
 
-// on lends a session with a node.
-func (e *Executor) on(ctx context.Context, node string, use func(Server) error) error {
+// on lends a session with a node, until the node's server is known to be gone.
+func (e *Executor) on(ctx context.Context, node string, use func(ctx context.Context, server Server) error) error {
 	server, err := e.acquire(ctx, node)
 	if err != nil {
 		return err
 	}
 	defer e.release(ctx, node, server)
-	return use(server)
+	lent, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	e.mu.Lock()
+	e.lent[server] = loan{node: node, cancel: cancel}
+	e.mu.Unlock()
+	err = use(lent, server)
+	e.mu.Lock()
+	delete(e.lent, server)
+	e.mu.Unlock()
+	if err != nil && ctx.Err() == nil && lent.Err() != nil {
+		return &NodeError{Node: node, Op: "wait for an answer", Err: context.Cause(lent)}
+	}
+	return err
+}
+
+// loan is a session that is in use.
+type loan struct {
+	node   string
+	cancel context.CancelCauseFunc
+}
+
+// sever ends what waits for answers of a node whose server is gone. A session may
+// outlive its server: one that makes a slot does, and keeps the server from
+// being started again, as long as somebody waits for it.
+func (e *Executor) sever(node string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, l := range e.lent {
+		if l.node == node {
+			l.cancel(errServerGone)
+		}
+	}
 }
 
 // ask asks a node one question.
 func (e *Executor) ask(ctx context.Context, node, sql string, args ...*string) (Result, error) {
 	var answer Result
-	err := e.on(ctx, node, func(server Server) error {
+	err := e.on(ctx, node, func(ctx context.Context, server Server) error {
 		var err error
 		answer, err = server.Ask(ctx, sql, args...)
 		return err

@@ -241,7 +241,7 @@ func refused(s workflow.Step, answer Result) error {
 
 func (e *Executor) run(ctx context.Context, node string, statement workflow.Statement) (Result, error) {
 	var answer Result
-	err := e.on(ctx, node, func(server Server) error {
+	err := e.on(ctx, node, func(ctx context.Context, server Server) error {
 		var err error
 		if statement.Simple {
 			answer, err = server.Run(ctx, statement.SQL)

@@ -46,6 +46,9 @@ func (e *Executor) beat(ctx context.Context, node string) {
 func (e *Executor) relock(ctx context.Context, node string) {
 	server, err := e.cfg.Dial(ctx, e.nodes[node], e.notice(node))
 	if err != nil {
+		if ctx.Err() == nil { // it says no; one that says nothing may be slow
+			e.sever(node)
+		}
 		return // the next beat tries again
 	}
 	if err := e.lock(ctx, node, server); err != nil {
@@ -68,7 +71,7 @@ func (e *Executor) guard(ctx context.Context, g Guard, end context.CancelCauseFu
 	}
 	for {
 		var findings []Finding
-		err := e.on(ctx, g.Node, func(server Server) error {
+		err := e.on(ctx, g.Node, func(ctx context.Context, server Server) error {
 			var err error
 			findings, err = g.Look(ctx, server)
 			return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -188,7 +189,14 @@ func footprints(t testing.TB, nodes ...*node) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	for _, n := range nodes {
-		all[n.name] = n.text(t, footprint)
+		await(t, func() error { // the session of a tool that has just ended may still be there
+			text, err := n.try(footprint)
+			if err == nil && slices.Contains(strings.Split(text, "\n"), "lock") {
+				return want("a tool works on %s", n.name)
+			}
+			all[n.name] = text
+			return err
+		})
 	}
 	return all
 }

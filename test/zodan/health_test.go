@@ -76,7 +76,7 @@ func TestHealth(t *testing.T) {
 	t.Run("a cluster and a new node that are fit", func(t *testing.T) {
 		fit.says(t, 0, "PASS: source node n1 can be reached, and schema spock is installed", "PASS: source node n1 knows 2 nodes",
 			"PASS: new node n3 can be reached, and schema spock is installed", "PASS: wal_level of n3 is logical", "PASS: track_commit_timestamp of n2 is on",
-			"PASS: n3 has 20 free replication slots", "PASS: n3 has 20 free senders", "PASS: n3 has 20 free replication origins", "PASS: an engine serves n3",
+			"PASS: n3 has 20 free replication slots", "PASS: n3 has 20 free senders", "PASS: n3 has "+c.text(t, "SELECT coalesce(current_setting('max_active_replication_origins', true), '20')")+" free replication origins", "PASS: an engine serves n3",
 			"PASS: all 1 subscriptions of n1 replicate", "PASS: all 1 slots of n1 are read, nobody is more than …", "PASS: new node n3 has no tables",
 			"PASS: new node n3 has no subscriptions", "PASS: new node n3 is in no cluster", "PASS: nothing is left of an earlier attempt of new node n3", "PASS: new node n3 has all roles of the source",
 			"PASS: the disk of new node n3 has room for the copy: …", "PASS: n3 has version …", "PASS: n3 has the encoding and locale of the source",
@@ -212,9 +212,14 @@ func (n *node) enlarge(t testing.TB) (file string) {
 // serverConditions are about a new node's server.
 func serverConditions(t *testing.T, odd checkup, a *node) {
 	t.Helper()
-	d := &node{name: "n4", owner: t, server: pgtest.NewServer(t, pgtest.ServerConfig{Name: "n4", Settings: map[string]string{
+	settings, origins := map[string]string{
 		"wal_level": "replica", "track_commit_timestamp": "off", "max_replication_slots": "1", "max_wal_senders": "1",
-	}})}
+	}, "max_replication_slots"
+	if a.text(t, "SELECT current_setting('max_active_replication_origins', true) IS NOT NULL") == "t" {
+		origins = "max_active_replication_origins"
+		settings[origins] = "1"
+	}
+	d := &node{name: "n4", owner: t, server: pgtest.NewServer(t, pgtest.ServerConfig{Name: "n4", Settings: settings})}
 	t.Cleanup(d.disconnect)
 	install(t, d, "postgres")
 	odd.target = d
@@ -222,7 +227,7 @@ func serverConditions(t *testing.T, odd checkup, a *node) {
 	a.exec(t, "CREATE ROLE everywhere")
 	odd.says(t, 1, "FAIL: wal_level of n4 is replica, not logical", "FAIL: track_commit_timestamp of n4 is off",
 		"FAIL: n4 has 1 free replication slots and needs 2: raise max_replication_slots", "FAIL: n4 has 1 free senders and needs 2: raise max_wal_senders",
-		"FAIL: n4 has 1 free replication origins and needs 2: raise max_replication_slots", "WARN: the connection string of n4 names no database",
+		"FAIL: n4 has 1 free replication origins and needs 2: raise "+origins, "WARN: the connection string of n4 names no database",
 		"FAIL: new node n4 lacks the roles app, everywhere, reader, readers")
 }
 
