@@ -108,8 +108,8 @@ func (*peers) askWith(ctx context.Context, conn *pgconn.PgConn, text string, val
 
 // row reads a row from a node by the key that a change's row holds: its values
 // as text, in the order of the target's sent columns. Nil means that there is no
-// such row.
-func (p *peers) row(ctx context.Context, node conflict.NodeID, g *target, key pgoutput.Tuple) ([]pgoutput.Value, error) {
+// such row, or one that was written before that time.
+func (p *peers) row(ctx context.Context, node conflict.NodeID, g *target, key pgoutput.Tuple, since pg.Timestamp) ([]pgoutput.Value, error) {
 	conn, err := p.connect(ctx, node)
 	if err != nil {
 		return nil, err
@@ -136,7 +136,10 @@ func (p *peers) row(ctx context.Context, node conflict.NodeID, g *target, key pg
 		formats = append(formats, format)
 		tests = append(tests, fmt.Sprintf("%s = $%d", pg.QuoteIdent(g.Columns[k].Name), len(types)))
 	}
-	text := fmt.Sprintf("SELECT %s FROM ONLY %s WHERE %s", strings.Join(columns, ", "), g.name, strings.Join(tests, " AND "))
+	values, types, formats = append(values, []byte(since.Time().UTC().Format("2006-01-02 15:04:05.999999+00"))), append(types, timestamptzOID), append(formats, 0)
+	text := fmt.Sprintf(`SELECT %s FROM ONLY %s AS k WHERE %s AND coalesce(greatest(pg_xact_commit_timestamp(k.xmin),
+		(SELECT max(o.commit_time) FROM spock.pgdrover_stamp o WHERE o.relid = k.tableoid AND o.written_by = k.xmin)), 'infinity') >= $%d`,
+		strings.Join(columns, ", "), g.name, strings.Join(tests, " AND "), len(types))
 	result := p.askWith(ctx, conn, text, values, types, formats)
 	if result.Err != nil {
 		return nil, fmt.Errorf("%w %d for row of %s: %w", errPeer, node, g.plain, result.Err)

@@ -311,7 +311,7 @@ func (c *carefully) fetch(ctx context.Context, r *rowChange, f conflict.Fetch) (
 	if f.Key == conflict.NewKey {
 		row = r.row
 	}
-	values, err := c.peers.row(ctx, f.From, r.g, row)
+	values, err := c.peers.row(ctx, f.From, r.g, row, f.Since)
 	switch {
 	case errors.Is(err, errNoPeer):
 		// Nobody to ask: what is known has to do.

@@ -1,6 +1,10 @@
 package conflict
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
+)
 
 // Action is what a change does to a row.
 type Action uint8
@@ -123,6 +127,9 @@ type Step struct {
 // Fetch asks for values of a row that another node has now.
 type Fetch struct {
 	From NodeID
+	// Since is when From wrote what is asked for. A row that was written before is
+	// not it: From may have emptied the table meanwhile, to copy it again.
+	Since pg.Timestamp
 	// Key is the row there: OldKey or NewKey of the change.
 	Key Ref
 }

@@ -237,7 +237,7 @@ func (j *judge) update(l Local) error {
 	// Values that did not travel are those of the row as the author knew it. A row
 	// of another author may be one that the author did not know; one that has lost
 	// its stamp is so old that everybody has known it.
-	if j.change.Incomplete && j.foreign(row) && j.fetch(j.change.Stamp.Origin, OldKey) {
+	if j.change.Incomplete && j.foreign(row) && j.fetch(j.change.Stamp, OldKey) {
 		return nil
 	}
 	free, err := j.clear(row, l.Others, OldKey, UpdateExists)
@@ -249,12 +249,12 @@ func (j *judge) update(l Local) error {
 	return nil
 }
 
-// fetch asks for values, once.
-func (j *judge) fetch(from NodeID, key Ref) bool {
+// fetch asks the author of a version of the row for values, once.
+func (j *judge) fetch(version Stamp, key Ref) bool {
 	if j.change.Fetched != NotFetched {
 		return false
 	}
-	j.out.Fetch = &Fetch{From: from, Key: key}
+	j.out.Fetch = &Fetch{From: version.Origin, Since: version.CommitTime, Key: key}
 	return true
 }
 
@@ -267,7 +267,7 @@ func (j *judge) fetch(from NodeID, key Ref) bool {
 // are read from the author again.
 func (j *judge) amend(row *Row, key Ref, how counters) {
 	incomplete := j.rules.Policy == LastUpdateWins && j.change.Detachable && row.Stamp.Origin != j.rules.Self
-	if incomplete && j.fetch(row.Stamp.Origin, key) {
+	if incomplete && j.fetch(row.Stamp, key) {
 		return
 	}
 	incomplete = incomplete && j.change.Fetched == FetchedRow
@@ -295,7 +295,7 @@ func (j *judge) updateMissing(l Local) error {
 		return err
 	}
 	if j.change.Incomplete {
-		if j.fetch(j.change.Stamp.Origin, OldKey) {
+		if j.fetch(j.change.Stamp, OldKey) {
 			return nil
 		}
 		if j.change.Fetched == FetchedGone {
@@ -358,7 +358,7 @@ func (j *judge) moveKey(l Local) error {
 	if enters && j.change.Incomplete {
 		// Also when the row is this author's: a change that would tell of values
 		// it does not have finds only a tombstone under the old key.
-		if j.fetch(j.change.Stamp.Origin, NewKey) {
+		if j.fetch(j.change.Stamp, NewKey) {
 			return nil
 		}
 		enters = j.change.Fetched == FetchedRow

@@ -72,6 +72,7 @@ func TestThreeNodes(t *testing.T) {
 		{"Check09OriginDroppedWhileItIsRead", check09OriginDroppedWhileItIsRead},
 		{"TwoStreamsOnOneKey", twoStreamsOnOneKey},
 		{"EveryLostWriteIsRecorded", everyLostWriteIsRecorded},
+		{"AuthorHasAnOlderRow", authorHasAnOlderRow},
 		{"ResyncGoesByTheOrderOfStamps", resyncGoesByTheOrderOfStamps},
 		{"ResyncWaitsForWhatOnlyTheSubscriberHad", resyncWaitsForWhatOnlyTheSubscriberHad},
 		{"CopyIntoTablesWithRows", copyIntoTablesWithRows},
@@ -228,6 +229,28 @@ func check07UnchangedToastOfMissingRow(t *testing.T, nodes []*node) {
 	c.back(a)
 	settle(t, nodes...)
 	equal(t, "SELECT id, n, md5(big) FROM t ORDER BY id", nodes...)
+	noExceptions(t, nodes...)
+}
+
+// A node asks a row's author for values that may not have come along. The author
+// has emptied the table meanwhile, to copy it again, and holds an older row for
+// the time being: that is not the one.
+func authorHasAnOlderRow(t *testing.T, nodes []*node) {
+	t.Helper()
+	fresh(t, "CREATE TABLE t (id int PRIMARY KEY, n int, big text); SELECT spock.repset_add_table('default', 't')", nodes...)
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	a.exec(t, "INSERT INTO t VALUES (1, 1, 'first'), (2, 1, 'first')")
+	settle(t, nodes...)
+	a.away(c)
+	c.exec(t, "UPDATE t SET n = 2, big = 'older'")
+	b.follow(t, c)
+	b.exec(t, "UPDATE t SET n = 3, big = 'newest'")
+	a.follow(t, b)
+	b.forge(t, "2020-01-01", "UPDATE t SET n = 1, big = 'first' WHERE id = 1")
+	a.back(c)
+	a.follow(t, c)
+	require.Equal(t, "1|3|newest\n2|3|newest", a.text(t, "SELECT * FROM t ORDER BY id"))
+	require.Equal(t, "1|1|first\n2|3|newest", b.text(t, "SELECT * FROM t ORDER BY id"))
 	noExceptions(t, nodes...)
 }
 
