@@ -24,6 +24,8 @@ func TestLargeTransactionsOfABacklog(t *testing.T) {
 		name  string
 		work  func(from int)
 		whole bool // it is received again
+		// skipped: a server that looks ahead does not send it.
+		skipped bool
 	}{
 		{name: "rows", work: func(from int) {
 			a.exec(t, "BEGIN; "+insert(from)+fmt.Sprintf("UPDATE t SET v = v || ' more' WHERE id >= %d; INSERT INTO journal VALUES (%[1]d); COMMIT", from))
@@ -51,7 +53,7 @@ func TestLargeTransactionsOfABacklog(t *testing.T) {
 			_, err = other.Exec(t.Context(), "COMMIT")
 			require.NoError(t, err)
 		}},
-		{name: "rolled back", whole: true, work: func(from int) {
+		{name: "rolled back", whole: true, skipped: true, work: func(from int) {
 			a.exec(t, "BEGIN; "+insert(from)+"ROLLBACK; INSERT INTO journal VALUES (0)")
 		}},
 		{name: "conflict", whole: true, work: func(from int) {
@@ -71,9 +73,12 @@ func TestLargeTransactionsOfABacklog(t *testing.T) {
 		settle(t, a, b)
 		equal(t, "SELECT id, v FROM t ORDER BY id", a, b)
 		equal(t, "SELECT n FROM journal ORDER BY n", a, b)
-		if c.whole {
+		switch {
+		case c.skipped && a.text(t, "SELECT current_setting('server_version_num')::int >= 180000") == "t":
+			// Version 18 knows of the end, and sends nothing.
+		case c.whole:
 			a.eventually(t, asked, "f")
-		} else {
+		default:
 			require.Equal(t, "t", a.text(t, asked))
 			a.eventually(t, "SELECT stream_txns > 0 FROM pg_stat_replication_slots", "t")
 		}
