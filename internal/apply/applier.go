@@ -307,9 +307,7 @@ func (a *applier) checkOrigin(ctx context.Context, reached pg.LSN) error {
 	if err != nil || at <= reached {
 		return err
 	}
-	name := pg.QuoteLiteral(a.origin)
-	return a.session.run(ctx, fmt.Sprintf("SELECT pg_replication_origin_session_reset(); "+
-		"SELECT pg_replication_origin_advance(%s, '%s'); SELECT pg_replication_origin_session_setup(%s)", name, reached, name))
+	return a.moveOrigin(ctx, reached)
 }
 
 // send writes a transaction, or the part of it that is there, as far as nothing

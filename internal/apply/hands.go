@@ -92,9 +92,7 @@ func (w *Worker) position(ctx context.Context) (pg.LSN, error) {
 		reached = max(reached, o.at)
 	}
 	if reached > first {
-		name := pg.QuoteLiteral(w.sub.slot)
-		if err := w.applier.session.run(ctx, fmt.Sprintf("SELECT pg_replication_origin_session_reset(); SELECT pg_replication_origin_advance(%s, '%s'); "+
-			"SELECT pg_replication_origin_session_setup(%s)", name, reached, name)); err != nil {
+		if err := w.applier.moveOrigin(ctx, reached); err != nil {
 			return 0, fmt.Errorf("gather progress: %w", err)
 		}
 	}

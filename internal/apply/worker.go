@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -279,6 +280,9 @@ func (w *Worker) attach(ctx context.Context) error {
 	return w.loadSyncing(ctx)
 }
 
+// publicationNames are those that make a stream.
+const publicationNames = "pgdrover_ins,pgdrover_upd,pgdrover_del,pgdrover_trunc,pgdrover_sys"
+
 // protocol is the version to be spoken with a server; 0 is any.
 func protocol(major int) int {
 	if major >= 16 || major == 0 {
@@ -323,7 +327,7 @@ func (w *Worker) start(ctx context.Context) error {
 	}
 	options := walreceiver.Pgoutput{
 		Version:      protocol(w.major),
-		Publications: []string{"pgdrover_ins", "pgdrover_upd", "pgdrover_del", "pgdrover_trunc", "pgdrover_sys"},
+		Publications: strings.Split(publicationNames, ","),
 		Binary:       w.applier.binary, Messages: true,
 	}
 	if w.early(end) {
@@ -405,7 +409,11 @@ func (w *Worker) guard(ctx context.Context) (pg.LSN, error) {
 			return 0, &refusal{fmt.Errorf("start replication: provider left timeline %d at %s, but %s was applied", timeline, left, reached), resync}
 		}
 	}
-	if err := w.guardSlot(ctx, resync); err != nil {
+	confirmed, err := w.guardSlot(ctx, resync)
+	if err != nil {
+		return 0, err
+	}
+	if err := w.unstamp(ctx, confirmed); err != nil {
 		return 0, err
 	}
 	_, err = w.db.Exec(ctx, `INSERT INTO spock.pgdrover_subscription (sub_id, provider_sysid, provider_timeline) VALUES ($1, $2, $3)
@@ -414,31 +422,31 @@ func (w *Worker) guard(ctx context.Context) (pg.LSN, error) {
 	return system.Flushed, err
 }
 
-func (w *Worker) guardSlot(ctx context.Context, resync string) error {
+func (w *Worker) guardSlot(ctx context.Context, resync string) (confirmed pg.LSN, err error) {
 	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	result := w.applier.peers.ask(ctx, conn, `SELECT coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(wal_status, '')
 		FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()`,
 		[]byte(w.sub.slot))
 	switch {
 	case result.Err != nil:
-		return fmt.Errorf("read slot: %w", result.Err)
+		return 0, fmt.Errorf("read slot: %w", result.Err)
 	case len(result.Rows) == 0:
-		return &refusal{fmt.Errorf("start replication: slot %q does not exist on the provider", w.sub.slot), resync}
+		return 0, &refusal{fmt.Errorf("start replication: slot %q does not exist on the provider", w.sub.slot), resync}
 	case string(result.Rows[0][1]) == "lost":
-		return &refusal{fmt.Errorf("start replication: slot %q has lost log that was not received yet", w.sub.slot), resync}
+		return 0, &refusal{fmt.Errorf("start replication: slot %q has lost log that was not received yet", w.sub.slot), resync}
 	}
-	confirmed, err := pg.ParseLSN(string(result.Rows[0][0]))
+	confirmed, err = pg.ParseLSN(string(result.Rows[0][0]))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if w.applier.reached != 0 && confirmed > w.applier.reached {
-		return &refusal{fmt.Errorf("start replication: slot %q is at %s, this node only at %s: it has lost transactions that it had acknowledged",
+		return 0, &refusal{fmt.Errorf("start replication: slot %q is at %s, this node only at %s: it has lost transactions that it had acknowledged",
 			w.sub.slot, confirmed, w.applier.reached), resync}
 	}
-	return nil
+	return confirmed, nil
 }
 
 // state notes what the worker is doing, for the operator.
