@@ -104,13 +104,29 @@ func (n *node) copyAndStart(ctx context.Context, up postgres.UpstreamConfig, fol
 		return err
 	}
 	n.log.InfoContext(ctx, "copying the data directory", "source", postgres.HostPort(up.Host, up.Port))
-	if err := n.instance().BaseBackup(ctx, cfg); err != nil {
+	if err := n.baseBackup(ctx, cfg); err != nil {
 		return err
 	}
 	n.mu.Lock()
 	n.unrecovered = 0
 	n.mu.Unlock()
 	return n.dressAndStart(ctx)
+}
+
+// baseBackup copies through the slot that it is given, and through a temporary one
+// where the server has given that up: the checkpoint that a copy begins with may
+// be what it takes, if slots may hold little, and the next one may be the same.
+func (n *node) baseBackup(ctx context.Context, cfg postgres.BackupConfig) error {
+	err := n.instance().BaseBackup(ctx, cfg)
+	if err == nil || cfg.Slot == "" || ctx.Err() != nil {
+		return err
+	}
+	if lost, lostErr := postgres.SlotLost(ctx, cfg.Source, cfg.Slot); lostErr != nil || !lost {
+		return err
+	}
+	n.log.WarnContext(ctx, "the replication slot holds no WAL any more, copying through a temporary one", "slot", cfg.Slot, "error", err)
+	cfg.Slot = ""
+	return n.instance().BaseBackup(ctx, cfg)
 }
 
 // dressAndStart gives a standby that was copied or rewound this node's own

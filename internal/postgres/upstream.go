@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -215,17 +216,28 @@ func InRecovery(ctx context.Context, source pg.ConnInfo) (in bool, err error) {
 	return in, err
 }
 
-// SlotExists asks another server for a physical replication slot.
+// SlotExists reports whether another server has a physical slot of this name.
 func SlotExists(ctx context.Context, source pg.ConnInfo, name string) (bool, error) {
-	found := false
-	err := withRemote(ctx, source, func(s *Session) error {
+	_, found, err := remoteSlot(ctx, source, name)
+	return found, err
+}
+
+// SlotLost reports whether another server has given a physical slot up: WAL that
+// it held is gone. Servers from version 18 on let nobody stream through it any more.
+func SlotLost(ctx context.Context, source pg.ConnInfo, name string) (bool, error) {
+	slot, found, err := remoteSlot(ctx, source, name)
+	return found && slot.Lost, err
+}
+
+func remoteSlot(ctx context.Context, source pg.ConnInfo, name string) (slot Slot, found bool, err error) {
+	err = withRemote(ctx, source, func(s *Session) error {
 		slots, err := s.Slots(ctx)
-		for _, slot := range slots {
-			found = found || slot.Name == name
+		if at := slices.IndexFunc(slots, func(slot Slot) bool { return slot.Name == name }); at >= 0 {
+			slot, found = slots[at], true
 		}
 		return err
 	})
-	return found, err
+	return slot, found, err
 }
 
 // Stir has another server write a little WAL. A receiver knows that it is
