@@ -43,15 +43,18 @@ func (w *Worker) unstamp(ctx context.Context, confirmed pg.LSN) error {
 	if a.version < stampedFrom || a.reached == 0 || confirmed >= a.reached {
 		return nil
 	}
-	var clean, before bool
-	if err := w.db.QueryRow(ctx, `SELECT coalesce(bool_or(clean_stop AND clean_lsn = $2::text::pg_lsn), false), coalesce(bool_or(clean_lsn <= $2::text::pg_lsn), false)
-		FROM spock.pgdrover_subscription WHERE sub_id = $1`, w.sub.id, a.reached.String()).Scan(&clean, &before); err != nil {
+	// Up to there all was here once: the stream began there, or ended in good order.
+	var text string
+	if err := w.db.QueryRow(ctx, "SELECT coalesce(max(clean_lsn), '0/0')::text FROM spock.pgdrover_subscription WHERE sub_id = $1",
+		w.sub.id).Scan(&text); err != nil {
 		return fmt.Errorf("read subscription: %w", err)
 	}
-	if clean {
-		return nil
+	clean, err := pg.ParseLSN(text)
+	if err != nil || clean == a.reached {
+		return err
 	}
 	sent, err := w.sentCommits(ctx)
+	sent = slices.DeleteFunc(sent, func(c sentCommit) bool { return clean < a.reached && c.end <= clean })
 	if err != nil || len(sent) == 0 || sent[0].end != a.reached {
 		return err
 	}
@@ -65,7 +68,7 @@ func (w *Worker) unstamp(ctx context.Context, confirmed pg.LSN) error {
 	}
 	// A position that an initial copy has left is nobody's commit here, and is
 	// right all the same. One is behind it when what comes before it is here.
-	if n == 0 || n == len(sent) && !before {
+	if n == 0 || n == len(sent) && (clean == 0 || clean > a.reached) {
 		return nil
 	}
 	// The provider sends what commits at this position or behind it.
@@ -76,6 +79,16 @@ func (w *Worker) unstamp(ctx context.Context, confirmed pg.LSN) error {
 		return fmt.Errorf("take origin back: %w", err)
 	}
 	a.reached, w.durable.flushed = back, back
+	return nil
+}
+
+// begins notes where the first stream of a subscription begins. What is before
+// that came with a copy, and what is behind it has to commit here.
+func (w *Worker) begins(ctx context.Context) error {
+	if _, err := w.db.Exec(ctx, "UPDATE spock.pgdrover_subscription SET clean_lsn = $2::text::pg_lsn WHERE sub_id = $1 AND clean_lsn IS NULL",
+		w.sub.id, w.applier.reached.String()); err != nil {
+		return fmt.Errorf("note where the stream begins: %w", err)
+	}
 	return nil
 }
 

@@ -419,7 +419,10 @@ func (w *Worker) guard(ctx context.Context) (pg.LSN, error) {
 	_, err = w.db.Exec(ctx, `INSERT INTO spock.pgdrover_subscription (sub_id, provider_sysid, provider_timeline) VALUES ($1, $2, $3)
 		ON CONFLICT (sub_id) DO UPDATE SET provider_sysid = excluded.provider_sysid, provider_timeline = excluded.provider_timeline`,
 		w.sub.id, system.ID.String(), uint32(system.Timeline))
-	return system.Flushed, err
+	if err != nil {
+		return 0, fmt.Errorf("store the provider's identity: %w", err)
+	}
+	return system.Flushed, w.begins(ctx)
 }
 
 func (w *Worker) guardSlot(ctx context.Context, resync string) (confirmed pg.LSN, err error) {
