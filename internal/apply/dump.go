@@ -19,7 +19,6 @@ type dump struct {
 	dir   string
 	file  string
 	list  string // of what is in it for us, in a file
-	kept  []byte // and here
 	tools string
 	local pg.ConnInfo
 	build string // an option of the session that builds indexes
@@ -80,8 +79,7 @@ func (d *dump) choose(ctx context.Context) error {
 			kept.WriteString(line)
 		}
 	}
-	d.kept = kept.Bytes()
-	if err := os.WriteFile(d.list, d.kept, 0o600); err != nil {
+	if err := os.WriteFile(d.list, kept.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("write list of structure: %w", err)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 func (e *Engine) removed(ctx context.Context, err error) bool {
 	switch sqlState(err) {
 	case pgerrcode.InvalidSchemaName, pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction, pgerrcode.UndefinedObject:
+	case pgerrcode.DeadlockDetected: // with the removal, table by table
 	default:
 		return false
 	}
@@ -22,5 +23,9 @@ func (e *Engine) removed(ctx context.Context, err error) bool {
 		return false
 	}
 	defer func() { _ = db.Close(context.WithoutCancel(ctx)) }()
+	// Whoever is at it has this lock until it is done.
+	if _, err := db.Exec(ctx, spock.AwaitSchemaChange); err != nil {
+		return false
+	}
 	return errors.Is(spock.CheckVersion(ctx, db), spock.ErrNotInstalled)
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -65,9 +67,12 @@ func TestSchemaIsRemovedUnderAnEngine(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, spock.Uninstall(t.Context(), db))
 	heard("schema spock was removed from the database", 1)
+	deadlock := &pgconn.PgError{Code: pgerrcode.DeadlockDetected}
+	require.True(t, e.removed(ctx, deadlock), "it was with the removal")
 	require.NoError(t, spock.Install(t.Context(), db))
 	require.NoError(t, db.Close(t.Context()))
 	b.exec(t, fmt.Sprintf("SELECT spock.node_create('n2', '%s')", b.dsn()))
 	heard("engine started", 2)
+	require.False(t, e.removed(ctx, deadlock))
 	require.NotContains(t, log.all(), "WARN")
 }

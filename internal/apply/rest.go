@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
 // builtQuery names what comes behind the data and is there, as the archive's list
@@ -34,19 +37,26 @@ func (w *Worker) restoreRest(ctx context.Context, c *copier, d *dump, again bool
 	if err != nil {
 		return err
 	}
-	list := d.list
+	choice := []string{"--section=post-data", "-L", d.list}
 	if again {
 		var there []string
 		if err := w.db.QueryRow(ctx, builtQuery).Scan(&there); err != nil {
 			return fmt.Errorf("look for restored structure: %w", err)
 		}
-		list = filepath.Join(d.dir, "rest")
-		if err := os.WriteFile(list, without(d.kept, there), 0o600); err != nil {
+		// A comment belongs to the section of what stands before it in the list. So the
+		// section is chosen first: with the index of its own left out, too, it is restored.
+		section, err := d.run(ctx, "pg_restore", pg.ConnInfo{}, slices.Concat([]string{"-l"}, choice, []string{d.file})...)
+		if err != nil {
+			return err
+		}
+		list := filepath.Join(d.dir, "rest")
+		if err := os.WriteFile(list, without(section, there), 0o600); err != nil {
 			return fmt.Errorf("write list of structure: %w", err)
 		}
+		choice = []string{"-L", list}
 	}
 	restore := func(args ...string) error {
-		_, err := d.runWith(ctx, "pg_restore", d.build, d.local, append([]string{"--section=post-data", "-L", list, d.file}, args...)...)
+		_, err := d.runWith(ctx, "pg_restore", d.build, d.local, slices.Concat(choice, args, []string{d.file})...)
 		return err
 	}
 	err = restore("--exit-on-error", "-j", strconv.Itoa(jobs))

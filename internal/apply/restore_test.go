@@ -17,6 +17,7 @@ func TestStructureThatWasRestoredIsKept(t *testing.T) {
 	for name, definition := range map[string]string{
 		"primary key": "CREATE TABLE t (id int PRIMARY KEY, v text)",
 		"index":       "CREATE TABLE t (id int, v text); CREATE INDEX at ON t (v); ALTER TABLE t REPLICA IDENTITY FULL",
+		"comment":     "CREATE TABLE t (id int, v text); CREATE INDEX at ON t (v); COMMENT ON INDEX at IS 'of t'",
 		"trigger": `CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 			CREATE TABLE t (id int, v text); CREATE TRIGGER at BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()`,
 	} {
@@ -27,6 +28,10 @@ func TestStructureThatWasRestoredIsKept(t *testing.T) {
 			b.exec(t, fmt.Sprintf("SELECT spock.sub_create('sub_n1_n2', '%s', synchronize_structure := true, synchronize_data := true)", a.dsn()))
 			b.eventually(t, "SELECT status FROM spock.sub_show_status()", "replicating")
 			b.halt(t)
+			if name == "comment" {
+				// It comes behind its index, and is not there yet.
+				b.exec(t, "COMMENT ON INDEX at IS NULL")
+			}
 			b.exec(t, "UPDATE spock.local_sync_status SET sync_status = 'c' WHERE sync_relname IS NULL")
 			a.eventually(t, "SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE NOT active", "1")
 			b.start(t)
@@ -36,6 +41,7 @@ func TestStructureThatWasRestoredIsKept(t *testing.T) {
 			lsn := a.text(t, "SELECT spock.sync_event()")
 			b.eventually(t, fmt.Sprintf("SELECT (max(remote_lsn) >= '%s')::text FROM pg_replication_origin_status", lsn), "true")
 			equal(t, "SELECT * FROM t ORDER BY id", a, b)
+			equal(t, "SELECT obj_description(to_regclass('at'))", a, b)
 		})
 	}
 }

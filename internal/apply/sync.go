@@ -570,7 +570,7 @@ func (w *Worker) dropLeftover(ctx context.Context) error {
 		return err
 	}
 	result := conn.ExecParams(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-		WHERE slot_name = $1 AND NOT active`, [][]byte{[]byte(w.sub.slot)}, nil, nil, nil).Read()
+		WHERE slot_name = $1 AND database = current_database() AND NOT active`, [][]byte{[]byte(w.sub.slot)}, nil, nil, nil).Read()
 	if result.Err != nil {
 		return fmt.Errorf("drop slot of an earlier attempt: %w", result.Err)
 	}

@@ -30,6 +30,7 @@ func queries() map[string]string {
 		"qInstallationDirs":    qInstallationDirs,
 		"qKeepRow":             qKeepRow,
 		"qKeyExpression":       qKeyExpression,
+		"qGiveWay":             qGiveWay,
 		"qLag":                 qLag,
 		"qListen":              qListen,
 		"qLockEngine":          qLockEngine,

@@ -58,6 +58,9 @@ SELECT to_regnamespace('spock') IS NOT NULL, to_regclass('spock.pgdrover_schema_
 	qPauseForUpgrade = `SELECT set_config('client_min_messages', 'warning', true), pg_advisory_xact_lock(727400012, 0)`
 )
 
+// AwaitSchemaChange waits until no installation, upgrade or removal is under way.
+const AwaitSchemaChange = `SELECT pg_advisory_xact_lock_shared(727400010, 0)`
+
 // errForeign says whose the schema is.
 func errForeign(extension bool) error {
 	if extension {

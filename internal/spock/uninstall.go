@@ -14,6 +14,8 @@ const (
 SELECT slot_name::text FROM pg_replication_slots
  WHERE database = current_database() AND slot_name LIKE 'spk\_%' AND plugin IN ('pgoutput', 'spock_output') AND active
  ORDER BY 1 LIMIT 1`
+	qGiveWay = `
+SELECT set_config('deadlock_timeout', '30s', true) FROM pg_roles WHERE rolname = current_user AND rolsuper`
 	qWritable = `
 SELECT pgdrover.enforce_readonly('off')
  WHERE EXISTS (SELECT FROM pg_trigger t JOIN spock.pgdrover_watch w ON w.relid = t.tgrelid WHERE t.tgname = 'pgdrover_readonly')`
@@ -67,6 +69,10 @@ func Uninstall(ctx context.Context, db *DB) error {
 			}
 		}
 		if !errors.Is(err, pgx.ErrNoRows) {
+			return wrap(op, err)
+		}
+		// An engine that reads the tables in another order gives way, not we.
+		if _, err := tx.Exec(ctx, qGiveWay); err != nil {
 			return wrap(op, err)
 		}
 		if err := dropSubscriptions(ctx, tx); err != nil {

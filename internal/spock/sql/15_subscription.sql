@@ -97,6 +97,12 @@ BEGIN
             'node "%s" cannot be a provider: its encoding is %s, here it is %s', provider, facts ->> 'encoding',
             pg_catalog.current_setting('server_encoding'));
     END IF;
+    IF slot ->> 'slot_name' IS NOT NULL AND (slot ->> 'database') IS DISTINCT FROM (answer ->> 'dbname') THEN
+        RAISE EXCEPTION USING ERRCODE = '42710', MESSAGE = pg_catalog.format(
+            'replication slot "%s" of node "%s" is somebody else''s', slot ->> 'slot_name', provider),
+            DETAIL = coalesce('It belongs to database "' || (slot ->> 'database') || '".', 'It is a physical slot.'),
+            HINT = 'Give the subscription another name, or drop the slot if nobody needs it.';
+    END IF;
     IF enabled AND (slot ->> 'active')::boolean THEN
         RAISE EXCEPTION USING ERRCODE = '55006', MESSAGE = pg_catalog.format(
             'replication slot "%s" is active for PID %s', slot ->> 'slot_name', slot ->> 'active_pid'),
