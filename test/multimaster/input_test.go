@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/pgtest"
@@ -48,8 +49,20 @@ func TestBadSubscriptions(t *testing.T) {
 		require.ErrorContains(t, err, bad.want)
 		nothing(t, b, a, timeless)
 	}
-	// A slot of that name that somebody else uses.
+	// Slots of that name that are somebody else's, whether they use them now or not.
 	slot := b.text(t, "SELECT spock.spock_gen_slot_name('app', 'n1', 'sub_n1_n2')")
+	for made, whose := range map[string]string{
+		"pg_create_logical_replication_slot('%s', 'pgoutput')": `It belongs to database "postgres".`,
+		"pg_create_physical_replication_slot('%s')":            "It is a physical slot.",
+	} {
+		a.server.Exec(t, "postgres", "SELECT "+fmt.Sprintf(made, slot))
+		_, err := b.try(fmt.Sprintf("SELECT spock.sub_create('sub_n1_n2', '%s')", to(a)))
+		var refused *pgconn.PgError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, whose, refused.Detail, refused.Message)
+		nothing(t, b)
+		a.server.Exec(t, "postgres", fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", slot))
+	}
 	a.exec(t, fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s', 'pgoutput')", slot))
 	hold := pgtest.Start(t, pgtest.Command{Name: "pg_recvlogical", Path: a.server.Bin + "/pg_recvlogical", Args: []string{
 		"-d", a.server.DSN(database), "--slot", slot, "--start", "-f", "/dev/null", "-o", "proto_version=1", "-o", "publication_names=pgdrover_ins",
