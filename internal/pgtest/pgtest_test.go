@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { MainAsRoot(m) }
@@ -337,6 +339,43 @@ func TestSegmentsOfAKilledServerGo(t *testing.T) {
 	for _, name := range used {
 		require.FileExists(t, name)
 	}
+}
+
+// What a running server has made for processes of later is in no process's map,
+// but in the list of its first segment.
+func TestSegmentsThatAServerListsStay(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	segment := func(number uint32) string { return fmt.Sprintf("%s/PostgreSQL.%d", memoryPlace, number) }
+	list := filepath.Join(dir, "list")
+	require.NoError(t, os.WriteFile(list, binary.NativeEndian.AppendUint32(make([]byte, 8), 3000000001), 0o600))
+	now := time.Now()
+	left := map[string]time.Time{segment(3000000001): now, segment(3000000003): now, memoryPlace + "/PostgreSQL.other": now}
+	keepListed(left, map[string]bool{list: true, filepath.Join(dir, "gone"): true})
+	require.Equal(t, map[string]time.Time{segment(3000000003): now, memoryPlace + "/PostgreSQL.other": now}, left)
+}
+
+// A server keeps its statistics in such a segment: it does without a session.
+func TestSegmentsOfARunningServerStay(t *testing.T) {
+	t.Parallel()
+	begin := time.Now()
+	s := NewServer(t, ServerConfig{})
+	conn := s.Connect(t, "postgres")
+	// So many tables have statistics that these do not fit into the main memory.
+	_, err := conn.Exec(t.Context(), `DO $$ BEGIN FOR i IN 1 .. 4000 LOOP EXECUTE format('CREATE TABLE t%s AS SELECT', i); END LOOP; END $$`)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "SELECT count(*) FROM pg_stat_all_tables")
+	require.NoError(t, err)
+	require.NoError(t, conn.Close(t.Context()))
+	removeSegments(int(ownerOf(t, s)), begin)
+	s.Exec(t, "postgres", "SELECT count(*) FROM pg_stat_all_tables")
+}
+
+func ownerOf(t *testing.T, s *Server) uint32 {
+	t.Helper()
+	var info unix.Stat_t
+	require.NoError(t, unix.Stat(fmt.Sprintf("/proc/%d", s.Process().Pid), &info))
+	return info.Uid
 }
 
 // segmentsOf names the dynamic shared memory of a server.

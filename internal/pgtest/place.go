@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"encoding/binary"
 	"maps"
 	"os"
 	"path/filepath"
@@ -119,7 +120,8 @@ func removeSegments(uid int, since time.Time) {
 	}
 }
 
-// leftSegments are the segments without a process that maps them, and when they were made.
+// leftSegments are the segments that no process maps and no server keeps for
+// its processes of later (its statistics, say), and when they were made.
 func leftSegments(uid int, since time.Time) map[string]time.Time {
 	names, _ := filepath.Glob(memoryPlace + "/PostgreSQL.*") // the pattern is not malformed
 	left := map[string]time.Time{}
@@ -135,6 +137,17 @@ func leftSegments(uid int, since time.Time) map[string]time.Time {
 	if len(left) == 0 {
 		return nil
 	}
+	used := mappedSegments()
+	for name := range used {
+		delete(left, name)
+	}
+	keepListed(left, used)
+	return left
+}
+
+// mappedSegments are the segments that processes use now.
+func mappedSegments() map[string]bool {
+	used := map[string]bool{}
 	mappings, _ := filepath.Glob("/proc/[0-9]*/maps") // the pattern is not malformed
 	for _, file := range mappings {
 		text, err := os.ReadFile(file)
@@ -143,9 +156,29 @@ func leftSegments(uid int, since time.Time) map[string]time.Time {
 		}
 		for line := range strings.Lines(string(text)) {
 			if at := strings.Index(line, memoryPlace+"/PostgreSQL."); at >= 0 {
-				delete(left, strings.Fields(line[at:])[0])
+				used[strings.Fields(line[at:])[0]] = true
 			}
 		}
 	}
-	return left
+	return used
+}
+
+// keepListed takes out what a segment in use lists: a server's first segment,
+// which it maps as long as it runs, holds the numbers of all others.
+func keepListed(left map[string]time.Time, used map[string]bool) {
+	numbers := map[uint32]string{}
+	for name := range left {
+		if n, err := strconv.ParseUint(strings.TrimPrefix(name, memoryPlace+"/PostgreSQL."), 10, 32); err == nil {
+			numbers[uint32(n)] = name
+		}
+	}
+	for name := range used {
+		words, err := os.ReadFile(name)
+		if err != nil {
+			continue // it has ended
+		}
+		for ; len(words) >= 4; words = words[4:] {
+			delete(left, numbers[binary.NativeEndian.Uint32(words)])
+		}
+	}
 }

@@ -71,11 +71,21 @@ func (r *rig) gap(since time.Time) time.Duration {
 }
 
 // settle waits until the healed group is whole and takes writes, and checks
-// everything that was acknowledged so far.
+// everything that was acknowledged so far. A node that was silent for too long is
+// replaced also when it has just come back: who is primary then is asked again.
 func (r *rig) settle(t *testing.T) *group.Member {
 	t.Helper()
-	primary := r.WaitWhole(t)
-	r.writer(primary).WaitAck(t, time.Now())
+	var primary *group.Member
+	var start time.Time
+	pgtest.Eventually(t, group.Patience, func() error {
+		if now := r.WaitWhole(t); now != primary {
+			primary, start = now, time.Now()
+		}
+		if !slices.ContainsFunc(r.writer(primary).Acks(), func(a group.Ack) bool { return a.Sent.After(start) }) {
+			return fmt.Errorf("no row was acknowledged by %s", primary.Name)
+		}
+		return nil
+	})
 	acks := r.acks()
 	group.RequireOneAtATime(t, acks)
 	primary.RequireAll(t, acks)
