@@ -29,6 +29,7 @@ type tool struct {
 	events []event
 	ended  chan struct{}
 	code   int
+	told   sync.Once
 }
 
 // call is what every call has: a directory for journals of its own, which
@@ -78,8 +79,10 @@ func (tl *tool) kill() { _ = tl.cmd.Process.Kill() }
 // ends are the ways in which a tool is told to end.
 var ends = [...]syscall.Signal{syscall.SIGKILL, syscall.SIGINT, syscall.SIGTERM}
 
-// end ends the tool by a signal.
-func (tl *tool) end(how syscall.Signal) { _ = tl.cmd.Process.Signal(how) }
+// end ends the tool by a signal, once: a second one ends it without a word.
+func (tl *tool) end(how syscall.Signal) {
+	tl.told.Do(func() { _ = tl.cmd.Process.Signal(how) })
+}
 
 // requireEnded sees that a tool which was told to end says so, and not that
 // something had failed. Told at its very end, it may be done all the same.
