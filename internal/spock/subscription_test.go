@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/spock"
@@ -230,6 +231,10 @@ func TestDropEndsTheWorker(t *testing.T) {
 		require.NoError(t, <-dropped)
 		_, _, err = open(t, n.dsn, false).db.StartWorker(ctx, id)
 		require.ErrorIs(t, err, spock.ErrNotFound)
+		// One that has not heard of it leaves nothing behind.
+		_, err = n.db.CreateOrigin(ctx, "late/1", 50003, id, 1)
+		require.Equal(t, pgerrcode.UndefinedObject, spock.SQLState(err))
+		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM pg_replication_origin WHERE roname = 'late/1'"))
 	}
 }
 

@@ -22,6 +22,13 @@ DECLARE
     id pg_catalog.oid;
     superuser boolean := (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user);
 BEGIN
+    IF worker_number > 0 AND subscription <> 0 THEN
+        -- A worker that has not heard yet that its subscription goes must not make what nobody would drop.
+        PERFORM 1 FROM spock.subscription s WHERE s.sub_id = subscription FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION USING ERRCODE = '42704', MESSAGE = pg_catalog.format('origin "%s": its subscription is gone', origin_name);
+        END IF;
+    END IF;
     IF superuser THEN
         LOCK TABLE pg_catalog.pg_replication_origin IN EXCLUSIVE MODE;
     END IF;
