@@ -50,7 +50,7 @@ func TestStampedAndNotCommitted(t *testing.T) {
 	a.eventually(t, fmt.Sprintf("SELECT (confirmed_flush_lsn >= '%s')::text FROM pg_replication_slots WHERE slot_name = '%s'",
 		b.text(t, fmt.Sprintf("SELECT pg_replication_origin_progress('%s', true)", slot)), slot), "true")
 	b.halt(t)
-	b.exec(t, fmt.Sprintf("UPDATE spock.pgdrover_subscription SET clean_stop = false, clean_lsn = '%s'", begun))
+	b.exec(t, fmt.Sprintf("UPDATE spock.pgdrover_subscription SET clean_lsn = '%s'", begun))
 	insert(4, 6)
 	abort(0) // of the transactions that nobody has heard of: the first
 	b.start(t)
@@ -62,7 +62,7 @@ func TestStampedAndNotCommitted(t *testing.T) {
 	all(9)
 	// It ended in no good order, but all is here.
 	b.halt(t)
-	b.exec(t, fmt.Sprintf("UPDATE spock.pgdrover_subscription SET clean_stop = false, clean_lsn = '%s'", begun))
+	b.exec(t, fmt.Sprintf("UPDATE spock.pgdrover_subscription SET clean_lsn = '%s'", begun))
 	b.start(t)
 	insert(10, 12)
 	all(12)

@@ -90,7 +90,7 @@ func (w *Worker) leave(ctx context.Context, cause error) error {
 	if err := w.gatherPosition(ctx); err != nil {
 		return errors.Join(cause, err)
 	}
-	if _, err := w.db.Exec(ctx, "UPDATE spock.pgdrover_subscription SET clean_stop = true, clean_lsn = $2::text::pg_lsn WHERE sub_id = $1",
+	if _, err := w.db.Exec(ctx, "UPDATE spock.pgdrover_subscription SET clean_lsn = $2::text::pg_lsn WHERE sub_id = $1",
 		w.sub.id, w.applier.reached.String()); err != nil {
 		return errors.Join(cause, err)
 	}

@@ -124,7 +124,6 @@ UPDATE spock.pgdrover_subscription
  WHERE sub_id = $1`
 	qClearTrouble = `UPDATE spock.pgdrover_subscription SET failures = 0 WHERE sub_id = $1 AND failures > 0`
 	qSetProvider  = `UPDATE spock.pgdrover_subscription SET provider_sysid = $2, provider_timeline = $3 WHERE sub_id = $1`
-	qSetClean     = `UPDATE spock.pgdrover_subscription SET clean_stop = $2, clean_lsn = $3 WHERE sub_id = $1`
 	qEngineStates = `
 SELECT s.sub_id, s.sub_name::text, coalesce(p.state, ''), coalesce(p.state_since, 'epoch'::timestamptz), coalesce(p.last_error, ''),
        coalesce(p.last_error_code, ''), coalesce(p.last_error_at, 'epoch'::timestamptz), coalesce(p.failures, 0)
@@ -153,12 +152,6 @@ func (db *DB) ClearTrouble(ctx context.Context, id uint32) error {
 func (db *DB) SetProvider(ctx context.Context, id uint32, systemID string, timeline int) error {
 	_, err := db.conn.Exec(ctx, qSetProvider, id, systemID, timeline)
 	return wrap("store the provider's identity", err)
-}
-
-// SetClean stores whether the engine stopped in order, and where the origin was.
-func (db *DB) SetClean(ctx context.Context, id uint32, clean bool, at Position) error {
-	_, err := db.conn.Exec(ctx, qSetClean, id, clean, at.String())
-	return wrap("store how the worker stopped", err)
 }
 
 // EngineState is what the engine says about one subscription.

@@ -75,7 +75,6 @@ func queries() map[string]string {
 		"qSchemaExists":        qSchemaExists,
 		"qSchemaVersion":       qSchemaVersion,
 		"qSequenceSpread":      qSequenceSpread,
-		"qSetClean":            qSetClean,
 		"qSetPiece":            qSetPiece,
 		"qSetProvider":         qSetProvider,
 		"qSetState":            qSetState,

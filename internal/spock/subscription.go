@@ -33,8 +33,6 @@ type Subscription struct {
 	SyncTruncate      bool
 	SystemID          string // of the provider, when it was last connected to
 	Timeline          int
-	CleanStop         bool     // the engine stopped in order
-	CleanLSN          Position // where the origin was then
 }
 
 const qSubscriptions = `
@@ -45,8 +43,7 @@ SELECT s.sub_id, s.sub_name::text, s.sub_origin, o.node_name::text, i.if_dsn, s.
        s.sub_force_text_transfer, s.sub_skip_lsn, coalesce(s.sub_skip_schema, '{}'),
        coalesce(s.sub_created_at, 'epoch'::timestamptz), coalesce(p.pending, false), coalesce(y.sync_kind::text, ''),
        coalesce(y.sync_status::text, ''), coalesce(y.sync_statuslsn, '0/0'), coalesce(p.sync_requested, false),
-       coalesce(p.sync_truncate, false), coalesce(p.provider_sysid, ''), coalesce(p.provider_timeline, 0),
-       coalesce(p.clean_stop, false), coalesce(p.clean_lsn, '0/0')
+       coalesce(p.sync_truncate, false), coalesce(p.provider_sysid, ''), coalesce(p.provider_timeline, 0)
   FROM (SELECT *, sub_apply_delay AS d FROM spock.subscription) s
   JOIN spock.node o ON o.node_id = s.sub_origin
   JOIN spock.node t ON t.node_id = s.sub_target
@@ -86,8 +83,7 @@ func subscriptions(ctx context.Context, q querier, id uint32) ([]Subscription, e
 		var delay float64
 		if err := rows.Scan(&s.ID, &s.Name, &s.Provider, &s.ProviderName, &s.ProviderDSN, &s.Target, &s.TargetName, &s.Enabled,
 			&s.Slot, &s.Sets, &s.ForwardOrigins, &delay, &s.ForceTextTransfer, &s.SkipLSN, &s.SkipSchemas, &s.CreatedAt,
-			&s.Pending, &s.SyncKind, &s.SyncStatus, &s.SyncLSN, &s.SyncRequested, &s.SyncTruncate, &s.SystemID, &s.Timeline,
-			&s.CleanStop, &s.CleanLSN); err != nil {
+			&s.Pending, &s.SyncKind, &s.SyncStatus, &s.SyncLSN, &s.SyncRequested, &s.SyncTruncate, &s.SystemID, &s.Timeline); err != nil {
 			return nil, wrap(op, err)
 		}
 		s.ApplyDelay = time.Duration(delay * float64(time.Second))

@@ -22,7 +22,7 @@ UNION ALL
 SELECT concat_ws(' ', 'relation', r.oid::regclass, r.relkind, r.relpersistence, r.relreplident, r.reloptions, r.relacl,
                  CASE WHEN r.relkind = 'v' THEN pg_get_viewdef(r.oid) END) FROM rels r WHERE r.relkind IN ('r', 'v', 'S')
 UNION ALL
-SELECT concat_ws(' ', 'column', r.oid::regclass, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+SELECT concat_ws(' ', 'column', r.oid::regclass, row_number() OVER (PARTITION BY r.oid ORDER BY a.attnum), a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
                  pg_get_expr(d.adbin, d.adrelid))
   FROM rels r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped AND r.relkind IN ('r', 'v')
   LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum

@@ -22,7 +22,6 @@ CREATE TABLE spock.pgdrover_subscription (
     failures          integer NOT NULL DEFAULT 0,
     provider_sysid    text,
     provider_timeline integer,
-    clean_stop        boolean NOT NULL DEFAULT false,
     clean_lsn         pg_lsn,
     sync_requested    boolean NOT NULL DEFAULT false,
     sync_truncate     boolean NOT NULL DEFAULT false
