@@ -211,20 +211,30 @@ func cancelled(ctx context.Context, at string, err error) error {
 const liftTime = 15 * time.Second
 
 // lift ends what steps do to clients, when the run ends before a later phase has
-// begun: a node that was closed and does not leave serves its clients again.
+// begun: a node that was closed and does not leave serves its clients again. What
+// lasts is told.
 func (e *Executor) lift(ctx context.Context) {
 	for i, s := range e.cfg.Steps {
-		if s.Lift == "" || e.record.status(s.Path) == "" || slices.ContainsFunc(e.cfg.Steps[i+1:], func(later workflow.Step) bool {
-			return later.Phase != s.Phase && e.record.status(later.Path) != ""
-		}) {
+		if s.Lift == "" || e.record.status(s.Path) == "" {
+			continue
+		}
+		later := e.cfg.Steps[i+1:]
+		ev := Event{Status: Noted, Step: s.Path, Phase: s.Phase, Node: s.Node, Type: "WARNING"}
+		if slices.ContainsFunc(later, func(o workflow.Step) bool { return o.Phase != s.Phase && e.record.status(o.Path) != "" }) {
+			ended := func(o workflow.Step) bool { return o.Description == s.Ended && e.record.status(o.Path).Good() }
+			if s.Lasts != "" && !slices.ContainsFunc(later, ended) {
+				ev.Message = s.Lasts
+				e.event(ev)
+			}
 			continue
 		}
 		limited, cancel := context.WithTimeout(ctx, liftTime)
 		_, err := e.run(limited, s.Node, workflow.Statement{SQL: s.Lift, Simple: true})
 		cancel()
-		ev := Event{Status: Noted, Step: s.Path, Phase: s.Phase, Node: s.Node, Message: "taken back: " + s.Description}
 		if err != nil {
-			ev.Type, ev.Message = "WARNING", "not taken back: "+s.Description+": "+workflow.Mask(err.Error())
+			ev.Message = "not taken back: " + s.Description + ": " + workflow.Mask(err.Error())
+		} else {
+			ev.Type, ev.Message = "", "taken back: "+s.Description
 		}
 		e.event(ev)
 	}

@@ -49,6 +49,7 @@ func RemoveNode(l Leaving) []Step {
 	if closed {
 		s := sqlStep("D1", target, "Close "+target+" to writers", "SELECT pgdrover.enforce_readonly('user')")
 		s.Lift = "SELECT pgdrover.enforce_readonly(pgdrover.setting('spock.readonly'))"
+		s.Lasts, s.Ended = target+" stays closed to writers until the same call has gone on: part of it has left already", "Open "+target+" to writers"
 		p.add(s)
 	}
 	if !l.Dead && !l.NoDrain && !l.Target.Bare && len(followers) > 0 {

@@ -59,6 +59,11 @@ type Step struct {
 	// Lift is SQL that ends what the step does to clients, when the run ends
 	// before a later phase has begun.
 	Lift string
+	// Lasts is what the step does to clients still, when the run ends too late for
+	// Lift and before the step that is named Ended is done.
+	Lasts string
+	// Ended is the Description of that step.
+	Ended string
 	// Blockers is a query for what a step may be waiting for, one text a row.
 	Blockers string
 	// BlockersAt is the node to ask for them when it is not the step's own.

@@ -70,6 +70,9 @@ func removalGoesOn(t *testing.T, dir string, a, b *node) {
 			continue
 		}
 		tl.requireEnded(t, how)
+		if how != syscall.SIGKILL {
+			requireTold(t, tl)
+		}
 		if phase == "D1" && how != syscall.SIGKILL {
 			require.Contains(t, tl.said(), "taken back: Close n2 to writers")
 			b.disconnect()
@@ -88,6 +91,18 @@ func removalGoesOn(t *testing.T, dir string, a, b *node) {
 	_, err = b.psql(t, fmt.Sprintf("CALL spock.remove_node('n2', %s, false)", quote(b.dsn())))
 	require.ErrorContains(t, err, "must be run on the node being removed")
 	ready(t, a, b)
+}
+
+// requireTold: who ends a removal on its way hears whether the node stays closed.
+func requireTold(t *testing.T, tl *tool) {
+	t.Helper()
+	leaving, open := false, false
+	for _, e := range tl.events {
+		leaving = leaving || e.Phase >= "D2" && e.Phase <= "D7"
+		open = open || e.Description == "Open n2 to writers" && e.Status == "ok"
+	}
+	closed := strings.Contains(tl.said(), "n2 stays closed to writers until the same call has gone on")
+	require.Equal(t, leaving && !open, closed, tl.said())
 }
 
 // rowsAlone: a join that copies rows into tables that are there is undone to
