@@ -75,7 +75,8 @@ sim:
 # On the disk, where "make test" prefers memory when there is plenty.
 chaos bench: export PGDROVER_TEST_DIR ?= /tmp
 
-# Of the multi-master tests a hundred fresh seeds on two, three and four nodes each.
+# Of the multi-master tests a hundred fresh seeds on two, three and four nodes each,
+# and fifty with several sessions a subscription.
 chaos: setup build
 	PGDROVER_TEST_FAULTS=100 $(GO) test -count=1 -run TestRandomFaults -timeout 4h -artifacts -outputdir $(ARTIFACTS) ./test/integration
 	$(GO) test -count=10 -shuffle=on -timeout 12h -artifacts -outputdir $(ARTIFACTS) ./test/integration/... ./test/partition/...
@@ -84,6 +85,7 @@ chaos: setup build
 	PGDROVER_TEST_JOINS=50 $(GO) test -count=1 -timeout 12h -artifacts -outputdir $(ARTIFACTS) -run TestJoinsUnderLoad ./test/zodan/...
 	PGDROVER_CITUS_ROUNDS=10 $(GO) test -count=1 -timeout 6h -artifacts -outputdir $(ARTIFACTS) -run TestFormation ./test/citus/...
 	MULTIMASTER_SEEDS=100 $(GO) test -count=1 -timeout 12h -artifacts -outputdir $(ARTIFACTS) -run TestCheck01 ./test/multimaster/...
+	MULTIMASTER_SEEDS=50 MULTIMASTER_SESSIONS=4 $(GO) test -count=1 -timeout 12h -artifacts -outputdir $(ARTIFACTS) -run TestCheck01 ./test/multimaster/...
 
 bench: setup build
 	$(GO) test -count=1 -timeout 1h -run '^$$' -bench . -benchtime 1x ./test/bench/... ./test/citus

@@ -18,6 +18,8 @@ const (
 	seedVar = "MULTIMASTER_SEED"
 	// seedsVar is how many seeds each convergence test takes, if not its own number.
 	seedsVar = "MULTIMASTER_SEEDS"
+	// sessionsVar is how many sessions apply for each subscription, if not one.
+	sessionsVar = "MULTIMASTER_SESSIONS"
 )
 
 // seeds are those to run: some fixed ones, or as many fresh ones as the environment asks for.
@@ -54,6 +56,9 @@ const blows = 6
 // seed, on one mesh.
 func convergence(t *testing.T, count int, seeds []uint64, settings map[string]string) {
 	t.Helper()
+	if sessions := os.Getenv(sessionsVar); sessions != "" {
+		settings["spock.apply_workers"] = sessions
+	}
 	nodes := mesh(t, count, playground, settings)
 	var done atomic.Int64
 	var writers []*writer
