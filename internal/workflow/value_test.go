@@ -1,6 +1,7 @@
 package workflow_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -167,6 +168,27 @@ func TestValuesStayConstants(t *testing.T) {
 		after, err := workflow.SubstituteSQL(bare+", $n.m", func(n string) bool { return n == "n" }, vars)
 		if err == nil {
 			require.Equal(t, ", '!'", after[len(after)-5:])
+		}
+	})
+}
+
+// A node may have any name: it ends neither its reference nor the quotes around it.
+func TestAnyNameInReferences(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.OneOf(rapid.StringMatching("[a'\"\\\\{}.$/* -]{1,12}"), rapid.StringN(1, 20, 60)).Draw(t, "name")
+		value := "0/1A"
+		vars := workflow.Variables{}
+		vars.Set(name, "lsn", &value)
+		for text, want := range map[string]string{
+			"SELECT %s, 1":              "SELECT '0/1A', 1",
+			"SELECT '%s'::pg_lsn":       "SELECT '0/1A'::pg_lsn",
+			"SELECT E'%s', \"%s\" -- a": "SELECT E'0/1A', \"0/1A\" -- a",
+			"DO $$ x '%s' $$":           "DO $$ x '0/1A' $$",
+		} {
+			got, err := workflow.SubstituteSQL(strings.ReplaceAll(text, "%s", "${"+name+"}.lsn"), func(n string) bool { return n == name }, vars)
+			require.NoError(t, err, text)
+			require.Equal(t, want, got)
 		}
 	})
 }

@@ -42,8 +42,8 @@ func References(text string, isNode func(string) bool) []Reference {
 		}
 		node := word(text[i+1:])
 		rest := text[i+1+len(node):]
-		if braced, after, ok := strings.Cut(strings.TrimPrefix(rest, "{"), "}"); node == "" && ok && strings.HasPrefix(rest, "{") {
-			node, rest = braced, after
+		if strings.HasPrefix(rest, "{") && node == "" {
+			node, rest = braced(rest, isNode)
 		}
 		if node == "" || !strings.HasPrefix(rest, ".") || !isNode(node) {
 			continue
@@ -57,6 +57,17 @@ func References(text string, isNode func(string) bool) []Reference {
 		i = r.End - 1
 	}
 	return found
+}
+
+// braced is the name of a node that stands in the braces with which text
+// begins, and what follows them. The name may hold braces itself.
+func braced(text string, isNode func(string) bool) (node, rest string) {
+	for end := range len(text) {
+		if text[end] == '}' && strings.HasPrefix(text[end+1:], ".") && isNode(text[1:end]) {
+			return text[1:end], text[end+1:]
+		}
+	}
+	return "", text
 }
 
 // word is the part of text that can be a name in a reference.
@@ -86,7 +97,7 @@ func (e *UnsetError) Hint() string {
 // substituted in comments.
 func SubstituteSQL(sql string, isNode func(string) bool, vars Variables) (string, error) {
 	var b strings.Builder
-	for _, part := range splitSQL(sql) {
+	for _, part := range splitSQL(plain(sql, isNode)) {
 		text := sql[part.start:part.end]
 		if part.state == inComment {
 			b.WriteString(text)
@@ -108,6 +119,20 @@ func SubstituteSQL(sql string, isNode func(string) bool, vars Variables) (string
 		b.WriteString(text[last:])
 	}
 	return b.String(), nil
+}
+
+// plain is SQL text of the same length in which no reference holds a quote or
+// what begins a comment: names of nodes may, and end nothing that way.
+func plain(sql string, isNode func(string) bool) string {
+	text := []byte(sql)
+	for _, r := range References(sql, isNode) {
+		for i := r.Start + 1; i < r.End; i++ {
+			if strings.IndexByte(`'"-/*\$`, text[i]) >= 0 {
+				text[i] = '_'
+			}
+		}
+	}
+	return string(text)
 }
 
 // SubstituteText puts the values of variables into the value of an option.
