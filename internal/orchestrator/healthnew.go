@@ -94,11 +94,12 @@ func (h *health) left(ctx context.Context, t *Topology) *leftovers {
 // whether they are those of tables.
 const qOwn = `SELECT json_object_agg(o.name, o.is_table::text) FROM (
   SELECT 'relation ' || quote_ident(c.relname) AS name, c.relkind IN ('r', 'p') AS is_table, 'pg_catalog.pg_class'::regclass AS class, c.oid AS object
-    FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND c.relnamespace = 'public'::regnamespace
+    FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relnamespace = 'public'::regnamespace
   UNION ALL SELECT 'function ' || quote_ident(p.proname) || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')', false, 'pg_catalog.pg_proc'::regclass, p.oid
     FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'public'::regnamespace
   UNION ALL SELECT 'type ' || quote_ident(y.typname), false, 'pg_catalog.pg_type'::regclass, y.oid
-    FROM pg_catalog.pg_type y WHERE y.typnamespace = 'public'::regnamespace AND y.typtype IN ('b', 'd', 'e', 'r') AND y.typelem = 0) o
+    FROM pg_catalog.pg_type y WHERE y.typnamespace = 'public'::regnamespace AND y.typelem = 0
+     AND (y.typtype IN ('b', 'd', 'e', 'r') OR (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = y.typrelid) = 'c')) o
  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = o.class AND d.objid = o.object AND d.deptype = 'e')`
 
 // inTheWay finds what a copy cannot make, because the new node has it already.

@@ -33,7 +33,7 @@ func objectsOfEveryKind(t *testing.T, b *node) {
 		CREATE CONVERSION conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8; CREATE TEXT SEARCH TEMPLATE tmpl (LEXIZE = dsimple_lexize);
 		CREATE TEXT SEARCH PARSER prs (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, LEXTYPES = prsd_lextype);
 		CREATE TEXT SEARCH DICTIONARY dict (TEMPLATE = tmpl); CREATE TEXT SEARCH CONFIGURATION conf (PARSER = prs); CREATE COLLATION coll FROM "C";
-		CREATE DOMAIN dom AS int; CREATE VIEW v AS SELECT * FROM k; CREATE AGGREGATE agg (int) (SFUNC = int4pl, STYPE = int)`)
+		CREATE DOMAIN dom AS int; CREATE TYPE pair AS (x int); CREATE TABLE pairs (p pair); CREATE TYPE shell; CREATE VIEW v AS SELECT * FROM k; CREATE AGGREGATE agg (int) (SFUNC = int4pl, STYPE = int)`)
 	b.exec(t, "CREATE PUBLICATION mine")
 	b.exec(t, "CALL pgdrover.purge_copied('kinds')")
 	require.Equal(t, kinds, b.text(t, footprint))

@@ -113,9 +113,12 @@ RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
           FROM pg_proc p
          WHERE everything AND p.pronamespace = ANY (ARRAY (SELECT n.oid FROM own n)) AND pgdrover.is_foreign('pg_proc'::regclass, p.oid, p.pronamespace)
         UNION ALL SELECT 'type ' || y.oid::regtype, concat_ws(' ', y.typtype, y.typnotnull, format_type(y.typbasetype, y.typtypmod),
-                   (SELECT string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid))
+                   (SELECT string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid),
+                   (SELECT string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' ORDER BY a.attnum)
+                      FROM pg_attribute a WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped))
           FROM pg_type y
-         WHERE everything AND y.typtype IN ('e', 'd', 'r') AND y.typnamespace = ANY (ARRAY (SELECT n.oid FROM own n))
+         WHERE everything AND (y.typtype IN ('e', 'd', 'r') OR (SELECT c.relkind FROM pg_class c WHERE c.oid = y.typrelid) = 'c')
+           AND y.typnamespace = ANY (ARRAY (SELECT n.oid FROM own n))
            AND pgdrover.is_foreign('pg_type'::regclass, y.oid, y.typnamespace)
         UNION ALL SELECT 'schema ' || quote_ident(n.nspname), '' FROM pg_namespace n
          WHERE everything AND NOT pgdrover.reserved_schema(n.nspname)

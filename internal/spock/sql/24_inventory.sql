@@ -7,12 +7,12 @@ RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
         SELECT 'pg_event_trigger'::regclass::oid AS class, e.oid AS object, 1 AS rank FROM pg_event_trigger e WHERE e.evtname NOT LIKE 'pgdrover\_%'
         UNION ALL SELECT 'pg_extension'::regclass, x.oid, 2 FROM pg_extension x
         UNION ALL SELECT 'pg_class'::regclass, c.oid, 3 FROM pg_class c
-                   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND NOT pgdrover.reserved_schema(c.relnamespace::regnamespace::text::name)
+                   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND NOT pgdrover.reserved_schema(c.relnamespace::regnamespace::text::name)
         UNION ALL SELECT 'pg_cast'::regclass, c.oid, 4 FROM pg_cast c
         UNION ALL SELECT 'pg_operator'::regclass, p.oid, 5 FROM pg_operator p WHERE NOT pgdrover.reserved_schema(p.oprnamespace::regnamespace::text::name)
         UNION ALL SELECT 'pg_proc'::regclass, p.oid, 6 FROM pg_proc p WHERE NOT pgdrover.reserved_schema(p.pronamespace::regnamespace::text::name)
-        UNION ALL SELECT 'pg_type'::regclass, y.oid, 7 FROM pg_type y
-                   WHERE y.typtype IN ('b', 'd', 'e', 'r') AND NOT pgdrover.reserved_schema(y.typnamespace::regnamespace::text::name)
+        UNION ALL SELECT 'pg_type'::regclass, y.oid, 7 FROM pg_type y -- a composite type owns its relation, a table its type
+                   WHERE y.typtype IN ('b', 'c', 'd', 'e', 'r', 'p') AND NOT pgdrover.reserved_schema(y.typnamespace::regnamespace::text::name)
         UNION ALL SELECT 'pg_collation'::regclass, c.oid, 8 FROM pg_collation c WHERE NOT pgdrover.reserved_schema(c.collnamespace::regnamespace::text::name)
         UNION ALL SELECT 'pg_ts_config'::regclass, c.oid, 8 FROM pg_ts_config c WHERE NOT pgdrover.reserved_schema(c.cfgnamespace::regnamespace::text::name)
         UNION ALL SELECT 'pg_ts_dict'::regclass, c.oid, 9 FROM pg_ts_dict c WHERE NOT pgdrover.reserved_schema(c.dictnamespace::regnamespace::text::name)
@@ -64,8 +64,7 @@ BEGIN
             SELECT i.type, i.identity INTO name FROM pg_catalog.pg_identify_object(o.class, o.object, 0) i;
             CONTINUE WHEN name.identity IS NULL;
             BEGIN
-                PERFORM pgdrover.run('DROP ' || pg_catalog.upper(CASE name.type WHEN 'composite type' THEN 'type'
-                    WHEN 'foreign-data wrapper' THEN 'foreign data wrapper' ELSE name.type END) || ' IF EXISTS ' || name.identity || ' CASCADE');
+                PERFORM pgdrover.run('DROP ' || pg_catalog.upper(pg_catalog.replace(name.type, '-', ' ')) || ' IF EXISTS ' || name.identity || ' CASCADE');
             EXCEPTION WHEN OTHERS THEN
                 -- One that stays does not keep the others.
                 stays := stays || (o.class || ' ' || o.object);
