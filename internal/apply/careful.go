@@ -98,6 +98,7 @@ type rowChange struct {
 	keyRow  pgoutput.Tuple // holds the key that is looked for
 	held    []held
 	fetched []pgoutput.Value // by position in sent
+	sameKey bool             // the key is written in another way, as 1.0 and 1.00 are, and is still the same
 }
 
 // oldKey is a row with the key that an update looks for.
@@ -115,7 +116,16 @@ func (r *rowChange) oldKey() pgoutput.Tuple {
 }
 
 func (r *rowChange) keyChanged() bool {
-	return r.action == conflict.Update && r.oldKind != pgoutput.OldNone && !sameKey(r.g, r.keyRow, r.row)
+	return r.action == conflict.Update && r.oldKind != pgoutput.OldNone && !r.sameKey && !sameKey(r.g, r.keyRow, r.row)
+}
+
+// equalKeys asks the server whether a key that was changed is another one.
+func (r *rowChange) equalKeys() *ask {
+	var p parameters
+	before, values := r.g.literalRow(&p, r.keyRow, r.g.key)
+	after, more := r.g.literalRow(&p, r.row, r.g.key)
+	text := fmt.Sprintf("SELECT (SELECT %[1]s FROM %[2]s k) = (SELECT %[1]s FROM %[3]s k)", *r.g.KeyBytes, before, after)
+	return &ask{text: text, types: p.types, values: append(values, more...)}
 }
 
 // held is a row of this database.
@@ -250,13 +260,14 @@ func (c *carefully) lookOnce(ctx context.Context, r *rowChange, first []*ask) (c
 	deleted := r.tombstones(r.keyRow)
 	asks = append(asks, deleted)
 	var target *search
-	var targetDeleted *ask
+	var targetDeleted, equal *ask
 	if r.keyChanged() {
 		if target, err = c.find(ctx, r, r.g.Indexes[0], r.row); err != nil {
 			return l, err
 		}
 		targetDeleted = r.tombstones(r.row)
-		asks = append(append(asks, target.asks()...), targetDeleted)
+		equal = r.equalKeys()
+		asks = append(append(asks, target.asks()...), targetDeleted, equal)
 	}
 	var others []*search
 	if r.row != nil && !c.rules.IdentityOnly {
@@ -282,6 +293,9 @@ func (c *carefully) lookOnce(ctx context.Context, r *rowChange, first []*ask) (c
 	}
 	if l.TargetDeleted, err = stamps(targetDeleted); err != nil {
 		return l, err
+	}
+	if equal != nil && (string(equal.rows()[0][0].Data) == "t" || l.Row != nil && l.Target != nil && l.Row.Ref == l.Target.Ref) {
+		r.sameKey, l.Target, l.TargetDeleted = true, nil, nil
 	}
 	for _, other := range others {
 		row, err := other.found(r)

@@ -109,9 +109,14 @@ func TestAutomaticDDL(t *testing.T) {
 	b.exec(t, "UPDATE app.t SET v = 'zwei' WHERE id = 2; INSERT INTO app.t VALUES (3)")
 	settle(t, a, b)
 	equal(t, "SELECT * FROM app.t ORDER BY id", a, b)
-	a.exec(t, "DROP TABLE t")
+	a.exec(t, "ALTER SCHEMA app RENAME TO later; INSERT INTO later.t VALUES (4); UPDATE later.t SET v = 'vier' WHERE id = 3")
 	settle(t, a, b)
-	require.Empty(t, b.text(t, "SELECT to_regclass('app.t')"))
+	b.exec(t, "UPDATE later.t SET v = 'four' WHERE id = 4; DELETE FROM later.t WHERE id = 1")
+	settle(t, a, b)
+	equal(t, "SELECT * FROM later.t ORDER BY id", a, b)
+	a.exec(t, "DROP TABLE later.t")
+	settle(t, a, b)
+	require.Empty(t, b.text(t, "SELECT to_regclass('later.t')"))
 	require.Equal(t, "0", b.text(t, "SELECT count(*) FROM spock.exception_log"), b.text(t, "SELECT error_message FROM spock.exception_log LIMIT 1"))
 }
 

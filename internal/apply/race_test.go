@@ -229,7 +229,9 @@ func TestAwkwardColumns(t *testing.T) {
 	t.Parallel()
 	a, b := pairOf(t, `CREATE TABLE odd (k int PRIMARY KEY, v int UNIQUE, w text, s text, d text, o text, x text, t text);
 		CREATE TABLE rich (id text PRIMARY KEY, v text, serial int GENERATED ALWAYS AS IDENTITY);
-		SELECT spock.repset_add_table('default', c) FROM unnest('{odd,rich}'::regclass[]) c`, "",
+		CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+		CREATE TABLE alike (k numeric PRIMARY KEY, v text); CREATE TABLE folded (k text COLLATE any_case PRIMARY KEY, v text);
+		SELECT spock.repset_add_table('default', c) FROM unnest('{odd,rich,alike,folded}'::regclass[]) c`, "",
 		map[string]string{"spock.save_resolutions": "on", "spock.save_remote_wins": "on"})
 	a.halt(t)
 	b.halt(t)
@@ -245,6 +247,18 @@ func TestAwkwardColumns(t *testing.T) {
 	settle(t, a, b)
 	equal(t, "SELECT * FROM rich ORDER BY id", a, b)
 	equal(t, "SELECT * FROM odd ORDER BY k", a, b)
+	// The same key, written in another way.
+	a.exec(t, "INSERT INTO alike VALUES (1.0, 'one'), (2.0, 'two'); INSERT INTO folded VALUES ('a', 'one')")
+	settle(t, a, b)
+	b.exec(t, "BEGIN; SELECT spock.repair_mode(true); DELETE FROM alike WHERE k = 2; COMMIT")
+	a.exec(t, "UPDATE alike SET k = k * 1.00; UPDATE folded SET k = 'A'")
+	settle(t, a, b)
+	b.exec(t, "UPDATE alike SET v = 'later' WHERE k = 1; UPDATE folded SET v = 'later'")
+	settle(t, a, b)
+	for _, n := range []*node{a, b} {
+		require.Equal(t, "1.000|later\n2.000|two", n.text(t, "SELECT * FROM alike ORDER BY k"), n.name)
+		require.Equal(t, "A|later", n.text(t, "SELECT * FROM folded"), n.name)
+	}
 	require.Equal(t, "0", b.text(t, "SELECT count(*) FROM spock.exception_log"), b.text(t, "SELECT error_message FROM spock.exception_log LIMIT 1"))
 }
 

@@ -61,6 +61,16 @@ func TestCapture(t *testing.T) {
 		{"CREATE EXTENSION pg_trgm", nil, replicated},
 		{"ALTER EXTENSION pg_trgm SET SCHEMA s", nil, replicated},
 		{"DROP EXTENSION pg_trgm", nil, replicated},
+		{"CREATE EXTENSION seg VERSION '1.1'", nil, replicated}, // with scripts that drop what older ones made
+		{"ALTER EXTENSION seg UPDATE", nil, replicated},
+		{
+			"CREATE EXTENSION cube; CREATE TABLE cubes (v cube); CREATE OPERATOR *# (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int); DROP OPERATOR *# (int, int)",
+			[]string{
+				"CREATE EXTENSION cube", "CREATE TABLE cubes (v cube)",
+				"CREATE OPERATOR *# (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int)", "DROP OPERATOR *# (int, int)",
+			},
+			replicated,
+		},
 		{"DROP TABLE IF EXISTS nowhere", nil, replicated},
 		{"DROP VIEW v", nil, replicated},
 		{"CREATE TABLE one (id int); CREATE TABLE two (id int); DROP TABLE one", []string{"CREATE TABLE one (id int)", "CREATE TABLE two (id int)", "DROP TABLE one"}, replicated},

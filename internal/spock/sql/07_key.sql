@@ -106,6 +106,22 @@ BEGIN
 END
 $$;
 
+-- Has providers describe all tables to their subscribers anew. The server does so by itself when a table was changed, but before
+-- 16 not when its schema got another name: what followed would go to a table that is no more.
+CREATE OR REPLACE FUNCTION pgdrover.describe_again()
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    p pg_catalog.record;
+BEGIN
+    FOR p IN SELECT * FROM (VALUES ('pgdrover_ins', 'insert'), ('pgdrover_upd', 'update'),
+                                   ('pgdrover_del', 'delete'), ('pgdrover_trunc', 'truncate')) AS v(name, action)
+              WHERE EXISTS (SELECT FROM pg_catalog.pg_publication pub WHERE pub.pubname = v.name)
+    LOOP
+        PERFORM pgdrover.run(pg_catalog.format('ALTER PUBLICATION %I SET (publish = %L)', p.name, p.action));
+    END LOOP;
+END
+$$;
+
 -- All publications exist before any slot does: on 15 to 17 a slot whose past knows no such publication ends in an error.
 CREATE OR REPLACE FUNCTION pgdrover.create_publications()
 RETURNS void LANGUAGE plpgsql AS $$

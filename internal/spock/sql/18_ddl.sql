@@ -165,6 +165,22 @@ BEGIN
 END
 $$;
 
+-- How deep the session is in statements that run an extension's script: 1 while it is in one, 2 for an ALTER EXTENSION of the
+-- script itself. Whatever a script does belongs to that statement; not all of it shows in an event trigger as a part of
+-- the extension, a DROP does not.
+CREATE OR REPLACE FUNCTION pgdrover.script_depth(tag text, step integer)
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    depth integer := coalesce(nullif(pg_catalog.current_setting('pgdrover.script_depth', true), ''), '0')::integer;
+BEGIN
+    IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        depth := greatest(depth + step, 0);
+        PERFORM pg_catalog.set_config('pgdrover.script_depth', depth::text, true);
+    END IF;
+    RETURN depth;
+END
+$$;
+
 -- Runs with the rights of the schema's owner, because whoever may run DDL may not write the queue. What it is told
 -- may be forged: it stores only what the session's own user could have done.
 CREATE OR REPLACE FUNCTION pgdrover.capture(tag text, path text, caller name)
@@ -176,6 +192,9 @@ DECLARE
     ours bigint;
     s pg_catalog.record;
 BEGIN
+    IF pgdrover.script_depth(tag, -1) > 0 THEN
+        RETURN;
+    END IF;
     IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() OR NOT enabled AND strpos(current_query(), ';') = 0
        OR pgdrover.local_node_id() IS NULL THEN
         RETURN;
@@ -281,6 +300,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.on_ddl_start()
 RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM pgdrover.script_depth(TG_TAG, 1);
     -- What an earlier statement of the transaction dropped says nothing about this one.
     IF coalesce(current_setting('pgdrover.dropped_temporary', true), '') <> '' THEN
         PERFORM set_config('pgdrover.dropped_temporary', '', true);
@@ -321,6 +341,9 @@ BEGIN
     -- What applies knows its tables, and has to look again.
     PERFORM pg_notify('spock_change', 'definition');
     PERFORM pgdrover.publish(rels);
+    IF TG_TAG = 'ALTER SCHEMA' THEN
+        PERFORM pgdrover.describe_again();
+    END IF;
     IF TG_TAG = 'ALTER TABLE' THEN
         PERFORM pgdrover.refresh_filters(rels);
     END IF;
