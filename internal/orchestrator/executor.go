@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -278,7 +279,10 @@ func (e *Executor) tellMade() {
 // needs no node that is gone.
 func (e *Executor) open(ctx context.Context, undo bool) error {
 	var problems []error
-	for _, n := range e.cfg.Nodes {
+	began := time.Now()
+	// In one order everywhere: two runs that begin at once must not wait for each other.
+	byName := func(a, b workflow.Node) int { return strings.Compare(a.Name, b.Name) }
+	for _, n := range slices.SortedFunc(slices.Values(e.cfg.Nodes), byName) {
 		used := slices.ContainsFunc(e.cfg.Steps, func(s workflow.Step) bool { return s.Node == n.Name })
 		server, err := e.cfg.Dial(ctx, n, e.notice(n.Name))
 		switch {
@@ -296,8 +300,8 @@ func (e *Executor) open(ctx context.Context, undo bool) error {
 		e.mu.Lock()
 		e.locks[n.Name] = server
 		e.mu.Unlock()
-		if err := e.lock(ctx, n.Name, server); err != nil {
-			problems = append(problems, err)
+		if err := e.lock(ctx, n.Name, server, began, true); err != nil {
+			return errors.Join(append(problems, err)...)
 		}
 	}
 	return errors.Join(problems...)
@@ -306,12 +310,24 @@ func (e *Executor) open(ctx context.Context, undo bool) error {
 // lockClass is the first half of the key of the advisory lock of runs.
 const lockClass = "727400016"
 
-// lockPatience is how long the server may take to notice that the session of a
-// run that has just ended is gone.
-const lockPatience = 15 * time.Second
+const (
+	// lockPatience is how long the servers may take to notice that the sessions of
+	// a run that has just ended are gone.
+	lockPatience = 15 * time.Second
+	// lockQuiet is how long nobody is told that this is waited for.
+	lockQuiet = time.Second
+)
 
-func (e *Executor) lock(ctx context.Context, node string, server Server) error {
-	for began := time.Now(); ; {
+// qLockHolder is who keeps other runs out of a node.
+const qLockHolder = `SELECT pg_catalog.format('process %s of %s, connected since %s from %s', a.pid, a.usename,
+       pg_catalog.date_trunc('second', a.backend_start), coalesce(a.client_addr::text, 'its own host'))
+  FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = ` + lockClass + ` AND l.objsubid = 2 AND l.objid::int8 = pg_catalog.hashtext($1)::int8 & 4294967295
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())`
+
+// lock keeps other runs out of a node. All nodes together are waited for since began.
+func (e *Executor) lock(ctx context.Context, node string, server Server, began time.Time, tell bool) error {
+	for {
 		answer, err := server.Ask(ctx, "SELECT pg_catalog.pg_try_advisory_lock("+lockClass+", pg_catalog.hashtext($1))", &e.cfg.Cluster)
 		if err != nil {
 			return &NodeError{Node: node, Op: "lock", Err: err}
@@ -319,8 +335,16 @@ func (e *Executor) lock(ctx context.Context, node string, server Server) error {
 		if answer.is() {
 			return nil
 		}
-		if time.Since(began) >= lockPatience {
+		waited := time.Since(began)
+		if waited >= lockPatience {
 			return &NodeError{Node: node, Op: "lock", Err: errLocked}
+		}
+		if waited >= lockQuiet && tell {
+			tell = false
+			// Who it is helps, and is not needed.
+			holder, _ := server.Ask(ctx, qLockHolder, &e.cfg.Cluster)
+			e.event(Event{Status: Noted, Node: node, Message: fmt.Sprintf(
+				"another run works on this cluster, its end is waited for, at most %s: on %s %s", lockPatience, node, cmp.Or(holder.text(0), "somebody"))})
 		}
 		select {
 		case <-ctx.Done():

@@ -258,13 +258,19 @@ func TestLockKeepsOthersOut(t *testing.T) {
 			switch {
 			case node == "n2" && sql == "connect":
 				return &answer{err: errGone}
-			case node == "n3" && strings.Contains(sql, "pg_try_advisory_lock"):
+			case strings.Contains(sql, "pg_stat_activity"):
+				return &answer{result: one("format", "process 7 of ann")}
+			case node != "n1" && strings.Contains(sql, "pg_try_advisory_lock"):
 				return &answer{result: boolean("x", false)}
 			}
 			return nil
 		}
+		r.cfg.Nodes = append([]workflow.Node{{Name: "n4"}}, r.cfg.Nodes...)
+		began := time.Now()
 		err := r.start(t.Context(), t)
 		require.EqualError(t, err, "lock on node n3: another run works on this cluster", "a node without a step need not be there")
+		require.LessOrEqual(t, time.Since(began), 16*time.Second, "nodes are not waited for one after the other")
+		require.Equal(t, "another run works on this cluster, its end is waited for, at most 15s: on n3 process 7 of ann", r.events[len(r.events)-1].Message)
 		r.cluster.answer = func(node, sql string) *answer {
 			if node == "n1" && sql == "connect" {
 				return &answer{err: errors.New("connection refused password=secret")}

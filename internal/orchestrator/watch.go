@@ -51,7 +51,7 @@ func (e *Executor) relock(ctx context.Context, node string) {
 		}
 		return // the next beat tries again
 	}
-	if err := e.lock(ctx, node, server); err != nil {
+	if err := e.lock(ctx, node, server, time.Now(), false); err != nil {
 		_ = server.Close(context.WithoutCancel(ctx))
 		return
 	}
