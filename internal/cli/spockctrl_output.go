@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -83,7 +84,8 @@ func jsonValue(c orchestrator.Column, value *string) any {
 			return n
 		}
 	case pgtype.Float4OID, pgtype.Float8OID:
-		if f, err := strconv.ParseFloat(*value, 64); err == nil {
+		// JSON has no number for the others.
+		if f, err := strconv.ParseFloat(*value, 64); err == nil && !math.IsNaN(f) && !math.IsInf(f, 0) {
 			return f
 		}
 	case pgtype.TextArrayOID, pgtype.NameArrayOID:

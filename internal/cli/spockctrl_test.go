@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
 
@@ -54,6 +56,21 @@ func TestPrintRows(t *testing.T) {
 		Rows:    [][]*string{{new("a"), nil}, {new("longer"), new("x\ny")}},
 	}))
 	require.Equal(t, " name   | ünï\n--------+-----\n a      |\n longer | x y\n(2 rows)\n", b.String())
+}
+
+// What is no number in JSON is a text there.
+func TestJSONOfRows(t *testing.T) {
+	t.Parallel()
+	float := orchestrator.Column{Name: "f", Type: pgtype.Float8OID}
+	var b strings.Builder
+	s := &spockctrl{env: &Env{Stdout: &b}}
+	require.NoError(t, s.printJSON(orchestrator.Result{
+		Columns: []orchestrator.Column{float},
+		Rows:    [][]*string{{new("NaN")}, {new("-Infinity")}, {new("1.5")}, {nil}},
+	}))
+	var rows []map[string]any
+	require.NoError(t, json.Unmarshal([]byte(b.String()), &rows))
+	require.Equal(t, []map[string]any{{"f": "NaN"}, {"f": "-Infinity"}, {"f": 1.5}, {"f": nil}}, rows)
 }
 
 // spockctrlSettings are those of the server whose databases the scripts use.
