@@ -36,7 +36,9 @@ func capturing(t *testing.T) *node {
 func TestCapture(t *testing.T) {
 	t.Parallel()
 	n := capturing(t)
-	n.exec(t, `SET spock.enable_ddl_replication = off; CREATE TABLE before (id int); SET spock.enable_ddl_replication = on`)
+	role := "owner_" + n.text(t, `current_database()`)
+	n.exec(t, `SET spock.enable_ddl_replication = off; CREATE TABLE before (id int); CREATE ROLE `+role+`; SET spock.enable_ddl_replication = on`)
+	t.Cleanup(func() { dropRole(t, n, role) })
 	require.Empty(t, n.queued(t))
 	for _, c := range []struct {
 		sql  string
@@ -95,6 +97,8 @@ func TestCapture(t *testing.T) {
 		{"DROP SUBSCRIPTION sub", []string{}, notSent},
 		{"DO $$ BEGIN CREATE TABLE inside (id int); END $$", []string{}, ""},
 		{"CREATE SCHEMA pgedge_ace; CREATE TABLE pgedge_ace.x (id int)", []string{}, notSent},
+		{"REASSIGN OWNED BY " + role + " TO CURRENT_USER", []string{}, ""},
+		{"DROP OWNED BY " + role, []string{}, notSent},
 		{"SELECT spock.repair_mode(true); CREATE TABLE repaired (id int)", []string{}, ""},
 		{"SELECT spock.repset_create('mine'); SELECT spock.repset_add_table('mine', 'a', row_filter := 'id > 1')", []string{}, ""},
 	} {

@@ -100,7 +100,7 @@ func TestRepsetRefusals(t *testing.T) {
 	n := create(t, "n1")
 	n.exec(t, `
 		CREATE TABLE keyed (id int PRIMARY KEY, v text);
-		CREATE TABLE bare (id int, v text);
+		CREATE TABLE computed (a int, k int GENERATED ALWAYS AS (a + 1) STORED PRIMARY KEY); CREATE TABLE bare (id int, v text);
 		CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE);
 		CREATE TABLE whole (id int PRIMARY KEY); ALTER TABLE whole REPLICA IDENTITY FULL;
 		CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY);
@@ -146,7 +146,7 @@ func TestRepsetRefusals(t *testing.T) {
 		{`spock.repset_add_table('none', 'keyed')`, "XX000", "replication set none not found", "", ""},
 		{`spock.repset_add_table('default', 'fleeting')`, "22023", "UNLOGGED and TEMP tables cannot be replicated", "", ""},
 		{`spock.repset_add_table('default', 'passing')`, "22023", "UNLOGGED and TEMP tables cannot be replicated", "", ""},
-		cannot("bare"), cannot("deferred"), cannot("whole"),
+		cannot("bare"), cannot("deferred"), cannot("whole"), cannot("computed"),
 		{
 			`spock.repset_add_table('default', 'spock.queue')`, "22023",
 			"table queue cannot be added to replication set default", "table is in a reserved schema", "",

@@ -2,13 +2,17 @@
 -- that hold it replicates that action and, for updates and deletes, the server can identify its rows: a table without
 -- identity in a publication of updates would make the application's own UPDATEs fail.
 
--- The index by which the server identifies rows for replication; NULL when there is none.
+-- The index by which the server identifies rows for replication; NULL when there is none. A generated column is never
+-- sent: with one in its key a row cannot be named, and from 18 on such a table in a publication of updates makes the
+-- application's own UPDATEs fail.
 CREATE OR REPLACE FUNCTION pgdrover.identity_index(rel oid)
 RETURNS oid LANGUAGE sql STABLE AS $$
     SELECT i.indexrelid
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indrelid = c.oid
      WHERE c.oid = rel AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
        AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                        WHERE a.attrelid = rel AND a.attgenerated <> '' AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
 $$;
 
 -- The index by which a row is found here: that of the identity, unless it carries delta columns; else the primary key.
