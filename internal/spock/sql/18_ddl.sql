@@ -183,6 +183,22 @@ BEGIN
 END
 $$;
 
+-- Whether an ALTER TABLE has given the rows that were there values that each node computes for itself: of the clock, at
+-- random, from a sequence. Constants are the same everywhere.
+CREATE OR REPLACE FUNCTION pgdrover.computes_values(tag text, statement text)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT tag = 'ALTER TABLE' AND pg_catalog.upper(pgdrover.bare_text(statement)) ~ '\mADD\M' AND EXISTS (
+        SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() c
+          JOIN pg_catalog.pg_class k ON c.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND k.oid = c.objid
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.oid AND a.attnum > 0 AND NOT a.attisdropped
+          LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+         WHERE (k.relkind = 'p' OR k.relkind = 'r' AND pg_catalog.pg_relation_size(k.oid) > 0)
+           AND pg_catalog.age(a.xmin) <= 0 -- of this transaction
+           AND a.attgenerated = ''
+           AND (a.attidentity <> '' OR pg_catalog.regexp_replace(pg_catalog.pg_get_expr(f.adbin, f.adrelid), '''[^'']*''', '', 'g')
+                                       ~ '\w\(|\m(CURRENT_|LOCALTIME)'))
+$$;
+
 -- Runs with the rights of the schema's owner, because whoever may run DDL may not write the queue. What it is told
 -- may be forged: it stores only what the session's own user could have done.
 CREATE OR REPLACE FUNCTION pgdrover.capture(tag text, path text, caller name)
@@ -227,7 +243,7 @@ BEGIN
     -- Peers run this text: the path is what anybody has set, and set_config takes more than names.
     PERFORM pgdrover.enqueue('{default_insert_only}', 'D',
         to_json('SET search_path TO ' || pgdrover.quoted_path(path) || '; ' || s.statement), caller);
-    IF tag IN ('CREATE TABLE AS', 'SELECT INTO') THEN
+    IF tag IN ('CREATE TABLE AS', 'SELECT INTO') OR pgdrover.computes_values(tag, s.statement) THEN
         PERFORM pgdrover.tell('warning', 'DDL statement replicated, but could be unsafe.');
     ELSE
         PERFORM pgdrover.tell('info', 'DDL statement replicated.');
