@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -37,12 +38,24 @@ func texts(object string) map[string]string {
 	return all
 }
 
+// longestName is the length up to which a server keeps a name.
+const longestName = 63
+
 // empty checks that a new node has nothing that a copy would meet, and the roles that it needs.
 func (h *health) empty(ctx context.Context, t *Topology) {
 	m := h.cfg.New
+	if taken, ok := errors.AsType[*PlaceTaken](h.free(ctx, t, m)); ok {
+		h.add(Fail, m.Name, "%s", taken) // what is there is no leftover
+		return
+	}
+	if len(m.Name) > longestName {
+		h.add(Fail, m.Name, "the name of new node %s is longer than %d bytes", m.Name, longestName)
+	}
 	if _, ok := t.Member(m.Name); ok {
 		h.add(Fail, m.Name, "the cluster already has a node %s", m.Name)
-	} else if known, err := h.knownBy(ctx, t, m.Name); err == nil && len(known) > 0 {
+		return // what belongs to it is no leftover
+	}
+	if known, err := h.knownBy(ctx, t, m.Name); err == nil && len(known) > 0 {
 		h.add(Fail, m.Name, "%s knew a node %s before, and still does: remove it first (remove_node --survivor-dsn)", strings.Join(known, ", "), m.Name)
 	}
 	left := h.left(ctx, t)

@@ -216,6 +216,13 @@ func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, er
 	if err != nil {
 		return j, err
 	}
+	var news []workflow.Member
+	for _, n := range a.New {
+		news = append(news, n.Member)
+	}
+	if err := m.Surveyor.apart(ctx, t, news); err != nil {
+		return j, err
+	}
 	for i, member := range t.Members {
 		switch {
 		case i == 0:

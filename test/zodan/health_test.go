@@ -126,6 +126,8 @@ func newcomerConditions(t *testing.T, odd checkup, a, c *node) {
 		{"n3", "host=127.0.0.1 port=1 dbname=app", "FAIL: connect to new node n3: …"},
 		{"n3", c.at("postgres"), "FAIL: schema spock is not installed on new node n3"},
 		{"n2", c.dsn(), "FAIL: the cluster already has a node n2"},
+		{"n3", a.dsn(), "FAIL: the connection string of new node n3 leads to node n1 of the cluster"},
+		{strings.Repeat("n", 64), c.dsn(), "FAIL: the name of new node nnn…"},
 	} {
 		with := odd
 		with.newName, with.newDSN = x.name, x.dsn
