@@ -45,7 +45,7 @@ func (s *Surveyor) free(ctx context.Context, t *Topology, n workflow.Member) err
 		return err
 	}
 	m, ok := t.Member(node)
-	if !ok || t.Unreachable[node] != nil {
+	if _, away := t.Unreachable[node]; !ok || away {
 		return nil
 	}
 	there, _, err := s.place(ctx, m)
