@@ -73,6 +73,9 @@ func (z *zodan) showRuns(ctx context.Context, steps bool) error {
 			break
 		}
 	}
+	if shown == 0 && wanted != "" {
+		return fail(exitBadArgs, "there is no run %q", wanted).withHint("zodan list names those that the node knows of")
+	}
 	if shown == 0 && z.json {
 		return nil
 	}

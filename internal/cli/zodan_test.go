@@ -529,6 +529,8 @@ func TestZodanOnServers(t *testing.T) {
 
 	// A node that is gone is removed from one that is left; one that is there leaves by itself.
 	nodes[2].Stop(t, syscall.SIGQUIT)
+	_, stderr = zodan(1, "status", "nosuch", "--src-dsn="+dsn(0))
+	require.Contains(t, stderr, `there is no run "nosuch"`)
 	_, stderr = zodan(1, "remove_node", "--target-node-name=n3", "--target-node-dsn="+dsn(2))
 	require.Contains(t, stderr, "--survivor-dsn=")
 	zodan(0, "remove_node", "--target-node-name=n3", "--target-node-dsn="+dsn(2), "--survivor-dsn="+dsn(0))
