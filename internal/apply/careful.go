@@ -278,6 +278,10 @@ func (c *carefully) lookOnce(ctx context.Context, r *rowChange, first []*ask) (c
 			}
 			others, asks = append(others, other), append(asks, other.asks()...)
 		}
+		for _, x := range r.g.computed {
+			other := r.findComputed(x)
+			others, asks = append(others, other), append(asks, other.asks()...)
+		}
 	}
 	if err := c.session.together(ctx, asks...); err != nil {
 		return l, err
@@ -386,13 +390,17 @@ func (c *carefully) find(ctx context.Context, r *rowChange, x index, row pgoutpu
 		}
 		tests = append(tests, "("+*x.Predicate+")")
 	}
-	where := strings.Join(tests, " AND ")
+	return g.search(x, "", strings.Join(tests, " AND "), p.types, values), nil
+}
+
+// search is what finds a row k; more is what else it is selected from.
+func (g *target) search(x index, more, where string, types []uint32, values []pgoutput.Value) *search {
 	return &search{
-		lock: &ask{text: fmt.Sprintf("SELECT 1 FROM %s AS k WHERE %s FOR UPDATE", g.only(), where), types: p.types, values: values},
+		lock: &ask{text: fmt.Sprintf("SELECT 1 FROM %s AS k%s WHERE %s FOR UPDATE OF k", g.only(), more, where), types: types, values: values},
 		read: &ask{text: fmt.Sprintf("SELECT k.tableoid::text || ' ' || k.ctid::text, k.xmin::text, %s, row_to_json(k.*)::text, %s::text"+
-			" FROM %s AS k WHERE %s", g.stampText("k"), *g.KeyBytes, g.only(), where), types: p.types, values: values},
+			" FROM %s AS k%s WHERE %s", g.stampText("k"), *g.KeyBytes, g.only(), more, where), types: types, values: values},
 		index: x.Name,
-	}, nil
+	}
 }
 
 // remember gives a row that was found its number.

@@ -187,11 +187,18 @@ func (g *target) array(c sent) uint32 {
 // missing or the row wins.
 func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *plan {
 	p := &plan{}
+	var fixed []sent
 	for _, c := range g.sent {
-		// Over a row of the same author it suffices to write what the server lets an
-		// update write: the rest is as that author has it.
-		incomplete = incomplete || g.Columns[c.local].Always && !g.isKey(c.local)
-		if row[c.remote].Kind != pgoutput.Unchanged && !g.isKey(c.local) && !g.Columns[c.local].Always {
+		if g.Columns[c.local].Always && !g.isKey(c.local) {
+			// The server lets no update write it. That the row is of the same author does
+			// not mean that it has what the author has: it may stand upon an older one,
+			// when what the author wrote over has yet to come.
+			fixed = append(fixed, c)
+		}
+		if g.isKey(c.local) && g.Columns[c.local].Exact {
+			continue // any other key that equals the one that is here may be written in another way
+		}
+		if row[c.remote].Kind != pgoutput.Unchanged && !g.Columns[c.local].Always {
 			p.columns = append(p.columns, c)
 		}
 	}
@@ -203,6 +210,7 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 	for _, k := range g.key {
 		p.columns = append(p.columns, g.sent[g.place[k]])
 	}
+	p.columns = append(p.columns, fixed...)
 	var single, multi parameters
 	var setMany, arrays, aliases []string
 	batch := true
@@ -215,6 +223,9 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 			set[i] = pg.QuoteIdent(g.Columns[c.local].Name) + " = " + m.add(c.typ)
 		}
 		where := g.keyTest(m)
+		for _, c := range fixed {
+			where += fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), m.add(c.typ))
+		}
 		if p.time && time == "" {
 			time = m.add(timestamptzOID)
 		}
@@ -238,9 +249,13 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 		if p.time {
 			timeMany = multi.add(timestamptzOID)
 		}
+		join := g.keyJoin(written)
+		for i, c := range fixed {
+			join += fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), fmt.Sprintf("v.c%d", written+len(g.key)+i))
+		}
 		p.many = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s FROM unnest(%s) v (%s) WHERE %s AND %s RETURNING 1)"+
 			" SELECT "+holds("count(*) = %s")+" FROM w", g.name, strings.Join(setMany, ", "), strings.Join(arrays, ", "),
-			strings.Join(aliases, ", "), g.keyJoin(written), v.quick(timeMany, incomplete, g.stepped), multi.add(int8OID))
+			strings.Join(aliases, ", "), join, v.quick(timeMany, incomplete, g.stepped), multi.add(int8OID))
 		p.manyOf = multi.types
 	}
 	return p
@@ -249,6 +264,9 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 func (g *target) isKey(local int) bool {
 	return slices.Contains(g.key, local)
 }
+
+// hasText is the test that a row has a value in a column that is never NULL.
+const hasText = " AND k.%s OPERATOR(pg_catalog.=) %s"
 
 // keyTest compares a row's key with parameters.
 func (g *target) keyTest(p *parameters) string {

@@ -231,7 +231,9 @@ func TestAwkwardColumns(t *testing.T) {
 		CREATE TABLE rich (id text PRIMARY KEY, v text, serial int GENERATED ALWAYS AS IDENTITY);
 		CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 		CREATE TABLE alike (k numeric PRIMARY KEY, v text); CREATE TABLE folded (k text COLLATE any_case PRIMARY KEY, v text);
-		SELECT spock.repset_add_table('default', c) FROM unnest('{odd,rich,alike,folded}'::regclass[]) c`, "",
+		CREATE TABLE mail (id int PRIMARY KEY, "At" text COLLATE "C", host text, low text GENERATED ALWAYS AS (lower(host)) STORED UNIQUE, j jsonb);
+		CREATE UNIQUE INDEX ON mail (lower("At")); CREATE UNIQUE INDEX ON mail ((j->>'k'), coalesce(j->>'l', '-')) WHERE j->>'w' = 'yes';
+		SELECT spock.repset_add_table('default', c) FROM unnest('{odd,rich,alike,folded,mail}'::regclass[]) c`, "",
 		map[string]string{"spock.save_resolutions": "on", "spock.save_remote_wins": "on"})
 	a.halt(t)
 	b.halt(t)
@@ -242,9 +244,16 @@ func TestAwkwardColumns(t *testing.T) {
 	}
 	a.exec(t, "UPDATE rich SET v = 'a again' WHERE id = 'y'")
 	b.exec(t, "UPDATE rich SET v = 'b again' WHERE id = 'z'; INSERT INTO odd VALUES (2, 21, 'b')")
+	// What is unique is computed.
+	a.exec(t, `INSERT INTO mail (id, "At", host, j) VALUES (1, 'One', 'n1', NULL), (2, 'n1', 'Two', NULL), (3, 'n1-3', '3', '{"k": 1, "w": "yes"}'), (4, 'n1-4', '4', '{"k": 2}'), (5, 'n1-5', '5', NULL)`)
+	b.exec(t, `INSERT INTO mail (id, "At", host, j) VALUES (11, 'oNE', 'n2', NULL), (12, 'n2', 'tWO', NULL), (13, 'n2-3', '13', '{"k": 1, "w": "yes"}'), (14, 'n2-4', '14', '{"k": 2, "w": "yes"}'), (15, 'n2-5', '15', NULL)`)
+	a.exec(t, "UPDATE mail SET \"At\" = 'Five' WHERE id = 5")
+	b.exec(t, "UPDATE mail SET \"At\" = 'five' WHERE id = 15")
 	a.start(t)
 	b.start(t)
 	settle(t, a, b)
+	equal(t, "SELECT * FROM mail ORDER BY id", a, b)
+	require.Equal(t, "4,11,12,13,14,15", a.text(t, "SELECT string_agg(id::text, ',' ORDER BY id) FROM mail"))
 	equal(t, "SELECT * FROM rich ORDER BY id", a, b)
 	equal(t, "SELECT * FROM odd ORDER BY k", a, b)
 	// The same key, written in another way.
@@ -255,8 +264,15 @@ func TestAwkwardColumns(t *testing.T) {
 	settle(t, a, b)
 	b.exec(t, "UPDATE alike SET v = 'later' WHERE k = 1; UPDATE folded SET v = 'later'")
 	settle(t, a, b)
+	a.halt(t)
+	b.halt(t)
+	a.exec(t, "UPDATE alike SET k = 2 WHERE k = 2")
+	b.exec(t, "UPDATE alike SET v = 'zwei' WHERE k = 2")
+	a.start(t)
+	b.start(t)
+	settle(t, a, b)
 	for _, n := range []*node{a, b} {
-		require.Equal(t, "1.000|later\n2.000|two", n.text(t, "SELECT * FROM alike ORDER BY k"), n.name)
+		require.Equal(t, "1.000|later\n2.000|zwei", n.text(t, "SELECT * FROM alike ORDER BY k"), n.name)
 		require.Equal(t, "A|later", n.text(t, "SELECT * FROM folded"), n.name)
 	}
 	require.Equal(t, "0", b.text(t, "SELECT count(*) FROM spock.exception_log"), b.text(t, "SELECT error_message FROM spock.exception_log LIMIT 1"))

@@ -23,6 +23,7 @@ type table struct {
 	KeyBytes   *string  `json:"key_bytes"`  // an expression over alias k for the key's canonical form
 	Columns    []column `json:"columns"`
 	Indexes    []index  `json:"indexes"` // the unique ones, the key's first
+	computed   []index  // the unique ones over what is computed from a row
 	Dropped    []string `json:"dropped"` // columns that peers may still send
 	key        []int    // positions in Columns; empty without a key
 	keyIndex   string   // its name
@@ -38,6 +39,8 @@ type column struct {
 	Element   uint32 `json:"element"` // of an array type
 	Always    bool   `json:"always"`  // an identity column that takes values only by force
 	Generated bool   `json:"generated"`
+	Formula   string `json:"formula"`  // of a generated column
+	Collate   string `json:"collate"`  // the clause, where its collation is not the database's
 	Detached  bool   `json:"detached"` // its values may be stored out of line
 	Exact     bool   `json:"exact"`    // equal values have equal bytes
 	Counter   bool   `json:"counter"`  // it adds up
@@ -54,6 +57,7 @@ type index struct {
 	Equal     bool     `json:"equal"` // NULLs are equal
 	Immediate bool     `json:"immediate"`
 	Computed  bool     `json:"computed"` // over expressions
+	Parts     []string `json:"parts"`    // what it is over
 	columns   []int
 }
 
@@ -79,6 +83,11 @@ SELECT pg_catalog.json_build_object(
   'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
        'name', a.attname, 'num', a.attnum, 'type', a.atttypid::bigint, 'element', t.typelem::bigint,
        'always', a.attidentity = 'a', 'generated', a.attgenerated <> '',
+       'formula', CASE WHEN a.attgenerated <> '' THEN (SELECT pg_catalog.pg_get_expr(f.adbin, f.adrelid)
+            FROM pg_catalog.pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum) ELSE '' END,
+       'collate', coalesce((SELECT pg_catalog.format(' COLLATE %I.%I', v.nspname, l.collname) FROM pg_catalog.pg_collation l
+            JOIN pg_catalog.pg_namespace v ON v.oid = l.collnamespace
+           WHERE l.oid = a.attcollation AND l.collprovider <> 'd'), ''),
        'detached', a.attlen = -1 AND a.attstorage <> 'p',
        'type_name', pg_catalog.format_type(a.atttypid, -1), -- without a length, also where none means 1
        'array', CASE WHEN t.typlen = -1 AND t.typelem <> 0 OR t.typtype IN ('c', 'd') THEN 0 ELSE t.typarray::bigint END,
@@ -102,7 +111,9 @@ SELECT pg_catalog.json_build_object(
                   JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr
                   JOIN pg_catalog.pg_namespace f ON f.oid = o.oprnamespace),
        'predicate', pg_catalog.pg_get_expr(i.indpred, i.indrelid), 'equal', i.indnullsnotdistinct,
-       'immediate', i.indimmediate, 'computed', i.indexprs IS NOT NULL)
+       'immediate', i.indimmediate, 'computed', i.indexprs IS NOT NULL,
+       'parts', (SELECT pg_catalog.json_agg(pg_catalog.pg_get_indexdef(i.indexrelid, k.n, false) ORDER BY k.n)
+                  FROM pg_catalog.generate_series(1, i.indnkeyatts) AS k(n)))
        ORDER BY i.indexrelid = pgdrover.key_index(c.oid) DESC NULLS LAST, i.indexrelid)
      FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
     WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid)
@@ -146,11 +157,19 @@ func (t *table) finish() {
 	}
 	kept := t.Indexes[:0]
 	for _, x := range t.Indexes {
-		if !x.Immediate || x.Computed {
+		if !x.Immediate {
 			continue // no conflict can be looked for in these
 		}
+		computed := x.Computed
 		for _, num := range x.Nums {
-			x.columns = append(x.columns, byNum[num])
+			if num > 0 {
+				x.columns = append(x.columns, byNum[num])
+				computed = computed || t.Columns[byNum[num]].Generated
+			}
+		}
+		if computed && !x.Key {
+			t.computed = append(t.computed, x)
+			continue
 		}
 		if x.Key {
 			t.key, t.keyIndex = x.columns, x.Name
