@@ -2,6 +2,7 @@ package zodan
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -56,6 +57,9 @@ func TestProcedures(t *testing.T) {
 	b.exec(t, "ROLLBACK")
 	_, err = b.psql(t, strings.Replace(call, quote(a.dsn()), "'host=127.0.0.1 port=1 dbname=nowhere'", 1))
 	require.ErrorContains(t, err, "checks failed")
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	require.True(t, ok)
+	require.Equal(t, "The notices above say more.", refused.Hint)
 	requireFootprints(t, before, a, b)
 
 	check := fmt.Sprintf("CALL spock.health_check('n1', %s, 'n2', %s", quote(a.dsn()), quote(b.dsn()))

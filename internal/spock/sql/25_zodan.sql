@@ -45,7 +45,8 @@ BEGIN
         PERFORM pg_catalog.pg_sleep(0.2);
     END LOOP;
     IF r.state IS DISTINCT FROM 'done' THEN
-        RAISE EXCEPTION USING ERRCODE = 'P0001', MESSAGE = coalesce(r.error, what || ' has failed'), HINT = coalesce(r.hint, '');
+        RAISE EXCEPTION USING ERRCODE = 'P0001', MESSAGE = coalesce(r.error, what || ' has failed'),
+            HINT = coalesce(r.hint, 'The notices above say more.');
     END IF;
 END
 $$;
