@@ -80,6 +80,7 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 		h.tables(ctx)
 	} else {
 		h.inTheWay(ctx)
+		h.tablespaces(ctx)
 	}
 	h.roles(ctx)
 }
@@ -138,6 +139,34 @@ func (h *health) inTheWay(ctx context.Context) {
 	}
 	if len(twice) > 0 {
 		h.add(Fail, h.cfg.New.Name, "new node %s has objects that the copy would bring: %s", h.cfg.New.Name, strings.Join(twice, ", "))
+	}
+}
+
+const (
+	// qUsedTablespaces are those in which what is copied lies.
+	qUsedTablespaces = `SELECT json_object_agg(DISTINCT s.spcname, '') FROM pg_catalog.pg_class c JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
+ WHERE c.relnamespace::regnamespace::text !~ '^(pg_|spock$|pgdrover$|information_schema$)' AND s.spcname <> 'pg_global'`
+	qTablespaces = `SELECT json_object_agg(s.spcname, '') FROM pg_catalog.pg_tablespace s`
+)
+
+// tablespaces checks that what the copy brings finds its place.
+func (h *health) tablespaces(ctx context.Context) {
+	var used, there map[string]string
+	ask := func(m workflow.Member, query string, all *map[string]string) {
+		h.must(ctx, m, "tablespaces of "+m.Name, func(server Server) error {
+			answer, err := server.Ask(ctx, query)
+			*all = texts(answer.text(0))
+			return err
+		})
+	}
+	ask(h.cfg.Source, qUsedTablespaces, &used)
+	if len(used) == 0 {
+		return
+	}
+	ask(h.cfg.New, qTablespaces, &there)
+	missing := slices.DeleteFunc(sortedNames(used), func(name string) bool { _, ok := there[name]; return ok })
+	if len(missing) > 0 {
+		h.add(Fail, h.cfg.New.Name, "new node %s lacks the tablespaces %s", h.cfg.New.Name, strings.Join(missing, ", "))
 	}
 }
 

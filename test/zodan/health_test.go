@@ -138,6 +138,9 @@ func newcomerConditions(t *testing.T, odd checkup, a, c *node) {
 	a.exec(t, "CREATE ROLE app LOGIN; CREATE ROLE reader LOGIN; CREATE ROLE readers; GRANT readers TO reader")
 	a.exec(t, "CREATE TABLE loose (id int PRIMARY KEY); SELECT spock.repset_add_table('default', 'loose'); ALTER TABLE loose DROP CONSTRAINT loose_pkey")
 	a.exec(t, "SELECT lo_create(0)")
+	a.exec(t, "SET allow_in_place_tablespaces = on")
+	a.exec(t, "CREATE TABLESPACE apart LOCATION ''")
+	a.exec(t, "CREATE TABLE lies_there (id int) TABLESPACE apart")
 	c.exec(t, `CREATE TABLE stray (id int); CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.stray (id int);
 		CREATE ROLE reader NOLOGIN; CREATE ROLE readers; SELECT lo_create(0); SELECT pg_replication_origin_create('spk_app_n1_sub_n1_n3'), pg_replication_origin_create('spk_app_n7_sub_n7_n3');
 		CREATE SCHEMA lolor; CREATE TABLE lolor.pg_largeobject (loid oid); CREATE TABLE lolor.pg_largeobject_metadata (oid oid); INSERT INTO lolor.pg_largeobject VALUES (1);
@@ -146,7 +149,7 @@ func newcomerConditions(t *testing.T, odd checkup, a, c *node) {
 	c.exec(t, "SELECT pg_create_logical_replication_slot('spk_app_left', 'pgoutput')")
 	a.exec(t, "BEGIN; INSERT INTO journal VALUES ('prepared', 0); PREPARE TRANSACTION 'left'")
 	huge := a.enlarge(t)
-	odd.says(t, 1, "FAIL: new node n3 is not empty: elsewhere.stray, public.stray", "FAIL: new node n3 lacks the roles app",
+	odd.says(t, 1, "FAIL: new node n3 is not empty: elsewhere.stray, public.stray", "FAIL: new node n3 lacks the roles app", "FAIL: new node n3 lacks the tablespaces apart",
 		"FAIL: roles that may log in on the source may not on new node n3: reader", "WARN: new node n3 lacks memberships of roles: reader in readers",
 		"WARN: new node n3 has large objects already: 1 of them", "WARN: large objects of the source stay behind: 1 of them",
 		"FAIL: left by an earlier attempt: origin spk_app_n1_sub_n1_n3 on n3; --adopt-stale=drop drops it before the node joins",
@@ -155,6 +158,8 @@ func newcomerConditions(t *testing.T, odd checkup, a, c *node) {
 		"WARN: n1 has 1 prepared transactions, for which slots wait", "FAIL: the disk of new node n3 has no room for the copy: …")
 	require.NoError(t, os.Remove(huge))
 	a.exec(t, "ROLLBACK PREPARED 'left'")
+	a.exec(t, "DROP TABLE lies_there")
+	a.exec(t, "DROP TABLESPACE apart")
 	a.exec(t, "DROP TABLE loose CASCADE; SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
 	c.exec(t, "CREATE VIEW contested AS SELECT 1 AS one; CREATE SEQUENCE alone_id_seq; CREATE TYPE kind AS ENUM ('a'); CREATE FUNCTION f(int) RETURNS int LANGUAGE sql AS 'SELECT 1'")
 	a.exec(t, "CREATE DOMAIN kind AS int; CREATE FUNCTION f(a int) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE FUNCTION f(a int, b int) RETURNS int LANGUAGE sql AS 'SELECT 1'")
