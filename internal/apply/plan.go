@@ -222,14 +222,14 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 		for i, c := range p.columns[:written] {
 			set[i] = pg.QuoteIdent(g.Columns[c.local].Name) + " = " + m.add(c.typ)
 		}
-		where := g.keyTest(m)
+		where := []string{g.keyTest(m)}
 		for _, c := range fixed {
-			where += fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), m.add(c.typ))
+			where = append(where, fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), m.add(c.typ)))
 		}
 		if p.time && time == "" {
 			time = m.add(timestamptzOID)
 		}
-		return fmt.Sprintf("UPDATE ONLY %s AS k SET %s WHERE %s AND %s RETURNING 1", g.name, strings.Join(set, ", "), where,
+		return fmt.Sprintf("UPDATE ONLY %s AS k SET %s WHERE %s AND %s RETURNING 1", g.name, strings.Join(set, ", "), strings.Join(where, ""),
 			v.quick(time, incomplete, g.stepped))
 	}
 	for i, c := range p.columns {
@@ -249,13 +249,13 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 		if p.time {
 			timeMany = multi.add(timestamptzOID)
 		}
-		join := g.keyJoin(written)
+		join := []string{g.keyJoin(written)}
 		for i, c := range fixed {
-			join += fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), fmt.Sprintf("v.c%d", written+len(g.key)+i))
+			join = append(join, fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), fmt.Sprintf("v.c%d", written+len(g.key)+i)))
 		}
 		p.many = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s FROM unnest(%s) v (%s) WHERE %s AND %s RETURNING 1)"+
 			" SELECT "+holds("count(*) = %s")+" FROM w", g.name, strings.Join(setMany, ", "), strings.Join(arrays, ", "),
-			strings.Join(aliases, ", "), join, v.quick(timeMany, incomplete, g.stepped), multi.add(int8OID))
+			strings.Join(aliases, ", "), strings.Join(join, ""), v.quick(timeMany, incomplete, g.stepped), multi.add(int8OID))
 		p.manyOf = multi.types
 	}
 	return p
