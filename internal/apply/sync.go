@@ -257,9 +257,18 @@ func (w *Worker) synchronise(ctx context.Context) error {
 	return w.initial(ctx, kind, status)
 }
 
+// subState stores the state of the subscription, on disk: who has seen that it
+// follows writes what it is to bring, and a server that crashed then and had
+// forgotten would begin with a new slot behind that.
 func (w *Worker) subState(ctx context.Context, status string, at pg.LSN) error {
-	_, err := w.db.Exec(ctx, `UPDATE spock.local_sync_status SET sync_status = $2::text::"char", sync_statuslsn = $3::text::pg_lsn
-		WHERE sync_subid = $1 AND sync_relname IS NULL`, w.sub.id, status, at.String())
+	err := pgx.BeginFunc(ctx, w.db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE spock.local_sync_status SET sync_status = $2::text::"char", sync_statuslsn = $3::text::pg_lsn
+			WHERE sync_subid = $1 AND sync_relname IS NULL`, w.sub.id, status, at.String())
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("store state of subscription: %w", err)
 	}
