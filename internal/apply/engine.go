@@ -128,6 +128,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		case e.removed(ctx, err):
 			e.log.InfoContext(ctx, "schema spock was removed from the database")
 			continue
+		case ctx.Err() != nil:
+			return nil
 		case errors.As(err, &operable):
 			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err, "hint", operable.Hint())
 		default:
@@ -360,7 +362,7 @@ func (e *Engine) keep(ctx context.Context, s subscription) {
 				return
 			}
 			continue
-		case errors.Is(err, errDisabled), e.removed(ctx, err):
+		case errors.Is(err, errDisabled), e.removed(ctx, err), ctx.Err() != nil: // the manager may hear of the removal meanwhile
 			return
 		}
 		if time.Since(began) > time.Minute {

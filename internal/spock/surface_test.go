@@ -184,4 +184,6 @@ func TestIdentifiers(t *testing.T) {
 	require.Equal(t, "spk_db___node_sub_newy3c9e7ab", n.text(t, "spock.spock_gen_slot_name('db', 'A node', 'sub_newyork_losangeles')"))
 	require.Equal(t, "spk_db_n1_sub_dataeb5940f", n.text(t, "spock.spock_gen_slot_name('db', 'n1', 'sub_datacenter-east-1_n3')"))
 	require.Equal(t, "host=h passwordXXXX", n.text(t, "pgdrover.masked('host=h password=abc')"))
+	require.Equal(t, "postgresql://app:XXXX@h:5433/shop?sslmode=require", n.text(t, "pgdrover.masked('postgresql://app:s3%40c@h:5433/shop?sslmode=require')"))
+	require.Equal(t, "postgres://app@h/shop?passwordXXXX", n.text(t, "pgdrover.masked('postgres://app@h/shop?password=abc')"))
 }

@@ -59,13 +59,14 @@ RETURNS integer LANGUAGE sql IMMUTABLE AS $$
     SELECT (CASE WHEN id::int8 > 2147483647 THEN id::int8 - 4294967296 ELSE id::int8 END)::integer
 $$;
 
--- A connection string without what follows the word password.
+-- A connection string without what follows the word password, nor what a URI has behind its user.
 CREATE OR REPLACE FUNCTION pgdrover.masked(dsn text)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN p = 0 THEN dsn
-                ELSE pg_catalog.left(dsn, p + 7)
-                     || pg_catalog.repeat('X', greatest(pg_catalog.length(dsn) - p - 7, 0)) END
-      FROM pg_catalog.strpos(dsn, 'password') AS p
+    SELECT CASE WHEN p = 0 THEN d
+                ELSE pg_catalog.left(d, p + 7)
+                     || pg_catalog.repeat('X', greatest(pg_catalog.length(d) - p - 7, 0)) END
+      FROM pg_catalog.regexp_replace(dsn, '^([[:space:]]*postgres(?:ql)?://[^:/@?]*:).*@', E'\\1XXXX@') AS d,
+           pg_catalog.strpos(d, 'password') AS p
 $$;
 
 -- What a connection to a peer is opened with: our defaults, the string itself, then what must hold.

@@ -80,9 +80,11 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.notice_engine(dsn text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF NOT pgdrover.engine_connected() THEN
+    -- One that waits for the database to become a node runs the calls of others already.
+    IF NOT pgdrover.engine_connected() AND NOT pgdrover.executor_connected() THEN
         RAISE NOTICE USING MESSAGE = 'no engine is connected to this database: nothing is applied yet',
-            HINT = 'Start one: pgdrover spock run --dsn ' || pg_catalog.quote_literal(pgdrover.masked(dsn));
+            HINT = 'Start one: pgdrover spock run --dsn ''' -- as a shell takes it
+                   || pg_catalog.replace(pgdrover.masked(dsn), '''', E'\'\\\'\'') || '''';
     END IF;
 END
 $$;
