@@ -129,7 +129,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			e.log.InfoContext(ctx, "schema spock was removed from the database")
 			continue
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // asked to stop meanwhile
 		case errors.As(err, &operable):
 			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err, "hint", operable.Hint())
 		default:
