@@ -46,10 +46,11 @@ func RemoveNode(l Leaving) []Step {
 		}
 	}
 	closed := l.Fenced && !l.Dead && !l.NoDrain && !l.Target.Bare
+	reopened := "Open " + target + " to writers"
 	if closed {
 		s := sqlStep("D1", target, "Close "+target+" to writers", "SELECT pgdrover.enforce_readonly('user')")
 		s.Lift = "SELECT pgdrover.enforce_readonly(pgdrover.setting('spock.readonly'))"
-		s.Lasts, s.Ended = target+" stays closed to writers until the same call has gone on: part of it has left already", "Open "+target+" to writers"
+		s.Lasts, s.Ended = target+" stays closed to writers until the same call has gone on: part of it has left already", reopened
 		p.add(s)
 	}
 	if !l.Dead && !l.NoDrain && !l.Target.Bare && len(followers) > 0 {
@@ -85,7 +86,7 @@ func RemoveNode(l Leaving) []Step {
 		}
 	}
 	if closed {
-		p.add(sqlStep("D5", target, "Open "+target+" to writers", "SELECT pgdrover.enforce_readonly('off')"))
+		p.add(sqlStep("D5", target, reopened, "SELECT pgdrover.enforce_readonly('off')"))
 	}
 	if !l.Dead && !l.Target.Bare {
 		p.add(commandStep("D5", target, "Drop node "+target, DropNode, "node_name", target, "ifexists", "true"))
