@@ -477,16 +477,12 @@ func (c *copier) startOver(ctx context.Context, t copied) error {
 // copyPiece copies a piece in one transaction. Its rows get the oldest stamp
 // there is: every later change of them wins.
 func (c *copier) copyPiece(ctx context.Context, l *lane, p *piece) error {
-	columns, form, err := c.columnsOf(ctx, l, p.copied)
+	columns, err := c.columnsOf(ctx, l, p.copied)
 	if err != nil {
 		return err
 	}
-	quoted := make([]string, len(columns))
-	for i, name := range columns {
-		quoted[i] = pg.QuoteIdent(name)
-	}
-	if p.merged && len(quoted) > 0 {
-		return c.merge(ctx, l, p, quoted)
+	if p.merged && len(columns.names) > 0 {
+		return c.merge(ctx, l, p, columns.names)
 	}
 	row, err := one(l.local.ExecParams(ctx, "SELECT "+pg.QuoteLiteral(p.quoted())+"::regclass::oid", nil, nil, nil, nil).Read())
 	if err != nil {
@@ -501,20 +497,21 @@ func (c *copier) copyPiece(ctx context.Context, l *lane, p *piece) error {
 		return err
 	}
 	if p.whole { // a stream may have been faster
-		if err = c.look(ctx, l.local, &p.copied); err == nil && p.merged && len(quoted) > 0 {
+		if err = c.look(ctx, l.local, &p.copied); err == nil && p.merged && len(columns.names) > 0 {
 			release(false)
-			return c.merge(ctx, l, p, quoted)
+			return c.merge(ctx, l, p, columns.names)
 		}
 	}
 	if err == nil {
-		err = c.copyRows(ctx, l, p, strings.Join(quoted, ", "), form)
+		err = c.copyRows(ctx, l, p, columns)
 	}
 	release(err == nil)
 	return err
 }
 
 // copyRows copies a piece into a table that has none of its rows.
-func (c *copier) copyRows(ctx context.Context, l *lane, p *piece, list, form string) error {
+func (c *copier) copyRows(ctx context.Context, l *lane, p *piece, columns columns) error {
+	list, form := strings.Join(columns.names, ", "), columns.form
 	source := "SELECT " + list + " FROM ONLY " + p.quoted() + " WHERE " + p.where("")
 	if len(p.filters) > 0 {
 		source += " AND ((" + strings.Join(p.filters, ") OR (") + "))"
@@ -530,7 +527,7 @@ func (c *copier) copyRows(ctx context.Context, l *lane, p *piece, list, form str
 	if p.fresh {
 		here = " (FORMAT " + form + ", FREEZE)"
 	}
-	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT"+there, target+" FROM STDIN"+here, &p.bytes, c.pace)
+	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT"+there, target+" FROM STDIN"+here, columns.padded, &p.bytes, c.pace)
 	if err == nil {
 		err = c.undeleted(ctx, l, p)
 	}
@@ -590,36 +587,48 @@ func (l *lane) rollback(ctx context.Context) error {
 	return runAll(ctx, l.local, "ROLLBACK")
 }
 
+// columns are what is copied of a table.
+type columns struct {
+	names  []string // quoted
+	form   string   // of the COPY: binary or text
+	padded []bool   // of type character(n), by column; nil in the form of text
+}
+
 // columnsOf are the columns of a table that are copied, without computed ones,
 // and the form in which they are: binary where all are of the server's own types
 // and the same on both sides. Those that name objects by their numbers are not
 // the same anywhere.
-func (c *copier) columnsOf(ctx context.Context, l *lane, t copied) (names []string, form string, err error) {
+func (c *copier) columnsOf(ctx context.Context, l *lane, t copied) (columns, error) {
 	const query = `SELECT a.attname, a.atttypid, a.atttypid < 16384 AND NOT EXISTS (SELECT FROM pg_type e
-			WHERE e.oid IN (t.oid, t.typelem) AND (e.typname LIKE 'reg%' OR e.typsend = 0 OR e.typreceive = 0))
+			WHERE e.oid IN (t.oid, t.typelem) AND (e.typname LIKE 'reg%' OR e.typsend = 0 OR e.typreceive = 0)),
+			a.atttypid = 'bpchar'::regtype AND a.atttypmod > 0
 		FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_class r ON r.oid = a.attrelid JOIN pg_namespace n ON n.oid = r.relnamespace
 		WHERE n.nspname = $1 AND r.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum`
 	table := [][]byte{[]byte(t.schema), []byte(t.name)}
 	there, here := l.provider.ExecParams(ctx, query, table, nil, nil, nil).Read(), l.local.ExecParams(ctx, query, table, nil, nil, nil).Read()
 	if err := errors.Join(there.Err, here.Err); err != nil {
-		return nil, "", fmt.Errorf("read columns of %s.%s: %w", t.schema, t.name, err)
+		return columns{}, fmt.Errorf("read columns of %s.%s: %w", t.schema, t.name, err)
 	}
-	types := map[string]string{}
+	types, padded := map[string]string{}, map[string]bool{}
 	for _, row := range here.Rows {
-		types[string(row[0])] = string(row[1])
+		types[string(row[0])], padded[string(row[0])] = string(row[1]), string(row[3]) == "t"
 	}
-	form = "binary"
+	all := columns{form: "binary"}
 	for _, row := range there.Rows {
 		name := string(row[0])
 		if t.columns != nil && !slices.Contains(t.columns, name) {
 			continue
 		}
-		if names = append(names, name); string(row[2]) == "f" || types[name] != string(row[1]) || c.w.sub.text {
-			form = "text"
+		all.names, all.padded = append(all.names, pg.QuoteIdent(name)), append(all.padded, padded[name])
+		if string(row[2]) == "f" || types[name] != string(row[1]) || c.w.sub.text {
+			all.form = "text"
 		}
 	}
-	if len(names) == 0 {
-		form = "text"
+	if all.names == nil {
+		all.form = "text"
 	}
-	return names, form, nil
+	if all.form == "text" {
+		all.padded = nil
+	}
+	return all, nil
 }

@@ -132,7 +132,7 @@ func (m *merger) load(ctx context.Context) (int64, error) {
 		m.list(""), m.recent.behind("x.pgdrover_author"), author("o.relid IS NOT NULL"), pg.QuoteIdent(p.name), key, p.quoted(), where, remote,
 		m.list("x."), m.list("k."))
 	rows, err := m.l.pipe(ctx, "COPY ("+source+") TO STDOUT",
-		"COPY pg_temp.pgdrover_copy ("+m.list("")+", pgdrover_at, pgdrover_author, pgdrover_lsn) FROM STDIN", &p.bytes, m.pace)
+		"COPY pg_temp.pgdrover_copy ("+m.list("")+", pgdrover_at, pgdrover_author, pgdrover_lsn) FROM STDIN", nil, &p.bytes, m.pace)
 	if err != nil {
 		return 0, err
 	}
@@ -141,7 +141,7 @@ func (m *merger) load(ctx context.Context) (int64, error) {
 		LEFT JOIN spock.pgdrover_origin g ON g.roident = s.roident WHERE o.relid = %s) r WHERE r.at IS NOT NULL`,
 		m.recent.behind("r.author"), author("o.author IS NOT NULL"), remote)
 	var ignored atomic.Int64
-	if _, err := m.l.pipe(ctx, "COPY ("+deletes+") TO STDOUT", "COPY pg_temp.pgdrover_gone FROM STDIN", &ignored, m.pace); err != nil {
+	if _, err := m.l.pipe(ctx, "COPY ("+deletes+") TO STDOUT", "COPY pg_temp.pgdrover_gone FROM STDIN", nil, &ignored, m.pace); err != nil {
 		return 0, err
 	}
 	return rows, m.run(ctx, "ANALYZE pg_temp.pgdrover_copy, pg_temp.pgdrover_gone")

@@ -5,11 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgdrover/pgdrover/internal/walreceiver"
 )
 
 const (
@@ -17,9 +20,12 @@ const (
 	headerSize = 5 // of a message: its type and its length, which counts itself
 	// gatherSize is how much of a copy is read, and handed on, at once.
 	gatherSize = 256 << 10
-	// gatherPause is how long a copy lets come what comes, instead of being woken
-	// by each of the server's buffers of 8 kB.
-	gatherPause = 250 * time.Microsecond
+	// A copy lets come what comes, instead of being woken by each of the server's
+	// buffers of 8 kB: for as long as it takes until there are about enoughSize
+	// bytes, which a socket of the kernel's default size can hold.
+	leastPause = 125 * time.Microsecond
+	mostPause  = 2 * time.Millisecond
+	enoughSize = 96 << 10
 )
 
 // gatherer is what a session that copies out reads from: a server sends each row
@@ -32,11 +38,13 @@ type gatherer struct {
 	out      []byte // what is ready to be handed on, a part of buf
 	pass     int    // bytes of a message that are handed on as they come
 	copying  bool   // the last message was a row
+	socket   walreceiver.Socket
+	pause    time.Duration // before the next read
 }
 
 // gatherFrontend is for the configuration of a connection.
 func gatherFrontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
-	return pgproto3.NewFrontend(&gatherer{r: r}, w)
+	return pgproto3.NewFrontend(&gatherer{r: r, socket: walreceiver.SocketOf(w)}, w)
 }
 
 // Read hands on what is there, and waits only when nothing is.
@@ -106,9 +114,15 @@ func (g *gatherer) fill() error {
 	g.to = copy(g.buf, g.buf[g.from:g.to])
 	g.from = 0
 	if g.copying {
-		time.Sleep(gatherPause)
+		g.socket.Rest(g.pause)
 	}
 	n, err := g.r.Read(g.buf[g.to:])
+	if n < enoughSize/2 {
+		g.pause *= 2
+	} else if n > enoughSize {
+		g.pause /= 2
+	}
+	g.pause = min(max(g.pause, leastPause), mostPause)
 	g.to += n
 	if n > 0 {
 		return nil
@@ -116,16 +130,21 @@ func (g *gatherer) fill() error {
 	return err
 }
 
-// pipe sends the bytes of one COPY into another, as they come.
-func (l *lane) pipe(ctx context.Context, from, to string, size *atomic.Int64, pace *pace) (rows int64, err error) {
+// pipe sends the bytes of one COPY into another, as they come; those columns
+// that are padded, without their padding.
+func (l *lane) pipe(ctx context.Context, from, to string, padded []bool, size *atomic.Int64, pace *pace) (rows int64, err error) {
 	r, out := io.Pipe()
+	var target io.Writer = out
+	if slices.Contains(padded, true) {
+		target = &trimmer{w: out, padded: padded}
+	}
 	var read error
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, read = l.provider.CopyTo(ctx, out, from)
+		_, read = l.provider.CopyTo(ctx, &counter{w: target, n: size, pass: func(n int) error { return pace.pass(ctx, n) }}, from)
 		_ = out.CloseWithError(read)
 	})
-	tag, write := l.local.CopyFrom(ctx, &counter{r: r, n: size, pass: func(n int) error { return pace.pass(ctx, n) }}, to)
+	tag, write := l.local.CopyFrom(ctx, r, to)
 	_ = r.CloseWithError(io.ErrClosedPipe)
 	wg.Wait()
 	if read != nil && !errors.Is(read, io.ErrClosedPipe) {
@@ -137,17 +156,17 @@ func (l *lane) pipe(ctx context.Context, from, to string, size *atomic.Int64, pa
 	return tag.RowsAffected(), nil
 }
 
+// counter counts what the provider has sent.
 type counter struct {
-	r    io.Reader
+	w    io.Writer
 	n    *atomic.Int64
 	pass func(n int) error
 }
 
-func (c *counter) Read(b []byte) (int, error) {
-	n, err := c.r.Read(b)
-	c.n.Add(int64(n))
-	if err == nil {
-		err = c.pass(n)
+func (c *counter) Write(b []byte) (int, error) {
+	c.n.Add(int64(len(b)))
+	if err := c.pass(len(b)); err != nil {
+		return 0, err
 	}
-	return n, err
+	return c.w.Write(b)
 }

@@ -163,7 +163,7 @@ func (c *copier) restamp(ctx context.Context, l *lane, p *piece) error {
 		WHERE s."timestamp" > %s AND %s) r`, table, xid, c.recent.behind("r.author"), key, p.quoted(), remote, key, pg.QuoteLiteral(c.recent.since), p.where("k."))
 	var ignored atomic.Int64
 	if _, err := l.pipe(ctx, "COPY ("+rows+") TO STDOUT",
-		"COPY spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn) FROM STDIN", &ignored, c.pace); err != nil || p.n > 0 {
+		"COPY spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn) FROM STDIN", nil, &ignored, c.pace); err != nil || p.n > 0 {
 		return err
 	}
 	deletes := fmt.Sprintf(`SELECT %s, r.key, r.at, r.author, %s FROM (SELECT d.key, coalesce(d.commit_time, s."timestamp") AS at,
@@ -171,7 +171,7 @@ func (c *copier) restamp(ctx context.Context, l *lane, p *piece) error {
 		FROM spock.pgdrover_tombstone d CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(d.xmin) s WHERE d.relid = %s) r
 		WHERE r.at IS NOT NULL`, table, c.recent.behind("r.author"), remote)
 	_, err = l.pipe(ctx, "COPY ("+deletes+") TO STDOUT",
-		"COPY spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn) FROM STDIN", &ignored, c.pace)
+		"COPY spock.pgdrover_tombstone (relid, key, commit_time, author, author_lsn) FROM STDIN", nil, &ignored, c.pace)
 	return err
 }
 

@@ -3,7 +3,6 @@ package walreceiver
 import (
 	"net"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -19,12 +18,12 @@ type activity struct {
 	last atomic.Int64 // Unix time in nanoseconds
 	idle func()       // called before each read; nil for nothing
 
-	raw     syscall.RawConn // of the socket; nil where there is none
-	patient bool            // the caller does not mind to get messages together
-	more    bool            // the last read has got all it could take
-	got     int             // bytes since the socket was empty, or since a rest
-	rested  bool            // before they came
-	reads   int             // that left nothing, since the moment that follows
+	socket  Socket
+	patient bool // the caller does not mind to get messages together
+	more    bool // the last read has got all it could take
+	got     int  // bytes since the socket was empty, or since a rest
+	rested  bool // before they came
+	reads   int  // that left nothing, since the moment that follows
 	since   int64
 }
 
@@ -38,8 +37,6 @@ const (
 	// fullBytes how much shows that the server is ahead: reads are large without a rest.
 	restBytes = 2 << 10
 	fullBytes = readBuffer / 2
-	// restMark is how much may lie in the socket before it wakes anybody.
-	restMark = 1 << 20
 )
 
 func (a *activity) Read(b []byte) (int, error) {
@@ -47,7 +44,7 @@ func (a *activity) Read(b []byte) (int, error) {
 		a.idle()
 	}
 	if a.patient && !a.more && a.busy() {
-		a.rest()
+		a.socket.Rest(restTime)
 	}
 	n, err := a.Conn.Read(b)
 	a.got, a.more = a.got+n, n == len(b)
@@ -72,19 +69,6 @@ func (a *activity) busy() bool {
 	}
 	a.rested = a.rested && got >= restBytes
 	return a.rested && got < fullBytes
-}
-
-// rest sleeps, without being woken by what comes meanwhile.
-func (a *activity) rest() {
-	wakeAt := func(bytes int) {
-		if a.raw != nil {
-			// A socket that cannot do that wakes more often; nothing else follows from it.
-			_ = a.raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, bytes) })
-		}
-	}
-	wakeAt(restMark)
-	time.Sleep(restTime)
-	wakeAt(1)
 }
 
 func (a *activity) at() time.Time { return time.Unix(0, a.last.Load()) }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -344,12 +343,7 @@ func (l *line) open(ctx context.Context, network, addr string) (net.Conn, error)
 	if l.finished {
 		return nil, errors.Join(net.ErrClosed, conn.Close())
 	}
-	a := &activity{Conn: conn, idle: l.idle}
-	if socket, ok := conn.(syscall.Conn); ok {
-		if raw, err := socket.SyscallConn(); err == nil {
-			a.raw = raw
-		}
-	}
+	a := &activity{Conn: conn, idle: l.idle, socket: SocketOf(conn)}
 	l.opened = append(l.opened, a)
 	return a, nil
 }

@@ -1,6 +1,7 @@
 package multimaster
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -104,6 +105,16 @@ type field struct {
 	joined               map[string]bool // by contender
 }
 
+// known tells whether the servers have a setting: a minor release brought it.
+func known(b *testing.B, setting string) bool {
+	b.Helper()
+	out, err := exec.CommandContext(b.Context(), filepath.Join(pgtest.Bin(b), "postgres"), "--describe-config").Output()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return bytes.Contains(out, []byte("\n"+setting+"\t"))
+}
+
 // tables that pgbench does not make.
 const tables = `
 CREATE TABLE marker (id int PRIMARY KEY, n int NOT NULL);
@@ -121,7 +132,9 @@ func newField(b *testing.B) *field {
 	}
 	if havePglogical() == nil {
 		settings["shared_preload_libraries"] = "'pglogical'"
-		settings["output_plugin_libraries"] = "'pgoutput, pglogical_output'"
+		if known(b, "output_plugin_libraries") {
+			settings["output_plugin_libraries"] = "'pgoutput, pglogical_output'"
+		}
 	}
 	config := func(name string) pgtest.ServerConfig { return pgtest.ServerConfig{Name: name, Settings: settings} }
 	f := &field{scale: number("BENCH_SCALE", 10), joined: map[string]bool{}}
