@@ -35,37 +35,49 @@ func (r *rowChange) findComputed(x index) *search {
 }
 
 // computedRow is a subquery with those columns of a change's new row that an
-// index is computed from, each with its collation. A column counts as one when
-// its name is anywhere in the text: one too many does no harm.
+// index is computed from, each with its collation.
 func (r *rowChange) computedRow(p *parameters, x index) (from string, values []pgoutput.Value, ok bool) {
 	g := r.g
+	inputs, formulas, ok := g.inputs(&x)
+	if !ok {
+		return "", nil, false
+	}
+	var columns []string
+	for _, at := range inputs {
+		place := g.place[at]
+		if place < 0 || r.row[g.sent[place].remote].Kind == pgoutput.Unchanged {
+			return "", nil, false
+		}
+		s, c := g.sent[place], g.Columns[at]
+		columns = append(columns, p.add(s.typ)+"::"+c.TypeName+c.Collate+" AS "+pg.QuoteIdent(c.Name))
+		values = append(values, g.value(s, r.row[s.remote]))
+	}
+	list := append([]string{"r.*"}, formulas...)
+	return fmt.Sprintf("(SELECT %s FROM (SELECT %s) r)", strings.Join(list, ", "), strings.Join(columns, ", ")), values, true
+}
+
+// inputs are the columns that an index is computed from, by their places, and the
+// generated ones among them as items of a list. A column counts as one when its
+// name is anywhere in the text: one too many does no harm. There are none to tell
+// where a whole row goes into it.
+func (t *table) inputs(x *index) (columns []int, formulas []string, ok bool) {
 	text := strings.Join(x.Parts, " ")
 	if x.Predicate != nil {
 		text += " " + *x.Predicate
 	}
 	mentions := func(c column) bool { return strings.Contains(text, strings.ReplaceAll(c.Name, `"`, `""`)) }
-	list := []string{"r.*"}
-	for _, c := range g.Columns {
+	for _, c := range t.Columns {
 		if c.Generated && mentions(c) {
-			list = append(list, c.Formula+" AS "+pg.QuoteIdent(c.Name))
+			formulas = append(formulas, c.Formula+" AS "+pg.QuoteIdent(c.Name))
 		}
 	}
-	text += " " + strings.Join(list[1:], " ")
-	if strings.Contains(text, ".*") {
-		return "", nil, false // a whole row
+	if text += " " + strings.Join(formulas, " "); strings.Contains(text, ".*") {
+		return nil, nil, false
 	}
-	var columns []string
-	for at, c := range g.Columns {
-		if c.Generated || !mentions(c) {
-			continue
+	for at, c := range t.Columns {
+		if !c.Generated && mentions(c) {
+			columns = append(columns, at)
 		}
-		place := g.place[at]
-		if place < 0 || r.row[g.sent[place].remote].Kind == pgoutput.Unchanged {
-			return "", nil, false
-		}
-		s := g.sent[place]
-		columns = append(columns, p.add(s.typ)+"::"+c.TypeName+c.Collate+" AS "+pg.QuoteIdent(c.Name))
-		values = append(values, g.value(s, r.row[s.remote]))
 	}
-	return fmt.Sprintf("(SELECT %s FROM (SELECT %s) r)", strings.Join(list, ", "), strings.Join(columns, ", ")), values, true
+	return columns, formulas, true
 }

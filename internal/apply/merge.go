@@ -228,7 +228,12 @@ func (m *merger) keyed() []string {
 		fmt.Sprintf("UPDATE %s h SET goes = true FROM %s d WHERE NOT h.goes AND d.key IS NULL AND %s AND %s", held, gone, m.beats("d", "h"), missing),
 	}
 	for i := range m.t.Indexes {
-		all = append(all, m.unique(&m.t.Indexes[i])...)
+		all = append(all, m.unique(&m.t.Indexes[i], m.t.Indexes[i].columns, nil)...)
+	}
+	for i := range m.t.computed {
+		if columns, formulas, ok := m.t.inputs(&m.t.computed[i]); ok {
+			all = append(all, m.unique(&m.t.computed[i], columns, formulas)...)
+		}
 	}
 	return append(all, m.same(), fmt.Sprintf("UPDATE %s h SET goes = true FROM %s n WHERE n.key = h.key AND NOT n.lost", held, rows))
 }
@@ -244,20 +249,19 @@ func (m *merger) same() string {
 		AND ROW(%s)::text = ROW(%s)::text`, m.p.quoted(), older, m.list("k."), m.list("c."))
 }
 
-// unique decides between rows of different keys that share a unique value.
-func (m *merger) unique(x *index) []string {
-	if x.Key {
+// unique decides between rows of different keys that share a unique value. Given
+// are the columns that go into it, and the generated ones among them, which are
+// not copied, as items of a list.
+func (m *merger) unique(x *index, columns []int, formulas []string) []string {
+	if x.Key || slices.ContainsFunc(columns, func(at int) bool { return !slices.Contains(m.columns, pg.QuoteIdent(m.t.Columns[at].Name)) }) {
 		return nil
 	}
-	var equal []string
-	for i, at := range x.columns {
-		name := pg.QuoteIdent(m.t.Columns[at].Name)
-		if !slices.Contains(m.columns, name) {
-			return nil
-		}
-		test := fmt.Sprintf("k.%[1]s %[2]s c.%[1]s", name, x.Operators[i])
+	var parts, equal []string
+	for i, part := range x.Parts {
+		parts = append(parts, fmt.Sprintf("%s AS pgdrover_%d", part, i))
+		test := fmt.Sprintf("k.pgdrover_%[1]d %[2]s c.pgdrover_%[1]d", i, x.Operators[i])
 		if x.Equal {
-			test = fmt.Sprintf("(%s OR k.%[2]s IS NULL AND c.%[2]s IS NULL)", test, name)
+			test = fmt.Sprintf("(%[2]s OR k.pgdrover_%[1]d IS NULL AND c.pgdrover_%[1]d IS NULL)", i, test)
 		}
 		equal = append(equal, test)
 	}
@@ -266,8 +270,9 @@ func (m *merger) unique(x *index) []string {
 		where = " WHERE " + *x.Predicate
 	}
 	const stays = "NOT h.goes AND NOT EXISTS (SELECT FROM pg_temp.pgdrover_rows r WHERE r.key = h.key AND NOT r.lost)"
-	from := fmt.Sprintf(`(SELECT *, ctid AS pgdrover_place FROM ONLY %s%s) k JOIN (SELECT *, ctid AS pgdrover_place FROM pg_temp.pgdrover_copy%s) c ON %s`,
-		m.p.quoted(), where, where, strings.Join(equal, " AND "))
+	from := fmt.Sprintf("(SELECT ctid AS pgdrover_place, %[1]s FROM ONLY %[2]s%[3]s) k"+
+		" JOIN (SELECT pgdrover_place, %[1]s FROM (SELECT %[4]s FROM pg_temp.pgdrover_copy) r%[3]s) c ON %[5]s", strings.Join(parts, ", "),
+		m.p.quoted(), where, strings.Join(append([]string{"*", "ctid AS pgdrover_place"}, formulas...), ", "), strings.Join(equal, " AND "))
 	return []string{
 		fmt.Sprintf(`UPDATE pg_temp.pgdrover_rows n SET lost = true FROM %s JOIN pg_temp.pgdrover_held h ON h.place = k.pgdrover_place
 			WHERE n.place = c.pgdrover_place AND NOT n.lost AND n.key <> h.key AND %s AND %s`, from, stays, m.beats("h", "n")),

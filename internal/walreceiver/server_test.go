@@ -371,8 +371,9 @@ func TestStreamIsTheCapture(t *testing.T) {
 				require.NoError(t, err)
 				want := strings.Split(strings.TrimSpace(string(golden)), "\n")
 				got := live(t, s, tt.scenario, tt.version, tt.o, ends(want))
-				if major(t, s) > 15 && tt.o.Streaming != "" {
-					// Where a block ends, and how much of an aborted transaction is sent, is up to the server.
+				if v := release(t, s); (v < capturedFrom || v/10000 > capturedFrom/10000) && tt.o.Streaming != "" {
+					// Where a block ends, and how much of an aborted transaction is sent, is up to the
+					// server; minor releases change how it counts its memory.
 					want, got = effects(want), effects(got)
 				}
 				require.Len(t, got, len(want))
@@ -384,11 +385,13 @@ func TestStreamIsTheCapture(t *testing.T) {
 	})
 }
 
-// live runs a scenario in a database of its own and returns what is streamed.
-func major(t *testing.T, s *pgtest.Server) int {
+// capturedFrom is the release that the captures are from.
+const capturedFrom = 150020
+
+func release(t *testing.T, s *pgtest.Server) int {
 	t.Helper()
 	var number int
-	require.NoError(t, s.Connect(t, "postgres").QueryRow(t.Context(), "SELECT current_setting('server_version_num')::int / 10000").Scan(&number))
+	require.NoError(t, s.Connect(t, "postgres").QueryRow(t.Context(), "SELECT current_setting('server_version_num')::int").Scan(&number))
 	return number
 }
 
