@@ -2,6 +2,8 @@ package apply
 
 import (
 	"fmt"
+	"maps"
+	"regexp"
 	"strings"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -58,26 +60,55 @@ func (r *rowChange) computedRow(p *parameters, x index) (from string, values []p
 
 // inputs are the columns that an index is computed from, by their places, and the
 // generated ones among them as items of a list. A column counts as one when its
-// name is anywhere in the text: one too many does no harm. There are none to tell
-// where a whole row goes into it.
+// name is a word of the text: one too many does no harm but that more has to be
+// known. There are none to tell where a whole row goes into it.
 func (t *table) inputs(x *index) (columns []int, formulas []string, ok bool) {
-	text := strings.Join(x.Parts, " ")
+	text := strings.Join(x.Parts, " , ")
 	if x.Predicate != nil {
-		text += " " + *x.Predicate
+		text += " , " + *x.Predicate
 	}
-	mentions := func(c column) bool { return strings.Contains(text, strings.ReplaceAll(c.Name, `"`, `""`)) }
+	words, ok := wordsOf(text)
 	for _, c := range t.Columns {
-		if c.Generated && mentions(c) {
+		if c.Generated && words[c.Name] {
 			formulas = append(formulas, c.Formula+" AS "+pg.QuoteIdent(c.Name))
+			more, plain := wordsOf(c.Formula)
+			maps.Copy(words, more)
+			ok = ok && plain
 		}
 	}
-	if text += " " + strings.Join(formulas, " "); strings.Contains(text, ".*") {
+	if !ok {
 		return nil, nil, false
 	}
 	for at, c := range t.Columns {
-		if !c.Generated && mentions(c) {
+		if !c.Generated && words[c.Name] {
 			columns = append(columns, at)
 		}
 	}
 	return columns, formulas, true
+}
+
+// sqlWord is what an expression that a server has printed consists of: strings,
+// names, the types that values are cast to, functions, and the rest.
+var sqlWord = regexp.MustCompile(`(?i)e'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|::|\.\*|(?:"(?:[^"]|"")*"|[\pL_][\pL\pN_$]*)\s*\(?`)
+
+// wordsOf are the names in an expression that may be those of columns. Not ok
+// means that a whole row is in it.
+func wordsOf(text string) (words map[string]bool, ok bool) {
+	words = map[string]bool{}
+	last := ""
+	for _, word := range sqlWord.FindAllString(text, -1) {
+		if word == ".*" {
+			return nil, false
+		}
+		name := strings.TrimSpace(word)
+		switch {
+		case word == "::", last == "::", strings.HasSuffix(word, "("), strings.HasSuffix(word, "'"):
+		case name[0] == '"':
+			words[strings.ReplaceAll(name[1:len(name)-1], `""`, `"`)] = true
+		default:
+			words[name] = true
+		}
+		last = word
+	}
+	return words, true
 }

@@ -529,7 +529,7 @@ func (c *copier) copyRows(ctx context.Context, l *lane, p *piece, columns column
 	}
 	rows, err := l.pipe(ctx, "COPY ("+source+") TO STDOUT"+there, target+" FROM STDIN"+here, columns.padded, &p.bytes, c.pace)
 	if err == nil {
-		err = c.undeleted(ctx, l, p)
+		err = errors.Join(l.unwritten(ctx, p.copied), c.undeleted(ctx, l, p))
 	}
 	if err != nil {
 		return fmt.Errorf("copy %s.%s: %w", p.schema, p.name, errors.Join(err, l.rollback(ctx)))
@@ -542,6 +542,26 @@ func (c *copier) copyRows(ctx context.Context, l *lane, p *piece, columns column
 	}
 	if err := runAll(ctx, l.local, c.with+"; COMMIT"); err != nil {
 		return fmt.Errorf("commit copy of %s.%s: %w", p.schema, p.name, err)
+	}
+	return nil
+}
+
+// errRewritten is what the copy of a table ends with that the provider has written
+// anew since the snapshot, as an ALTER TABLE does that changes a type: whoever
+// reads it with an older snapshot finds it empty. The next attempt has a newer one.
+var errRewritten = errors.New("the provider has rewritten the table since the copy began")
+
+// unwritten makes sure of that, once the table has been read: who has read it
+// holds up everybody who would write it anew.
+func (l *lane) unwritten(ctx context.Context, t copied) error {
+	const query = `SELECT EXISTS (SELECT FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
+		WHERE n.nspname = $1 AND r.relname = $2 AND r.relfilenode = coalesce(pg_relation_filenode(r.oid), 0))`
+	row, err := one(l.provider.ExecParams(ctx, query, [][]byte{[]byte(t.schema), []byte(t.name)}, nil, nil, nil).Read())
+	if err != nil {
+		return fmt.Errorf("look whether the provider has rewritten the table: %w", err)
+	}
+	if string(row[0]) != "t" {
+		return errRewritten
 	}
 	return nil
 }

@@ -223,3 +223,30 @@ func TestCopyMeetsComputedKeys(t *testing.T) {
 		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"), n.text(t, "SELECT error_message FROM spock.exception_log LIMIT 1"))
 	}
 }
+
+// A table that the provider writes anew, after the snapshot and before it is read,
+// looks empty there. The copy notices and begins again.
+func TestRewrittenWhileCopying(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+	a.exec(t, `CREATE TABLE first (id int PRIMARY KEY, v text); INSERT INTO first SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i;
+		CREATE TABLE typed (id int PRIMARY KEY, v char(4)); INSERT INTO typed SELECT i, 'v' FROM generate_series(1, 100) i;
+		CREATE TABLE filled (id int PRIMARY KEY); INSERT INTO filled SELECT generate_series(1, 100);
+		SELECT spock.repset_add_table('default', c) FROM unnest('{first,typed,filled}'::regclass[]) c`)
+	for _, text := range []string{`CREATE TABLE first (id int PRIMARY KEY, v text); CREATE TABLE typed (id int PRIMARY KEY, v char(12));
+		CREATE TABLE filled (id int PRIMARY KEY, n int); INSERT INTO filled VALUES (1000)`, `ALTER DATABASE app SET pgdrover.copy_limits = 'jobs=1'`} {
+		b.exec(t, text)
+	}
+	// The largest is copied first, and has to wait.
+	b.exec(t, "BEGIN; LOCK TABLE first IN SHARE MODE")
+	other := &node{name: "n2", server: b.server, conn: b.server.Connect(t, database), stop: b.stop, done: b.done}
+	other.exec(t, fmt.Sprintf("SELECT spock.sub_create('sub_n1_n2', '%s', synchronize_data := true)", a.dsn()))
+	other.eventually(t, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'COPY%'", "1")
+	a.exec(t, "ALTER TABLE typed ALTER v TYPE char(12); ALTER TABLE filled ADD n int DEFAULT random() * 100")
+	b.exec(t, "COMMIT")
+	b.eventually(t, "SELECT string_agg(status, ',') FROM spock.sub_show_status()", "replicating")
+	b.eventually(t, "SELECT count(*) FROM first", "5000")
+	equal(t, "SELECT * FROM typed ORDER BY id", a, b)
+	equal(t, "SELECT * FROM filled WHERE id < 1000 ORDER BY id", a, b)
+	require.Equal(t, "100|1", b.text(t, "SELECT count(*) FILTER (WHERE id < 1000), count(*) FILTER (WHERE id = 1000) FROM filled"))
+}

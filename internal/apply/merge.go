@@ -133,6 +133,9 @@ func (m *merger) load(ctx context.Context) (int64, error) {
 		m.list("x."), m.list("k."))
 	rows, err := m.l.pipe(ctx, "COPY ("+source+") TO STDOUT",
 		"COPY pg_temp.pgdrover_copy ("+m.list("")+", pgdrover_at, pgdrover_author, pgdrover_lsn) FROM STDIN", nil, &p.bytes, m.pace)
+	if err == nil {
+		err = m.l.unwritten(ctx, p.copied)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -69,7 +69,7 @@ func dialCopy(ctx context.Context, dsn, name string) (*pgconn.PgConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.BuildFrontend = gatherFrontend
+	config.DialFunc, config.BuildFrontend = dialCalm(config.DialFunc), gatherFrontend
 	return pgconn.ConnectConfig(ctx, config)
 }
 
@@ -82,6 +82,7 @@ func dialConfig(dsn, name string, settings map[string]string) (*pgconn.Config, e
 		"application_name": name, "jit": "off", "search_path": "pg_catalog, pg_temp", "client_encoding": "UTF8", "datestyle": "ISO",
 		"intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex", "statement_timeout": "0",
 		"lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "row_security": "off",
+		"standard_conforming_strings": "on",
 	})
 	maps.Copy(config.RuntimeParams, settings)
 	return config, nil

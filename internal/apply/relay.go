@@ -5,11 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgdrover/pgdrover/internal/walreceiver"
@@ -38,13 +40,79 @@ type gatherer struct {
 	out      []byte // what is ready to be handed on, a part of buf
 	pass     int    // bytes of a message that are handed on as they come
 	copying  bool   // the last message was a row
-	socket   walreceiver.Socket
-	pause    time.Duration // before the next read
+	calm     *calm  // what r reads from, perhaps encrypted; nil in tests
+}
+
+// calm is a connection that reads, while rows come, no more often than it must.
+// It stands below encryption, which reads in pieces of its own.
+type calm struct {
+	net.Conn
+	socket  walreceiver.Socket
+	copying atomic.Bool // rows come
+	pause   time.Duration
+	buf     []byte // for who asks for little
+	there   []byte // what of it was not yet asked for
+}
+
+// dialCalm is for the configuration of a connection.
+func dialCalm(dial pgconn.DialFunc) pgconn.DialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &calm{Conn: conn, socket: walreceiver.SocketOf(conn)}, nil
+	}
+}
+
+func (c *calm) Read(p []byte) (int, error) {
+	if len(c.there) > 0 {
+		n := copy(p, c.there)
+		c.there = c.there[n:]
+		return n, nil
+	}
+	if !c.copying.Load() {
+		return c.Conn.Read(p)
+	}
+	c.socket.Rest(c.pause)
+	if len(p) >= enoughSize {
+		n, err := c.Conn.Read(p)
+		c.adapt(n)
+		return n, err
+	}
+	if c.buf == nil {
+		c.buf = make([]byte, gatherSize)
+	}
+	n, err := c.Conn.Read(c.buf)
+	c.adapt(n)
+	c.there = c.buf[:n]
+	if n == 0 {
+		return 0, err
+	}
+	n = copy(p, c.there)
+	c.there = c.there[n:]
+	return n, nil // an error comes again
+}
+
+// adapt sets the next pause by what came in the last.
+func (c *calm) adapt(n int) {
+	if n < enoughSize/2 {
+		c.pause *= 2
+	} else if n > enoughSize {
+		c.pause /= 2
+	}
+	c.pause = min(max(c.pause, leastPause), mostPause)
 }
 
 // gatherFrontend is for the configuration of a connection.
 func gatherFrontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
-	return pgproto3.NewFrontend(&gatherer{r: r, socket: walreceiver.SocketOf(w)}, w)
+	g := &gatherer{r: r}
+	conn := w
+	if encrypted, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = encrypted.NetConn()
+	}
+	g.calm, _ = conn.(*calm)
+	return pgproto3.NewFrontend(g, w)
 }
 
 // Read hands on what is there, and waits only when nothing is.
@@ -113,16 +181,10 @@ func (g *gatherer) fill() error {
 	}
 	g.to = copy(g.buf, g.buf[g.from:g.to])
 	g.from = 0
-	if g.copying {
-		g.socket.Rest(g.pause)
+	if g.calm != nil {
+		g.calm.copying.Store(g.copying)
 	}
 	n, err := g.r.Read(g.buf[g.to:])
-	if n < enoughSize/2 {
-		g.pause *= 2
-	} else if n > enoughSize {
-		g.pause /= 2
-	}
-	g.pause = min(max(g.pause, leastPause), mostPause)
 	g.to += n
 	if n > 0 {
 		return nil

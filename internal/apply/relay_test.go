@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"net"
 	"testing"
 	"testing/iotest"
 
@@ -93,4 +94,64 @@ func TestGathererOfNonsense(t *testing.T) {
 	t.Parallel()
 	_, err := io.ReadAll(&gatherer{r: bytes.NewReader([]byte{copyData, 0, 0, 0, 0, copyData, 0, 0, 0, 1, 'Z', 0, 0, 0, 2})})
 	require.NoError(t, err)
+}
+
+// Encryption asks for a little at a time: what has come is read at once all the
+// same, and only an empty socket is waited for.
+func TestCalmReadsMuch(t *testing.T) {
+	t.Parallel()
+	const size = 10 << 20
+	source := &lavish{left: size}
+	c := &calm{Conn: source}
+	c.copying.Store(true)
+	got, part := 0, make([]byte, 8<<10)
+	for {
+		n, err := c.Read(part)
+		got += n
+		if err != nil {
+			require.ErrorIs(t, err, io.EOF)
+			break
+		}
+		require.Positive(t, n)
+	}
+	require.Equal(t, size, got)
+	require.LessOrEqual(t, source.reads, size/gatherSize+2)
+
+	// Who asks for much gets it without a detour.
+	source = &lavish{left: size}
+	c.Conn = source
+	n, err := c.Read(make([]byte, 4*gatherSize))
+	require.NoError(t, err)
+	require.Equal(t, 4*gatherSize, n)
+}
+
+// lavish is a connection that has more than is asked for.
+type lavish struct {
+	net.Conn
+	left, reads int
+}
+
+func (l *lavish) Read(p []byte) (int, error) {
+	l.reads++
+	if l.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(len(p), l.left)
+	l.left -= n
+	return n, nil
+}
+
+func TestCalmPause(t *testing.T) {
+	t.Parallel()
+	c := &calm{}
+	for range 20 {
+		c.adapt(100)
+	}
+	require.Equal(t, mostPause, c.pause, "little came: longer")
+	c.adapt(enoughSize)
+	require.Equal(t, mostPause, c.pause, "enough came")
+	for range 20 {
+		c.adapt(enoughSize + 1)
+	}
+	require.Equal(t, leastPause, c.pause, "the socket is full: the server has to wait")
 }

@@ -61,22 +61,33 @@ func (t *trimmer) Write(b []byte) (int, error) {
 		}
 		in = in[n:]
 	}
-	t.rest = append(t.rest[:0], in...)
+	t.rest = append(shrunk(t.rest), in...)
 	if len(t.out) < trimmedSize && !t.ended {
 		return len(b), nil
 	}
-	_, err := t.w.Write(t.out)
-	t.out = t.out[:0]
-	return len(b), err
+	return len(b), t.flush()
 }
 
-// row takes a row, and returns its size as it came; 0 if it is not whole.
-func (t *trimmer) row(in []byte) (int, error) {
+func (t *trimmer) flush() error {
+	_, err := t.w.Write(t.out)
+	t.out = shrunk(t.out)
+	return err
+}
+
+// shrunk is b, empty, unless it has become large for one large row.
+func shrunk(b []byte) []byte {
+	if cap(b) > 4*trimmedSize {
+		return nil
+	}
+	return b[:0]
+}
+
+// sizeOf is the size of the row that begins there; 0 if it is not whole.
+func (t *trimmer) sizeOf(in []byte) (int, error) {
 	if len(in) < 2 {
 		return 0, nil
 	}
-	begin, end := len(t.out), 2
-	t.out = append(t.out, in[:2]...)
+	end := 2
 	switch columns := binary.BigEndian.Uint16(in); columns {
 	case 0xffff:
 		t.ended = true
@@ -85,31 +96,47 @@ func (t *trimmer) row(in []byte) (int, error) {
 	default:
 		return 0, errNoCopy
 	}
-	for _, padded := range t.padded {
+	for range t.padded {
 		if len(in) < end+4 {
-			t.out = t.out[:begin]
 			return 0, nil
 		}
-		size := int(int32(binary.BigEndian.Uint32(in[end:]))) //nolint:gosec // -1 is NULL
-		head := in[end : end+4]
-		end += 4
-		if size < 0 {
-			t.out = append(t.out, head...)
-			continue
-		}
-		if len(in) < end+size {
-			t.out = t.out[:begin]
-			return 0, nil
-		}
-		value := in[end : end+size]
-		end += size
-		if padded {
+		end += 4 + max(int(int32(binary.BigEndian.Uint32(in[end:]))), 0) //nolint:gosec // -1 is NULL
+	}
+	if len(in) < end {
+		return 0, nil
+	}
+	return end, nil
+}
+
+// row takes a row, and returns its size as it came; 0 if it is not whole.
+func (t *trimmer) row(in []byte) (int, error) {
+	end, err := t.sizeOf(in)
+	if end == 0 || err != nil {
+		return 0, err
+	}
+	t.out = append(t.out, in[:2]...)
+	for left, column := in[2:end], 0; len(left) > 0; column++ {
+		head := left[:4]
+		size := int(int32(binary.BigEndian.Uint32(head))) //nolint:gosec // -1 is NULL
+		value := left[4 : 4+max(size, 0)]
+		left = left[4+len(value):]
+		switch {
+		case size >= 0 && t.padded[column]:
 			value = trimBlanks(value)
 			t.out = binary.BigEndian.AppendUint32(t.out, uint32(len(value))) //nolint:gosec // less than it was
-		} else {
+		default:
 			t.out = append(t.out, head...)
 		}
-		t.out = append(t.out, value...)
+		if len(value) < trimmedSize {
+			t.out = append(t.out, value...)
+			continue
+		}
+		if err := t.flush(); err != nil { // a large one is not held twice
+			return 0, err
+		}
+		if _, err := t.w.Write(value); err != nil {
+			return 0, err
+		}
 	}
 	return end, nil
 }

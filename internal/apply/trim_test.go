@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,7 +45,7 @@ func TestTrimmer(t *testing.T) {
 		sent, want = append(sent, 0xff, 0xff), append(want, 0xff, 0xff)
 		var got bytes.Buffer
 		trim := &trimmer{w: &got, padded: padded}
-		cut := rapid.SampledFrom([]int{1, 7, 100, 10000, len(sent)}).Draw(t, "cut")
+		cut := rapid.SampledFrom([]int{1, 7, 100, 10000, len(sent)}).Draw(t, "cut") + len(sent)/1000
 		for left := sent; len(left) > 0; {
 			n := min(rapid.IntRange(1, cut).Draw(t, "size"), len(left))
 			part := bytes.Clone(left[:n])
@@ -79,6 +81,46 @@ func TestTrimmerHandsOnMuch(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 100000*7+2, count.bytes)
 	require.Less(t, count.n, 10)
+}
+
+// A large value is not held a second time.
+func TestTrimmerOfLargeValues(t *testing.T) {
+	t.Parallel()
+	count := &writes{}
+	trim := &trimmer{w: count, padded: []bool{true, false}, begun: true}
+	const size = 20 << 20
+	row := append(binary.BigEndian.AppendUint32([]byte{0, 2, 0, 0, 0, 4, 'a', ' ', ' ', ' '}, size), make([]byte, size)...)
+	for range 3 {
+		_, err := trim.Write(row)
+		require.NoError(t, err)
+		require.Less(t, cap(trim.out)+cap(trim.rest), 1<<20)
+	}
+	_, err := trim.Write([]byte{0xff, 0xff})
+	require.NoError(t, err)
+	require.Equal(t, 3*(len(row)-3)+2, count.bytes)
+}
+
+// Names in an expression are told apart from what only looks like them.
+func TestWordsOf(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`lower(title)`: "title",
+		`regexp_replace(mail, '.*@'::text, ''::text)`:                    "mail",
+		`(j ->> 'k'::text) , COALESCE((j ->> 'l'::text), '-'::text)`:     "j",
+		`lower("At" COLLATE "C")`:                                        "At C COLLATE",
+		`date_trunc('day'::text, ("T""x")::timestamp without time zone)`: `T"x without time zone`,
+		`a || E'b\' c.*' , d`:                                            "a d",
+		`(a)::"char"`:                                                    "a",
+		`it''s`:                                                          "it s",
+	} {
+		words, ok := wordsOf(text)
+		require.True(t, ok, text)
+		require.ElementsMatch(t, strings.Fields(want), slices.Collect(maps.Keys(words)), text)
+	}
+	for _, text := range []string{`(t.*)::text`, `row_hash(m1.*)`, `f('a'::text, t.*)`} {
+		_, ok := wordsOf(text)
+		require.False(t, ok, text)
+	}
 }
 
 type writes struct{ n, bytes int }

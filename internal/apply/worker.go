@@ -206,7 +206,7 @@ func sessionSettings(durable bool) map[string]string {
 		"idle_in_transaction_session_timeout": "0", "jit": "off", "plan_cache_mode": "force_generic_plan",
 		"client_encoding": "UTF8", "datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",
 		"default_transaction_isolation": "read committed", "default_transaction_read_only": "off",
-		"default_transaction_deferrable": "off",
+		"default_transaction_deferrable": "off", "standard_conforming_strings": "on",
 		// A session that waits for a lock hears when its engine is gone, and lets go of
 		// the origin.
 		"client_connection_check_interval": "2000",

@@ -37,13 +37,17 @@ func stageFlags(cmd *cobra.Command) {
 	f.StringP("pgctl", "C", "", "`path` to pg_ctl")
 }
 
+// tableWidth is what the lines of a demonstration's table take; such that wrap cannot be drawn over.
+const tableWidth = 100
+
 // stage is where a demonstration takes place, as its options say.
 func stage(ctx context.Context, env *Env, cmd *cobra.Command) (demo.Stage, error) {
 	tools, err := demoTools(ctx, env, text(cmd, "pgctl"))
+	columns, _ := env.screen()
 	return demo.Stage{
 		Version: env.Version, Directory: text(cmd, "directory"), Keep: on(cmd, "keep"), Port: number(cmd, "port"), Tools: tools,
 		Executable: env.Executable, Environ: env.Environ, Flags: env.verbosityFlags(),
-		Out: env.Stdout, Terminal: env.OutTerminal, Logger: env.log,
+		Out: env.Stdout, Terminal: env.draws() && columns >= tableWidth, Logger: env.log,
 	}, err
 }
 

@@ -32,7 +32,7 @@ type Env struct {
 	// OneThread is for a service that mostly waits: waking further threads costs
 	// it more than they are worth; may be nil.
 	OneThread func()
-	// Terminal says that Stderr is a terminal and takes colours; OutTerminal says the same of Stdout.
+	// Terminal says that Stderr is a terminal; OutTerminal says the same of Stdout.
 	Terminal, OutTerminal bool
 	// Reload delivers one value for each SIGHUP.
 	Reload <-chan struct{}
@@ -55,7 +55,7 @@ func (e *Env) prepare() {
 		e.log = slog.New(slog.NewJSONHandler(e.Stderr, &slog.HandlerOptions{Level: e.level}))
 		return
 	}
-	e.log = slog.New(newLineHandler(e.Stderr, e.PID, e.level, e.Terminal))
+	e.log = slog.New(newLineHandler(e.Stderr, e.PID, e.level, e.colours()))
 }
 
 // lookupenv answers a variable, the values set by this call first.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -68,6 +69,8 @@ func encodeJSON(b *strings.Builder, v any, style jsonStyle, depth int) error {
 			return fmt.Errorf("encode %v as JSON", v)
 		}
 		b.WriteString(strconv.FormatFloat(v, 'g', 17, 64))
+	case json.Number:
+		b.WriteString(v.String())
 	case string:
 		quoteJSON(b, v, style)
 	case object:

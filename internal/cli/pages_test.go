@@ -198,6 +198,7 @@ monitor takes its URI from ` + "`--monitor`, else from `PG_AUTOCTL_MONITOR`" + `
 | ` + "`PG_AUTOCTL_TEST_DELAY`" + ` | ` + "`node run`" + ` waits twice so many seconds before it creates the node |
 | ` + "`PG_REGRESS_SOCK_DIR`" + ` | directory for the servers' sockets |
 | ` + "`PGDROVER_LOG_FORMAT=json`" + ` | log lines as JSON objects |
+| ` + "`NO_COLOR=1`, `TERM=dumb`" + ` | messages without colours, and progress line by line instead of bars that are drawn over |
 
 ## Exit codes
 

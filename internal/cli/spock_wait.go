@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,14 +98,21 @@ func copiesLeft(ctx context.Context, db *spock.DB, wanted string) (string, error
 }
 
 func (v *copyView) show(copies []spock.CopyProgress, wanted string) {
-	var lines []string
+	columns, height := v.env.screen()
+	var lines, running, done []string
 	for _, c := range copies {
 		if wanted != "" && c.Subscription != wanted {
 			continue
 		}
 		name := c.Schema + "." + c.Table
-		if v.env.OutTerminal {
-			lines = append(lines, fmt.Sprintf("%-40s %s %3d %%  %d rows", name, bar(share(c)), share(c), c.Rows))
+		if v.env.draws() {
+			line := copyLine(name, c, columns-1)
+			lines = append(lines, line)
+			if c.State == "done" {
+				done = append(done, line)
+			} else {
+				running = append(running, line)
+			}
 			continue
 		}
 		key := c.Subscription + " " + name
@@ -113,8 +121,11 @@ func (v *copyView) show(copies []spock.CopyProgress, wanted string) {
 			v.env.printf("%s: %d %%, %d rows, %s\n", key, share(c), c.Rows, c.State)
 		}
 	}
-	if !v.env.OutTerminal {
+	if !v.env.draws() {
 		return
+	}
+	if most := max(height-1, 1); len(lines) > most {
+		lines = slices.Concat(done, running)[len(lines)-most:] // what goes on is worth more
 	}
 	var b strings.Builder
 	if v.drawn > 0 {
@@ -125,6 +136,18 @@ func (v *copyView) show(copies []spock.CopyProgress, wanted string) {
 	}
 	v.drawn = max(v.drawn, len(lines))
 	v.env.printf("%s", b.String())
+}
+
+// copyLine fits a table's progress into so many columns: the name gives way first, then the bar.
+func copyLine(name string, c spock.CopyProgress, columns int) string {
+	const longest, shortest = 40, 16
+	state := fmt.Sprintf(" %3d %%  %d rows", share(c), c.Rows)
+	room := columns - len(" 100 %  123456789 rows") // the same for all lines
+	if long := " " + bar(share(c)); room-len(long) >= shortest {
+		room, state = room-len(long), long+state
+	}
+	room = max(min(room, longest), 1)
+	return cut(fmt.Sprintf("%-*s%s", room, cut(name, room), state), columns)
 }
 
 // share is how much of a table is copied, in percent. The provider's size is an

@@ -156,7 +156,7 @@ func (s *spockctrl) openLog() (func(), error) {
 		verbosity = 0
 	}
 	s.level.Set([]slog.Level{slog.LevelError, slog.LevelWarn, slog.LevelInfo, slog.LevelDebug}[verbosity])
-	out, colour, done := s.env.Stderr, s.env.Terminal, func() {}
+	out, colour, done := s.env.Stderr, s.env.colours(), func() {}
 	if s.config.LogFile != "" {
 		file, err := os.OpenFile(s.config.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {

@@ -124,14 +124,7 @@ func jsonTree(v any) any {
 		}
 		return list
 	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		f, err := v.Float64()
-		if err != nil {
-			return v.String()
-		}
-		return f
+		return v // a jsonb number has as many digits as it likes
 	}
 	return v
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pgdrover/pgdrover/internal/orchestrator"
 	"github.com/pgdrover/pgdrover/internal/workflow"
@@ -159,12 +160,17 @@ func (r *runReporter) bar(e orchestrator.Event) {
 	first := r.bars[e.Step].IsZero()
 	text := fmt.Sprintf("%s on %s: %d %%, %s of %s", e.Phase, e.Node, 100*e.Done/e.Of, orchestrator.ByteText(e.Done), orchestrator.ByteText(e.Of)) + e.Pace()
 	switch {
-	case r.env.OutTerminal:
+	case r.env.draws():
 		if r.open {
 			r.endLine()
 		}
 		full := int(width * e.Done / e.Of)
-		r.env.printf("\r    [%s%s] %s\x1b[K ", strings.Repeat("#", full), strings.Repeat(".", width-full), text)
+		line := fmt.Sprintf("    [%s%s] %s", strings.Repeat("#", full), strings.Repeat(".", width-full), text)
+		columns, _ := r.env.screen()
+		if room := columns - 2; utf8.RuneCountInString(line) > room { // for the blank, and the cursor behind it
+			line = cut("    "+text, room)
+		}
+		r.env.printf("\r%s\x1b[K ", line)
 		r.drawn = true
 	case first || e.Time.Sub(r.bars[e.Step]) >= every:
 		r.endLine()

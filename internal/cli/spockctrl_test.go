@@ -73,6 +73,18 @@ func TestJSONOfRows(t *testing.T) {
 	require.Equal(t, []map[string]any{{"f": "NaN"}, {"f": "-Infinity"}, {"f": 1.5}, {"f": nil}}, rows)
 }
 
+// Numbers keep all of their digits.
+func TestJSONOfLongNumbers(t *testing.T) {
+	t.Parallel()
+	const value = `{"a": 123456789012345678901234567890, "b": [0.1, 0.12345678901234567890123], "c": 1e400}`
+	for _, column := range []orchestrator.Column{{Name: "j", Type: pgtype.JSONBOID}, {Name: "j", Type: pgtype.JSONOID}} {
+		var b strings.Builder
+		s := &spockctrl{env: &Env{Stdout: &b}}
+		require.NoError(t, s.printJSON(orchestrator.Result{Columns: []orchestrator.Column{column}, Rows: [][]*string{{new(value)}}}))
+		require.Equal(t, `[{"j":`+strings.ReplaceAll(value, " ", "")+"}]", strings.Join(strings.Fields(b.String()), ""))
+	}
+}
+
 // spockctrlSettings are those of the server whose databases the scripts use.
 func spockctrlSettings() map[string]string {
 	return map[string]string{"track_commit_timestamp": "on", "max_replication_slots": "60", "max_wal_senders": "60"}

@@ -133,8 +133,8 @@ WITH need AS (SELECT greatest(count(*), 1) AS peers FROM spock.subscription),
        SELECT 'wal_level', 'logical' UNION ALL SELECT 'track_commit_timestamp', 'on'
        UNION ALL SELECT 'max_replication_slots', peers::text FROM need
        UNION ALL SELECT 'max_wal_senders', peers::text FROM need)
-SELECT w.name, s.setting AS value, CASE WHEN w.required ~ '^\d+$' THEN 'at least ' ELSE '' END || w.required AS required,
-       CASE WHEN w.required ~ '^\d+$' AND s.setting::bigint >= w.required::bigint OR s.setting = w.required
+SELECT w.name, s.setting AS value, CASE WHEN w.required ~ '^[0-9]+$' THEN 'at least ' ELSE '' END || w.required AS required,
+       CASE WHEN w.required ~ '^[0-9]+$' AND s.setting::bigint >= w.required::bigint OR s.setting = w.required
             THEN 'ok' ELSE 'change it and restart the server' END AS verdict
   FROM wanted w JOIN pg_catalog.pg_settings s ON s.name = w.name ORDER BY w.name`
 

@@ -119,6 +119,9 @@ func prepareCode(err error) int {
 	if _, ok := errors.AsType[*orchestrator.StaleError](err); ok {
 		return zodanPrecheck
 	}
+	if _, ok := errors.AsType[*orchestrator.SameNames](err); ok {
+		return zodanMisuse
+	}
 	if _, ok := errors.AsType[*orchestrator.NamedTwice](err); ok {
 		return zodanMisuse
 	}

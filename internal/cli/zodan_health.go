@@ -45,6 +45,11 @@ func healthCheck(ctx context.Context, z *zodan) error {
 	default:
 		return zodanUsage("--check-type must be pre or post, not %q", z.text("check-type"))
 	}
+	for _, flag := range []string{"new-node-name", "new-node-dsn"} {
+		if z.cmd.Flags().Changed(flag) && z.text(flag) == "" { // a variable of a script that nobody has set
+			return zodanUsage("--%s is empty", flag).withHint("leave out --new-node-name and --new-node-dsn to check the cluster alone")
+		}
+	}
 	if (cfg.New.Name == "") != (cfg.New.DSN == "") {
 		return zodanUsage("--new-node-name and --new-node-dsn go together")
 	}

@@ -17,7 +17,7 @@ const qFacts = `SELECT d.datname, pg_catalog.pg_encoding_to_char(d.encoding), d.
        (SELECT json_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension e WHERE e.extname NOT IN ('plpgsql', 'spock')),
        (SELECT json_object_agg(a.name, a.default_version) FROM pg_catalog.pg_available_extensions a),
        (SELECT string_agg(s.slot_name, ', ' ORDER BY s.slot_name) FROM pg_catalog.pg_replication_slots s
-         WHERE s.database = d.datname AND s.slot_name LIKE 'spk\_%' AND NOT s.active),
+         WHERE s.database = d.datname AND s.slot_name ~ '^spk_' AND NOT s.active),
        (SELECT format('process %s of %s, open for %s', a.pid, coalesce(a.usename, 'nobody'), date_trunc('second', clock_timestamp() - a.xact_start))
           FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
            AND clock_timestamp() - a.xact_start >= $1::interval ORDER BY a.xact_start LIMIT 1)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/workflow"
 )
 
@@ -20,7 +21,7 @@ const qEmpty = `SELECT
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
   (SELECT string_agg(sub_name, ', ') FROM spock.subscription),
   (SELECT string_agg(node_name, ', ') FROM spock.node),
-  (SELECT string_agg(roname, ', ' ORDER BY roname) FROM pg_catalog.pg_replication_origin WHERE roname LIKE 'spk\_%'
+  (SELECT string_agg(roname, ', ' ORDER BY roname) FROM pg_catalog.pg_replication_origin WHERE roname ~ '^spk_'
       AND NOT EXISTS (SELECT FROM spock.subscription)),
   (SELECT nullif(count(*), 0) FROM pg_catalog.pg_largeobject_metadata)`
 
@@ -55,6 +56,10 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 		h.add(Fail, m.Name, "the cluster already has a node %s", m.Name)
 		return // what belongs to it is no leftover
 	}
+	if same, ok := errors.AsType[*SameNames](distinct(append(t.names(), m.Name), []string{m.Name})); ok {
+		h.add(Fail, m.Name, "%s; %s", same, same.Hint())
+		return // the other node's slots and origins bear these names, and are no leftovers
+	}
 	if known, err := h.knownBy(ctx, t, m.Name); err == nil && len(known) > 0 {
 		h.add(Fail, m.Name, "%s knew a node %s before, and still does: remove it first (remove_node --survivor-dsn)", strings.Join(known, ", "), m.Name)
 	}
@@ -68,7 +73,7 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 		subscriptions, nodes := left.foreign(workflow.LeftSubscription, m.Name, answer.text(1)), left.foreign(workflow.LeftNode, m.Name, answer.text(2))
 		h.verdict(subscriptions == "", m.Name, "new node "+m.Name+" has no subscriptions", "new node "+m.Name+" has subscriptions: "+subscriptions)
 		h.verdict(nodes == "", m.Name, "new node "+m.Name+" is in no cluster", "new node "+m.Name+" knows nodes already: "+nodes)
-		if origins := left.foreign(workflow.LeftOrigin, m.Name, answer.text(3)); origins != "" {
+		if origins := h.ownerless(ctx, server, m, left.foreign(workflow.LeftOrigin, m.Name, answer.text(3))); origins != "" {
 			h.add(Warn, m.Name, "new node %s has replication origins that are not of this cluster: %s", m.Name, origins)
 		}
 		if answer.text(4) != "" {
@@ -83,6 +88,57 @@ func (h *health) empty(ctx context.Context, t *Topology) {
 		h.tablespaces(ctx)
 	}
 	h.roles(ctx)
+}
+
+const (
+	// qDatabases are a server's other databases, those first in which nodes probably are.
+	qDatabases = `SELECT d.datname FROM pg_catalog.pg_database d
+ WHERE d.datallowconn AND NOT d.datistemplate AND d.datname <> pg_catalog.current_database()
+ ORDER BY EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.database = d.datname AND starts_with(s.slot_name, 'spk_')) DESC, d.datname`
+	// qOriginTables asks which tables of a database name origins.
+	qOriginTables = `SELECT pg_catalog.to_regclass('spock.subscription') IS NOT NULL, pg_catalog.to_regclass('spock.pgdrover_origin') IS NOT NULL`
+	qSubOrigins   = `SELECT sub_slot_name::text FROM spock.subscription`
+	// qOurOrigins have those of an engine's workers, too.
+	qOurOrigins = qSubOrigins + ` UNION SELECT roname FROM spock.pgdrover_origin WHERE retired_at IS NULL`
+)
+
+// ownerless are those of some origins on a new node's server that no node in
+// another database of it has. Origins are the server's, and their names do not
+// say whose they are: that of the provider's database is in them, not that of
+// the subscriber's. So the other databases are asked; one that does not answer
+// explains none.
+func (h *health) ownerless(ctx context.Context, server Server, m workflow.Member, origins string) string {
+	info, err := pg.ParseConnInfo(m.DSN)
+	if origins == "" || err != nil {
+		return origins
+	}
+	databases, err := server.Ask(ctx, qDatabases)
+	if err != nil {
+		return origins
+	}
+	left := strings.Split(origins, ", ")
+	for _, row := range databases.Rows {
+		if len(left) == 0 {
+			break
+		}
+		beside := workflow.Member{Name: m.Name, DSN: info.With("dbname", *row[0]).DSN()}
+		_ = h.on(ctx, beside, func(server Server) error {
+			tables, err := server.Ask(ctx, qOriginTables)
+			if err != nil || !tables.is() {
+				return err
+			}
+			query := qSubOrigins
+			if tables.text(1) == "t" {
+				query = qOurOrigins
+			}
+			known, err := server.Ask(ctx, query)
+			for _, origin := range known.Rows {
+				left = slices.DeleteFunc(left, func(name string) bool { return name == *origin[0] })
+			}
+			return err
+		})
+	}
+	return strings.Join(left, ", ")
 }
 
 // left tells what earlier attempts have left under the names that the join gives.

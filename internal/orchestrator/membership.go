@@ -223,6 +223,9 @@ func (m *Membership) plan(ctx context.Context, a Addition) (workflow.Joining, er
 	if err := m.Surveyor.apart(ctx, t, news); err != nil {
 		return j, err
 	}
+	if err := distinct(append(t.names(), a.names()...), a.names()); err != nil {
+		return j, err
+	}
 	for i, member := range t.Members {
 		switch {
 		case i == 0:
@@ -351,6 +354,52 @@ func unlike(a Addition) error {
 			return &NamedTwice{Name: n.Name}
 		}
 		seen[n.Name] = true
+	}
+	return distinct(append([]string{a.Source.Name}, a.names()...), a.names())
+}
+
+// SameNames says that two nodes' subscriptions would get one name, for that keeps
+// neither case nor punctuation.
+type SameNames struct {
+	First, Second string
+	// Subscription is one of the names.
+	Subscription string
+	// Members says that both are nodes of the cluster already.
+	Members bool
+}
+
+// Error names both, and the name that they give.
+func (e *SameNames) Error() string {
+	return fmt.Sprintf("node names %q and %q give the same subscription name %s", e.First, e.Second, e.Subscription)
+}
+
+// Hint says what to choose.
+func (e *SameNames) Hint() string {
+	if e.Members {
+		return "remove one of these nodes, and let it join again under a name that differs in its letters or digits"
+	}
+	return "choose another name for the new node: upper case counts as lower case, and every sign but letters and digits as _"
+}
+
+// distinct sees that no two nodes give their subscriptions one name.
+func distinct(all, joining []string) error {
+	for i, second := range all {
+		for _, first := range all[:i] {
+			if first == second || workflow.SubscriptionName(first, "") != workflow.SubscriptionName(second, "") {
+				continue
+			}
+			other := second // that of the two, when there is no third one
+			for _, name := range all {
+				if name != first && name != second {
+					other = name
+					break
+				}
+			}
+			return &SameNames{
+				First: first, Second: second, Subscription: workflow.SubscriptionName(first, other),
+				Members: !slices.Contains(joining, first) && !slices.Contains(joining, second),
+			}
+		}
 	}
 	return nil
 }

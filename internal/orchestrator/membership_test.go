@@ -2,7 +2,9 @@ package orchestrator_test
 
 import (
 	"encoding/json"
+	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,5 +100,109 @@ func TestRemovalGoesOn(t *testing.T) {
 			require.True(t, kept.Finished)
 			require.Greater(t, kept.Serial, unfinished.Serial)
 		}
+	}
+}
+
+// nobody is the name of no node.
+const nobody = "-"
+
+// lone is a cluster of databases, of which those that are named are nodes; the
+// one without a schema knows not even the tables.
+func lone(bare, without string, nodes ...string) *cluster {
+	c := newCluster()
+	c.answer = func(node, sql string) *answer {
+		switch {
+		case strings.HasPrefix(sql, "SELECT n.node_name FROM spock.local_node"):
+			switch {
+			case node == without:
+				return refusal("42P01", `relation "spock.local_node" does not exist`)
+			case node == bare:
+				return &answer{}
+			case node == "": // a survivor tells its name
+				return &answer{result: one("node_name", nodes[0])}
+			}
+			return &answer{result: one("node_name", node)}
+		case strings.HasPrefix(sql, "SELECT DISTINCT ON (n.node_name)"):
+			var peers orchestrator.Result
+			for _, name := range nodes {
+				if name != node && (node != "" || name != nodes[0]) {
+					peers.Rows = append(peers.Rows, []*string{&name, new("host=" + name)})
+				}
+			}
+			return &answer{result: peers}
+		case strings.Contains(sql, "sub_show_status"), strings.HasPrefix(sql, "SELECT 'subscription'"):
+			return &answer{}
+		case strings.HasPrefix(sql, "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc"):
+			return &answer{result: boolean("installed", true)}
+		case strings.Contains(sql, "to_regprocedure") || strings.Contains(sql, "to_regclass"):
+			return &answer{result: boolean("there", false)}
+		}
+		return nil
+	}
+	return c
+}
+
+// Names that differ only in what a subscription's name does not keep are refused before anything is changed.
+func TestSameNames(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		nodes []string
+		news  []string
+		says  string
+		hint  string
+	}{
+		{[]string{"n1"}, []string{"N1"}, `node names "n1" and "N1" give the same subscription name sub_n1_n1`, "choose another name"},
+		{[]string{"n1"}, []string{"n-2", "n_2"}, `node names "n-2" and "n_2" give the same subscription name sub_n_2_n1`, "choose another name"},
+		{[]string{"n1", "n-2"}, []string{"n.2"}, `node names "n-2" and "n.2" give the same subscription name sub_n_2_n1`, "choose another name"},
+		{[]string{"n1", "n-2", "N-2"}, []string{"n3"}, `node names "n-2" and "N-2" give the same subscription name sub_n_2_n1`, "remove one of these nodes"},
+	} {
+		for _, skip := range []bool{true, false} {
+			servers := lone(c.news[0], nobody, c.nodes...)
+			var failed []string
+			m := &orchestrator.Membership{Surveyor: &orchestrator.Surveyor{Dial: servers.dial}, OnCheck: func(c orchestrator.Check) {
+				if c.Verdict == orchestrator.Fail {
+					failed = append(failed, c.Text)
+				}
+			}}
+			a := orchestrator.Addition{Source: workflow.Member{Name: "n1", DSN: "host=n1"}, SkipCheck: skip}
+			for _, name := range c.news {
+				a.New = append(a.New, workflow.Newcomer{Member: workflow.Member{Name: name, DSN: "host=" + name}})
+			}
+			_, err := m.Add(t.Context(), a)
+			same, ok := errors.AsType[*orchestrator.SameNames](err)
+			if !ok { // the checks have found it
+				_, ok = errors.AsType[*orchestrator.Checked](err)
+				require.True(t, ok && !skip, "%v", err)
+				require.Condition(t, func() bool {
+					return slices.ContainsFunc(failed, func(text string) bool { return strings.HasPrefix(text, c.says+"; "+c.hint) })
+				}, "%q", failed)
+				continue
+			}
+			require.EqualError(t, same, c.says)
+			require.Contains(t, same.Hint(), c.hint)
+			for _, sent := range servers.sent {
+				require.NotRegexp(t, "_create|_drop|INSERT|CREATE", sent)
+			}
+		}
+	}
+}
+
+// A survivor that is none is named, and what to give instead.
+func TestRemovalFromNoNode(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		servers *cluster
+		says    string
+	}{
+		{lone("", nobody), "--survivor-dsn leads to a database that is no node"},
+		{lone(nobody, ""), "--survivor-dsn leads to a database that is no node"},
+		{lone(nobody, nobody, "n3"), `--survivor-dsn leads to node "n3" itself`},
+	} {
+		m := &orchestrator.Membership{Surveyor: &orchestrator.Surveyor{Dial: c.servers.dial}}
+		_, err := m.Remove(t.Context(), orchestrator.Removal{Target: workflow.Member{Name: "n3"}, Survivor: workflow.Member{DSN: "host=somewhere"}})
+		require.EqualError(t, err, c.says)
+		var hinted interface{ Hint() string }
+		require.ErrorAs(t, err, &hinted)
+		require.Contains(t, hinted.Hint(), "give the connection string of a node that stays")
 	}
 }

@@ -32,6 +32,14 @@ func (t *Topology) Member(name string) (workflow.Member, bool) {
 	return workflow.Member{}, false
 }
 
+func (t *Topology) names() []string {
+	names := make([]string, len(t.Members))
+	for i, m := range t.Members {
+		names[i] = m.Name
+	}
+	return names
+}
+
 // Nodes are the members as the tool reaches them: at the addresses at which
 // their servers reach each other.
 func (t *Topology) Nodes() ([]workflow.Node, error) {
@@ -324,7 +332,7 @@ func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member
 		t, err = s.Survey(ctx, survivor, forgotten...)
 	}
 	if err != nil {
-		return l, err
+		return l, noNode(survivor, target, err)
 	}
 	if known, ok := t.Member(target.Name); ok && !l.Target.Bare {
 		l.Target = known
@@ -342,7 +350,7 @@ func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member
 		}
 	}
 	if len(l.Peers) == 0 && l.Dead {
-		return l, errors.New("no node that survives was found")
+		return l, &noSurvivor{target: target.Name, bare: t.Members[0].Bare, itself: t.Members[0].Name == target.Name}
 	}
 	l.Links = t.Links
 	for _, x := range l.Links {
@@ -354,6 +362,38 @@ func (s *Surveyor) Leaving(ctx context.Context, target, survivor workflow.Member
 		}
 	}
 	return l, s.fenced(ctx, &l)
+}
+
+// noSurvivor is a survivor's connection string that leads to no node which stays.
+type noSurvivor struct {
+	target string
+	// bare says that it leads to a database that is no node, itself that it leads to the target.
+	bare, itself bool
+}
+
+func (e *noSurvivor) Error() string {
+	switch {
+	case e.bare:
+		return "--survivor-dsn leads to a database that is no node"
+	case e.itself:
+		return "--survivor-dsn leads to node " + strconv.Quote(e.target) + " itself"
+	}
+	return "no node that survives was found"
+}
+
+// Hint says what to give instead.
+func (e *noSurvivor) Hint() string {
+	return "give the connection string of a node that stays, with the database of the cluster: pgdrover spock status --dsn … shows which node a database is"
+}
+
+// noNode words an error of a survivor that has no schema at all.
+func noNode(survivor, target workflow.Member, err error) error {
+	if node, ok := errors.AsType[*NodeError](err); ok && node.Node == survivor.Name {
+		if _, ok := errors.AsType[*schemaError](node.Err); ok {
+			return &noSurvivor{target: target.Name, bare: true}
+		}
+	}
+	return err
 }
 
 // fenced finds out whether the nodes' schemas can do more than Spock's, and

@@ -86,13 +86,15 @@ func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
 	}
 	c.DialFunc = dialer.DialContext
 	maps.Copy(c.RuntimeParams, map[string]string{
-		"application_name":        cfg.ApplicationName,
-		"search_path":             "pg_catalog",
-		"statement_timeout":       millis(cfg.StatementTimeout),
-		"lock_timeout":            millis(cfg.LockTimeout),
-		"tcp_keepalives_idle":     "10",
-		"tcp_keepalives_interval": "5",
-		"tcp_keepalives_count":    "3",
+		"application_name": cfg.ApplicationName,
+		"search_path":      "pg_catalog",
+		// Otherwise a backslash in a statement means something else.
+		"standard_conforming_strings": "on",
+		"statement_timeout":           millis(cfg.StatementTimeout),
+		"lock_timeout":                millis(cfg.LockTimeout),
+		"tcp_keepalives_idle":         "10",
+		"tcp_keepalives_interval":     "5",
+		"tcp_keepalives_count":        "3",
 	})
 	maps.Copy(c.RuntimeParams, cfg.Settings)
 	if cfg.OnNotice != nil {

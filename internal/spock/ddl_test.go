@@ -401,3 +401,27 @@ func TestSplitStatements(t *testing.T) {
 		require.Equal(t, want, n.text(t, `SELECT tag FROM pgdrover.command_tag($1)`, text), text)
 	}
 }
+
+// TestOtherStrings: functions run under their caller's settings, and no literal in them may mean something else where a
+// backslash escapes.
+func TestOtherStrings(t *testing.T) {
+	t.Parallel()
+	n := capturing(t)
+	functions := n.lines(t, `SELECT pg_get_functiondef(p.oid) FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+		WHERE p.pronamespace IN ('spock'::regnamespace, 'pgdrover'::regnamespace) AND l.lanname IN ('sql', 'plpgsql') AND p.prokind IN ('f', 'p')`)
+	require.Greater(t, len(functions), 100)
+	n.exec(t, `SET standard_conforming_strings = off; SET client_min_messages = warning`)
+	n.heard()
+	n.exec(t, `CREATE TABLE a (id int PRIMARY KEY, v text DEFAULT E'\\')`)
+	n.exec(t, `SELECT spock.replicate_ddl('CREATE TABLE b (id int)')`)
+	n.exec(t, `CREATE INDEX ON a (v)`)
+	n.exec(t, `SET standard_conforming_strings = on`) // for the driver
+	require.Equal(t, []string{`CREATE TABLE a (id int PRIMARY KEY, v text DEFAULT E'\\')`, "CREATE TABLE b (id int)", "CREATE INDEX ON a (v)"}, n.queued(t))
+	n.exec(t, `SET spock.enable_ddl_replication = off; SET standard_conforming_strings = off`)
+	for _, f := range functions {
+		n.exec(t, f)
+	}
+	for _, said := range n.heard() {
+		require.NotContains(t, said, "nonstandard use")
+	}
+}

@@ -12,12 +12,8 @@ type Socket struct{ raw syscall.RawConn }
 // restMark is how much may lie in a socket before it wakes anybody, in bytes.
 const restMark = 1 << 20
 
-// SocketOf finds it, also below encryption. A connection without a socket has
-// one that does nothing.
-func SocketOf(conn any) Socket {
-	if above, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = above.NetConn()
-	}
+// SocketOf finds it. A connection without a socket has one that does nothing.
+func SocketOf(conn net.Conn) Socket {
 	if socket, ok := conn.(syscall.Conn); ok {
 		if raw, err := socket.SyscallConn(); err == nil {
 			return Socket{raw}

@@ -116,7 +116,7 @@ func RemoveNode(l Leaving) []Step {
 // nobody, and belong to no node that stays.
 func (l Leaving) leftSlots(peer string) string {
 	return ` FROM pg_catalog.pg_replication_slots r
- WHERE r.database = pg_catalog.current_database() AND r.slot_type = 'logical' AND NOT r.temporary AND NOT r.active AND r.slot_name LIKE 'spk\_%'
+ WHERE r.database = pg_catalog.current_database() AND r.slot_type = 'logical' AND NOT r.temporary AND NOT r.active AND r.slot_name ~ '^spk_'
    AND r.slot_name <> ALL (` + pg.QuoteLiteral(ListLiteral(l.Own[peer])) + "::name[])"
 }
 

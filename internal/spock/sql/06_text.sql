@@ -25,7 +25,7 @@ BEGIN
                     ELSE ARRAY[pg_catalog.btrim(sql, E' \t\r\n')] END;
     END IF;
     SELECT pg_catalog.array_agg(m[1]) INTO tokens
-      FROM pg_catalog.regexp_matches(sql, '(--|/\*|\*/|[[:alnum:]_]+|[ \t\r]+|\\.|.|\n)', 'gn') AS m;
+      FROM pg_catalog.regexp_matches(sql, E'(--|/\\*|\\*/|[[:alnum:]_]+|[ \\t\\r]+|\\\\.|.|\\n)', 'gn') AS m;
     n := pg_catalog.cardinality(tokens);
     WHILE i <= n LOOP
         tok := tokens[i];
@@ -94,7 +94,7 @@ BEGIN
                 END IF;
                 last_word := pg_catalog.lower(tok);
                 glued := true;
-            WHEN tok = E'\n' OR tok ~ '^[ \t\r]' THEN
+            WHEN tok = E'\n' OR tok ~ E'^[ \\t\\r]' THEN
                 glued := false;
             ELSE
                 words := words + 1;
@@ -115,7 +115,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.bare_text(statement text)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT pg_catalog.btrim(pg_catalog.regexp_replace(pg_catalog.regexp_replace(pg_catalog.regexp_replace(
-           statement, '--[^\n]*', ' ', 'g'), '/\*.*?\*/', ' ', 'g'), '\s+', ' ', 'g'))
+           statement, E'--[^\\n]*', ' ', 'g'), E'/\\*.*?\\*/', ' ', 'g'), E'\\s+', ' ', 'g'))
 $$;
 
 -- Whether an expression is one expression: parentheses closed, no semicolon, no unfinished string.
@@ -141,8 +141,8 @@ BEGIN
     w := pg_catalog.regexp_split_to_array(pg_catalog.regexp_replace(bare, '[^A-Z0-9_ ].*$', ''), ' +');
     is_ddl := w[1] IN ('CREATE', 'ALTER', 'DROP', 'COMMENT', 'GRANT', 'REVOKE', 'REASSIGN', 'REFRESH', 'IMPORT',
                        'SECURITY', 'CLUSTER')
-              OR bare ~ '^(SELECT|WITH)\M.*\mINTO\M' AND bare ~ '^SELECT\M'
-                 AND bare ~ '^SELECT [^''"(]*\mINTO (TEMP |TEMPORARY |UNLOGGED |TABLE )*[A-Z_"]';
+              OR bare ~ E'^(SELECT|WITH)\\M.*\\mINTO\\M' AND bare ~ E'^SELECT\\M'
+                 AND bare ~ E'^SELECT [^''"(]*\\mINTO (TEMP |TEMPORARY |UNLOGGED |TABLE )*[A-Z_"]';
     tag := CASE
         WHEN w[1] = 'SELECT' AND is_ddl THEN 'SELECT INTO'
         WHEN w[1] IN ('CREATE', 'ALTER', 'DROP') THEN NULL
@@ -164,10 +164,10 @@ BEGIN
         kind := pg_catalog.regexp_replace(kind,
             '^(OR REPLACE |TEMP |TEMPORARY |LOCAL |GLOBAL |UNLOGGED |UNIQUE |TRUSTED |PROCEDURAL |RECURSIVE |CONSTRAINT |DEFAULT (?=CONVERSION))+', '');
         tag := w[1] || ' ' || coalesce(pg_catalog.substring(kind,
-            '^(ACCESS METHOD|DEFAULT PRIVILEGES|EVENT TRIGGER|FOREIGN DATA WRAPPER|FOREIGN TABLE|LARGE OBJECT|'
+            E'^(ACCESS METHOD|DEFAULT PRIVILEGES|EVENT TRIGGER|FOREIGN DATA WRAPPER|FOREIGN TABLE|LARGE OBJECT|'
             'MATERIALIZED VIEW|OPERATOR CLASS|OPERATOR FAMILY|TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|'
-            'TEXT SEARCH PARSER|TEXT SEARCH TEMPLATE|USER MAPPING)\M'), pg_catalog.split_part(kind, ' ', 1));
-        IF tag = 'CREATE TABLE' AND bare ~ '^[^(]*(\([^()]*\))?[^()]* AS (MATERIALIZED )?(SELECT|WITH|TABLE|VALUES|EXECUTE|\()' THEN
+            'TEXT SEARCH PARSER|TEXT SEARCH TEMPLATE|USER MAPPING)\\M'), pg_catalog.split_part(kind, ' ', 1));
+        IF tag = 'CREATE TABLE' AND bare ~ E'^[^(]*(\\([^()]*\\))?[^()]* AS (MATERIALIZED )?(SELECT|WITH|TABLE|VALUES|EXECUTE|\\()' THEN
             tag := 'CREATE TABLE AS';
         ELSIF tag IN ('CREATE USER', 'CREATE GROUP', 'ALTER USER', 'ALTER GROUP', 'DROP USER', 'DROP GROUP') THEN
             tag := w[1] || ' ROLE';

@@ -81,7 +81,7 @@ BEGIN
     END IF;
     SELECT w.definition INTO old_definition FROM spock.pgdrover_watch w WHERE w.relid = rel;
     IF old_definition = coalesce(expression, '') AND
-       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = rel AND t.tgname LIKE 'pgdrover\_tombstone\_%')
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = rel AND t.tgname LIKE E'pgdrover\\_tombstone\\_%')
        = (CASE WHEN expression IS NULL THEN 1 ELSE 3 END) THEN
         RETURN;
     END IF;
@@ -130,7 +130,7 @@ BEGIN
                                                'tombstone_' || rel));
     END IF;
     FOR t IN SELECT g.tgname FROM pg_catalog.pg_trigger g
-              WHERE g.tgrelid = rel AND g.tgname LIKE 'pgdrover\_tombstone\_%' LOOP
+              WHERE g.tgrelid = rel AND g.tgname LIKE E'pgdrover\\_tombstone\\_%' LOOP
         PERFORM pgdrover.run(pg_catalog.format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION spock', t,
                                                pgdrover.qualified_name(rel)));
     END LOOP;

@@ -150,7 +150,7 @@ BEGIN
     END IF;
     IF n.node_id = pgdrover.local_node_id() THEN
         FOR slot IN SELECT r.slot_name, r.active FROM pg_catalog.pg_replication_slots r
-                     WHERE r.database = pg_catalog.current_database() AND r.slot_name LIKE 'spk\_%'
+                     WHERE r.database = pg_catalog.current_database() AND r.slot_name LIKE E'spk\\_%'
                        AND r.plugin IN ('pgoutput', 'spock_output', 'spock') LOOP
             IF slot.active THEN
                 RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = pg_catalog.format(

@@ -217,7 +217,7 @@ DECLARE
     number integer;
 BEGIN
     SELECT n.node_id, n.info INTO l FROM spock.local_node k JOIN spock.node n USING (node_id);
-    IF l.info ->> 'sequence_number' ~ '^\d{1,4}$' THEN
+    IF l.info ->> 'sequence_number' ~ E'^\\d{1,4}$' THEN
         RETURN (l.info ->> 'sequence_number')::integer;
     END IF;
     FOR peer IN SELECT DISTINCT ON (n.node_id) n.node_id, n.node_name, n.info, i.if_dsn

@@ -200,7 +200,7 @@ CREATE OR REPLACE FUNCTION spock.get_apply_worker_status(
 RETURNS SETOF record LANGUAGE sql STABLE AS $$
     SELECT DISTINCT ON (m[1], m[2]) a.pid::bigint, pgdrover.as_integer(m[1]::oid), m[2]::bigint, 'running'::text
       FROM pg_catalog.pg_stat_activity a
-           CROSS JOIN LATERAL pg_catalog.regexp_match(a.application_name, '^spock apply (\d{1,10}):(\d{1,10})$') AS m
+           CROSS JOIN LATERAL pg_catalog.regexp_match(a.application_name, E'^spock apply (\\d{1,10}):(\\d{1,10})$') AS m
      WHERE m IS NOT NULL ORDER BY m[1], m[2], a.backend_start
 $$;
 
@@ -249,7 +249,7 @@ BEGIN
     PERFORM pgdrover.peer_open('pgdrover_failover', dsn, 'pgdrover slot_enable_failover', true);
     FOR slot IN EXECUTE 'SELECT s.slot_name FROM pg_catalog.pg_replication_slots s '
                         'WHERE s.slot_type = ''logical'' AND s.database = pg_catalog.current_database() '
-                        'AND s.slot_name LIKE ''spk\_%'' AND NOT s.failover AND NOT s.temporary' LOOP
+                        'AND s.slot_name ^@ ''spk_'' AND NOT s.failover AND NOT s.temporary' LOOP
         PERFORM pgdrover.dblink_exec('pgdrover_failover', pg_catalog.format('ALTER_REPLICATION_SLOT %I ( FAILOVER )', slot));
         n := n + 1;
     END LOOP;

@@ -7,7 +7,7 @@ RETURNS text LANGUAGE sql IMMUTABLE AS $$
         SELECT pg_catalog.string_agg(CASE
                    WHEN m[1] LIKE '"%' THEN pg_catalog.quote_ident(pg_catalog.replace(pg_catalog.btrim(m[1], '"'), '""', '"'))
                    ELSE pg_catalog.quote_ident(pg_catalog.lower(pg_catalog.btrim(m[1]))) END, ', ' ORDER BY n)
-          FROM pg_catalog.regexp_matches(path, '("(?:[^"]|"")*"|[^,"\s][^,"]*)', 'g') WITH ORDINALITY AS r(m, n)) END
+          FROM pg_catalog.regexp_matches(path, E'("(?:[^"]|"")*"|[^,"\\s][^,"]*)', 'g') WITH ORDINALITY AS r(m, n)) END
 $$;
 
 CREATE OR REPLACE FUNCTION spock.replicate_ddl(
@@ -65,7 +65,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.callers_context(context text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    place integer := pg_catalog.regexp_instr(context, '(^|\n)PL/pgSQL function (pgdrover\.)?on_(ddl_end|sql_drop)\(\)[^\n]*(\n|$)',
+    place integer := pg_catalog.regexp_instr(context, E'(^|\\n)PL/pgSQL function (pgdrover\\.)?on_(ddl_end|sql_drop)\\(\\)[^\\n]*(\\n|$)',
                                              1, 1, 1);
 BEGIN
     RETURN CASE WHEN place = 0 THEN '' ELSE pg_catalog.substr(context, place) END;
@@ -83,7 +83,7 @@ BEGIN
         RETURN NULL;
     END IF;
     rest := pg_catalog.substr(callers, 16);
-    ends := pg_catalog.regexp_instr(rest, '"\nPL/\w+ function ');
+    ends := pg_catalog.regexp_instr(rest, E'"\\nPL/\\w+ function ');
     RETURN CASE WHEN ends = 0 THEN pg_catalog.left(rest, -1) ELSE pg_catalog.left(rest, ends - 1) END;
 END
 $$;
@@ -141,7 +141,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.command_names()
 RETURNS text[] LANGUAGE sql STABLE AS $$
     SELECT pg_catalog.array_agg(DISTINCT pg_catalog.replace(pg_catalog.substring(
-               pg_catalog.regexp_replace(c.object_identity, '\(.*$', ''), '([^.]+)$'), '"', ''))
+               pg_catalog.regexp_replace(c.object_identity, E'\\(.*$', ''), '([^.]+)$'), '"', ''))
       FROM pg_catalog.pg_event_trigger_ddl_commands() c
 $$;
 
@@ -154,12 +154,12 @@ BEGIN
     -- DROP OWNED mostly follows REASSIGN OWNED, which no event trigger sees: elsewhere the role may still own all that was
     -- given away here.
     RETURN tag LIKE '% SUBSCRIPTION' OR tag LIKE '% DATABASE' OR tag LIKE '% TABLESPACE' OR tag IN ('REINDEX', 'DROP OWNED')
-        OR bare ~ '^(CREATE (UNIQUE )?|DROP )INDEX CONCURRENTLY\M'
-        OR bare ~ '\mDETACH PARTITION\M.*\mCONCURRENTLY$'
-        OR bare ~ '^CREATE .*\mAS EXECUTE\M' AND tag = 'CREATE TABLE AS'
+        OR bare ~ E'^(CREATE (UNIQUE )?|DROP )INDEX CONCURRENTLY\\M'
+        OR bare ~ E'\\mDETACH PARTITION\\M.*\\mCONCURRENTLY$'
+        OR bare ~ E'^CREATE .*\\mAS EXECUTE\\M' AND tag = 'CREATE TABLE AS'
         OR coalesce(pg_catalog.current_setting('pgdrover.dropped_temporary', true) = 'on', false)
         OR EXISTS (SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() c
-                    WHERE c.schema_name = 'pg_temp' OR c.schema_name LIKE 'pg\_temp\_%'
+                    WHERE c.schema_name = 'pg_temp' OR c.schema_name LIKE E'pg\\_temp\\_%'
                        OR EXISTS (SELECT FROM spock.reserved_object r
                                    WHERE r.kind = 'schema' AND NOT r.replicate_ddl
                                      AND (r.name = c.schema_name::name
@@ -187,7 +187,7 @@ $$;
 -- random, from a sequence. Constants are the same everywhere.
 CREATE OR REPLACE FUNCTION pgdrover.computes_values(tag text, statement text)
 RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT tag = 'ALTER TABLE' AND pg_catalog.upper(pgdrover.bare_text(statement)) ~ '\mADD\M' AND EXISTS (
+    SELECT tag = 'ALTER TABLE' AND pg_catalog.upper(pgdrover.bare_text(statement)) ~ E'\\mADD\\M' AND EXISTS (
         SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() c
           JOIN pg_catalog.pg_class k ON c.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND k.oid = c.objid
           JOIN pg_catalog.pg_attribute a ON a.attrelid = k.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -196,7 +196,7 @@ RETURNS boolean LANGUAGE sql STABLE AS $$
            AND pg_catalog.age(a.xmin) <= 0 -- of this transaction
            AND a.attgenerated = ''
            AND (a.attidentity <> '' OR pg_catalog.regexp_replace(pg_catalog.pg_get_expr(f.adbin, f.adrelid), '''[^'']*''', '', 'g')
-                                       ~ '\w\(|\m(CURRENT_|LOCALTIME)'))
+                                       ~ E'\\w\\(|\\m(CURRENT_|LOCALTIME)'))
 $$;
 
 -- Runs with the rights of the schema's owner, because whoever may run DDL may not write the queue. What it is told
@@ -221,7 +221,7 @@ BEGIN
                OR c.object_type = 'extension' AND c.object_identity = 'spock'
                OR c.object_type = 'schema' AND c.object_identity IN ('spock', 'pgdrover')
                OR c.object_type IN ('publication', 'publication relation', 'publication namespace')
-                  AND c.object_identity LIKE '%pgdrover\_%')
+                  AND c.object_identity LIKE E'%pgdrover\\_%')
       INTO commands, ours FROM pg_event_trigger_ddl_commands() c;
     IF commands > 0 AND commands = ours THEN
         RETURN;

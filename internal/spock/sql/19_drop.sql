@@ -88,7 +88,7 @@ BEGIN
     SELECT pg_catalog.array_agg(coalesce(o.address_names[pg_catalog.cardinality(o.address_names)], o.object_identity)) INTO names
       FROM pg_catalog.pg_event_trigger_dropped_objects() o WHERE o.original;
     s := pgdrover.current_statement(context, tag, names, false);
-    RETURN coalesce(s.statement, pg_catalog.current_query()) ~* '\mcascade\M';
+    RETURN coalesce(s.statement, pg_catalog.current_query()) ~* E'\\mcascade\\M';
 END
 $$;
 

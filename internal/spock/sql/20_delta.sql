@@ -125,7 +125,7 @@ BEGIN
                JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
                JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = f.oid
                                AND p.refclassid = 'pg_class'::regclass AND p.refobjid = p_seqid
-              WHERE pg_get_expr(f.adbin, f.adrelid) ~ '^nextval\(' ORDER BY f.oid LOOP
+              WHERE pg_get_expr(f.adbin, f.adrelid) ~ E'^nextval\\(' ORDER BY f.oid LOOP
         n := n + spock.convert_column_to_int8(d.rel, d.adnum);
         command := format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT snowflake.nextval(%L::regclass)', d.rel, d.attname, p_seqid);
         RAISE NOTICE 'EXECUTE %', command;

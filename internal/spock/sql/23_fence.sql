@@ -56,8 +56,8 @@ BEGIN
         RETURN;
     END IF;
     IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c
-                WHERE NOT coalesce(c.schema_name = 'pg_temp' OR c.schema_name LIKE 'pg\_temp\_%'
-                                   OR c.object_identity ~ '\mon pg_temp(_\d+)?\.' OR c.object_identity ~ '^pg_temp(_\d+)?\.', false)) THEN
+                WHERE NOT coalesce(c.schema_name = 'pg_temp' OR c.schema_name LIKE E'pg\\_temp\\_%'
+                                   OR c.object_identity ~ E'\\mon pg_temp(_\\d+)?\\.' OR c.object_identity ~ E'^pg_temp(_\\d+)?\\.', false)) THEN
         PERFORM pgdrover.fence_refuse(TG_TAG);
     END IF;
 END
@@ -108,7 +108,7 @@ RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
           FROM pg_index i JOIN rel r ON r.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid
         UNION ALL SELECT format('trigger %I on %s', t.tgname, r.name), pg_get_triggerdef(t.oid) || t.tgenabled::text
           FROM pg_trigger t JOIN rel r ON r.oid = t.tgrelid
-         WHERE everything AND NOT t.tgisinternal AND t.tgname NOT LIKE 'pgdrover\_%'
+         WHERE everything AND NOT t.tgisinternal AND t.tgname NOT LIKE E'pgdrover\\_%'
         UNION ALL SELECT 'function ' || p.oid::regprocedure, CASE WHEN p.prokind IN ('f', 'p') THEN pg_get_functiondef(p.oid) ELSE p.prosrc END
           FROM pg_proc p
          WHERE everything AND p.pronamespace = ANY (ARRAY (SELECT n.oid FROM own n)) AND pgdrover.is_foreign('pg_proc'::regclass, p.oid, p.pronamespace)

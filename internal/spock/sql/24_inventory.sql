@@ -4,7 +4,7 @@
 CREATE OR REPLACE FUNCTION pgdrover.droppable(OUT class oid, OUT object oid, OUT rank integer)
 RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
     SELECT o.class, o.object, o.rank FROM (
-        SELECT 'pg_event_trigger'::regclass::oid AS class, e.oid AS object, 1 AS rank FROM pg_event_trigger e WHERE e.evtname NOT LIKE 'pgdrover\_%'
+        SELECT 'pg_event_trigger'::regclass::oid AS class, e.oid AS object, 1 AS rank FROM pg_event_trigger e WHERE e.evtname NOT LIKE E'pgdrover\\_%'
         UNION ALL SELECT 'pg_extension'::regclass, x.oid, 2 FROM pg_extension x
         UNION ALL SELECT 'pg_class'::regclass, c.oid, 3 FROM pg_class c
                    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND NOT pgdrover.reserved_schema(c.relnamespace::regnamespace::text::name)
@@ -22,7 +22,7 @@ RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
         UNION ALL SELECT 'pg_opfamily'::regclass, f.oid, 10 FROM pg_opfamily f WHERE NOT pgdrover.reserved_schema(f.opfnamespace::regnamespace::text::name)
         UNION ALL SELECT 'pg_foreign_server'::regclass, f.oid, 10 FROM pg_foreign_server f
         UNION ALL SELECT 'pg_foreign_data_wrapper'::regclass, f.oid, 11 FROM pg_foreign_data_wrapper f
-        UNION ALL SELECT 'pg_publication'::regclass, p.oid, 12 FROM pg_publication p WHERE p.pubname NOT LIKE 'pgdrover\_%'
+        UNION ALL SELECT 'pg_publication'::regclass, p.oid, 12 FROM pg_publication p WHERE p.pubname NOT LIKE E'pgdrover\\_%'
         UNION ALL SELECT 'pg_language'::regclass, l.oid, 13 FROM pg_language l
         UNION ALL SELECT 'pg_namespace'::regclass, n.oid, 14 FROM pg_namespace n WHERE NOT pgdrover.reserved_schema(n.nspname)) AS o
      WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.object AND d.objsubid = 0

@@ -208,9 +208,9 @@ BEGIN
     PERFORM pgdrover.on_node(node_dsn, pg_catalog.format('SELECT spock.sub_create(subscription_name := %L, provider_dsn := %L, '
         'replication_sets := %s, synchronize_structure := %L, synchronize_data := %L, forward_origins := %s, apply_delay := %L, '
         'enabled := %L, force_text_transfer := %L, skip_schema := %L::text[])::text', subscription_name, provider_dsn,
-        CASE WHEN replication_sets ~* '^array\[' THEN replication_sets || '::text[]' ELSE pg_catalog.quote_literal(replication_sets) || '::text[]' END,
+        CASE WHEN replication_sets ~* E'^array\\[' THEN replication_sets || '::text[]' ELSE pg_catalog.quote_literal(replication_sets) || '::text[]' END,
         synchronize_structure, synchronize_data,
-        CASE WHEN forward_origins ~* '^array\[' THEN forward_origins || '::text[]' ELSE pg_catalog.quote_literal(forward_origins) || '::text[]' END,
+        CASE WHEN forward_origins ~* E'^array\\[' THEN forward_origins || '::text[]' ELSE pg_catalog.quote_literal(forward_origins) || '::text[]' END,
         apply_delay, enabled, force_text_transfer, skipped));
     PERFORM pgdrover.zodan_ok(pg_catalog.format('Subscription %s created', subscription_name));
 END

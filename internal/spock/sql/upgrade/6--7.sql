@@ -1,0 +1,1 @@
+-- From version 6 to version 7: functions mean the same where standard_conforming_strings is off; nothing but the functions changes.
