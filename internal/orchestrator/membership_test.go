@@ -113,12 +113,12 @@ func lone(bare, without string, nodes ...string) *cluster {
 	c.answer = func(node, sql string) *answer {
 		switch {
 		case strings.HasPrefix(sql, "SELECT n.node_name FROM spock.local_node"):
-			switch {
-			case node == without:
+			switch node {
+			case without:
 				return refusal("42P01", `relation "spock.local_node" does not exist`)
-			case node == bare:
+			case bare:
 				return &answer{}
-			case node == "": // a survivor tells its name
+			case "": // a survivor tells its name
 				return &answer{result: one("node_name", nodes[0])}
 			}
 			return &answer{result: one("node_name", node)}
