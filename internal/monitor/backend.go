@@ -148,8 +148,21 @@ func (h *holding) Wait(ctx context.Context) (groupKey, error) {
 	}
 }
 
-func (h *holding) Watch(ctx context.Context) (watch, error) { return h.open(ctx, "watch") }
-func (h *holding) Work(ctx context.Context) (worker, error) { return h.open(ctx, "worker") }
+func (h *holding) Watch(ctx context.Context) (watch, error) {
+	c, err := h.open(ctx, "watch")
+	if err != nil {
+		return nil, err // as a watch, no connection would not be nil any more
+	}
+	return c, nil
+}
+
+func (h *holding) Work(ctx context.Context) (worker, error) {
+	c, err := h.open(ctx, "worker")
+	if err != nil {
+		return nil, err // as above
+	}
+	return c, nil
+}
 
 func (h *holding) open(ctx context.Context, purpose string) (*connection, error) {
 	db, err := h.backend.connect(ctx, purpose)
