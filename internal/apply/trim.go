@@ -120,11 +120,10 @@ func (t *trimmer) row(in []byte) (int, error) {
 		size := int(int32(binary.BigEndian.Uint32(head))) //nolint:gosec // -1 is NULL
 		value := left[4 : 4+max(size, 0)]
 		left = left[4+len(value):]
-		switch {
-		case size >= 0 && t.padded[column]:
+		if size >= 0 && t.padded[column] {
 			value = trimBlanks(value)
 			t.out = binary.BigEndian.AppendUint32(t.out, uint32(len(value))) //nolint:gosec // less than it was
-		default:
+		} else {
 			t.out = append(t.out, head...)
 		}
 		if len(value) < trimmedSize {

@@ -74,8 +74,6 @@ func noWords(words []string) error {
 func openSpock(ctx context.Context, env *Env, info pg.ConnInfo) (*spock.DB, error) {
 	db, err := spock.Connect(ctx, spock.ConnectConfig{
 		ConnInfo: info, ApplicationName: nameDrover + " spock", ConnectTimeout: max(env.patience(), 5*time.Second),
-		// The schema is full of regular expressions, which a database may read otherwise.
-		Settings: map[string]string{"standard_conforming_strings": "on"},
 		OnNotice: func(n spock.Notice) {
 			if n.Severity == "WARNING" || n.Severity == "NOTICE" {
 				env.warnf("%s: %s", place(info), n.Message)
