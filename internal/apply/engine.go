@@ -52,6 +52,9 @@ type Engine struct {
 	readonly string
 	attached string // what ALTER DATABASE and ALTER ROLE say of settings of ours
 
+	said   string // why it did not start, when it was last said
+	saidAt time.Time
+
 	purged    time.Time
 	retention time.Time
 	sequences time.Time
@@ -114,6 +117,9 @@ func (e *Engine) peerDSN(dsn string) string {
 	return info.DSN()
 }
 
+// sayAgain is the pause before the log says once more what keeps an engine from its work.
+const sayAgain = time.Minute
+
 // Run serves the database until the context ends.
 func (e *Engine) Run(ctx context.Context) error {
 	for {
@@ -131,9 +137,12 @@ func (e *Engine) Run(ctx context.Context) error {
 			continue
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // asked to stop meanwhile
+		case err.Error() == e.said && time.Since(e.saidAt) < sayAgain:
 		case errors.As(err, &operable):
+			e.said, e.saidAt = err.Error(), time.Now()
 			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err, "hint", operable.Hint())
 		default:
+			e.said, e.saidAt = err.Error(), time.Now()
 			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err)
 		}
 		if !sleep(ctx, jitter(time.Second)) {
@@ -268,6 +277,7 @@ func (e *Engine) awaitNode(ctx context.Context, db *pgx.Conn) error {
 	if _, err := db.Exec(ctx, "LISTEN spock_change"); err != nil {
 		return fmt.Errorf("listen for changes: %w", err)
 	}
+	e.said = ""
 	e.log.InfoContext(ctx, "engine started", "node", uint32(e.node))
 	return nil
 }
@@ -294,6 +304,9 @@ func (e *Engine) isNode(ctx context.Context, db *pgx.Conn) (bool, error) {
 	}
 	if err != nil {
 		return false, fmt.Errorf("look for node: %w", err)
+	}
+	if err := spock.CheckPlace(ctx, db); err != nil {
+		return false, err
 	}
 	e.node = conflict.NodeID(node)
 	// What was enforced last, by whichever engine: a mode that was changed while none ran is changed now.

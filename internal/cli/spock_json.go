@@ -56,6 +56,7 @@ func (n *spockNode) object() object {
 	return append(o,
 		field{"node", object{{"id", int64(n.id)}, {"name", n.name}}},
 		field{"engine", n.engine},
+		field{"copy", n.copied},
 		field{"subscriptions", subs},
 		field{"resolutions", n.resolved},
 		field{"exceptions", n.exceptions},

@@ -78,6 +78,7 @@ type spockNode struct {
 	schema     int
 	name       string
 	id         uint32
+	copied     bool // the database says that it is the node, and is a copy of it
 	engine     bool
 	subs       []spockSub
 	tombstones int64
@@ -116,6 +117,9 @@ func readSpockNode(ctx context.Context, db *spock.DB, where string) (spockNode, 
 		return n, err
 	}
 	n.name, n.id = local.Name, local.ID
+	if n.copied, err = db.IsCopy(ctx); err != nil {
+		return n, err
+	}
 	if n.engine, err = db.EngineConnected(ctx); err != nil {
 		return n, err
 	}
@@ -237,6 +241,9 @@ func (n *spockNode) trouble() string {
 	if n.name == "" {
 		return "the database is not a node"
 	}
+	if n.copied {
+		return "it is a copy of node " + n.name + ", not the node"
+	}
 	if !n.engine {
 		return "no engine serves node " + n.name
 	}
@@ -271,7 +278,10 @@ func (n *spockNode) write(w io.Writer) error {
 		return err
 	}
 	engine := "engine runs"
-	if !n.engine {
+	switch {
+	case n.copied:
+		engine = "A COPY, NOT THE NODE (see pgdrover spock uninstall)"
+	case !n.engine:
 		engine = "NO ENGINE"
 	}
 	if _, err := fmt.Fprintf(w, "Node %s (%d) at %s: %s; %d conflicts on record, %d exceptions, %d tombstones%s\n\n",

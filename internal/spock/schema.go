@@ -10,7 +10,7 @@ import (
 )
 
 // SchemaNumber is the version of the schema that this program installs and needs.
-const SchemaNumber = 7
+const SchemaNumber = 8
 
 // CompatVersion is the version of Spock that the schema says it is.
 const CompatVersion = "5.0.11"
@@ -52,6 +52,8 @@ const (
 SELECT to_regnamespace('spock') IS NOT NULL, to_regclass('spock.pgdrover_schema_version') IS NOT NULL,
        EXISTS (SELECT FROM pg_extension WHERE extname = 'spock')`
 	qSchemaVersion = `SELECT version FROM spock.pgdrover_schema_version`
+	qIsCopy        = `SELECT pgdrover.is_copy()`
+	qRefuseCopy    = `SELECT pgdrover.refuse_copy()`
 	qStoreVersion  = `UPDATE spock.pgdrover_schema_version SET version = $1, installed_at = now()`
 	qQuiet         = `SELECT set_config('pgdrover.internal', 'on', true)`
 	// What applies is between two transactions as long as this one lasts: nobody holds a table that an upgrade changes.
@@ -119,6 +121,19 @@ func CheckVersion(ctx context.Context, conn *pgx.Conn) error {
 		return errNewer("read", version)
 	}
 	return nil
+}
+
+// CheckPlace returns nil where the database is the one in which its node was made, or no node. A restored dump or a clone
+// of a node's database also says that it is that node; the slots and origins that it knows are not its own, and the error
+// says so. The schema must be current.
+func CheckPlace(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, qRefuseCopy)
+	return wrap("work as the node", err)
+}
+
+// IsCopy reports what CheckPlace refuses.
+func (db *DB) IsCopy(ctx context.Context) (bool, error) {
+	return db.ask(ctx, "look whether the database is the node", qIsCopy)
 }
 
 func errNewer(what string, version int) error {

@@ -19,6 +19,8 @@ SELECT set_config('deadlock_timeout', '30s', true) FROM pg_roles WHERE rolname =
 	qWritable = `
 SELECT pgdrover.enforce_readonly('off')
  WHERE EXISTS (SELECT FROM pg_trigger t JOIN spock.pgdrover_watch w ON w.relid = t.tgrelid WHERE t.tgname = 'pgdrover_readonly')`
+	qKnowsCopies      = `SELECT to_regprocedure('pgdrover.leave_original()') IS NOT NULL`
+	qLeaveOriginal    = `SELECT pgdrover.leave_original()`
 	qUnwatchAll       = `SELECT pgdrover.unwatch(relid) FROM spock.pgdrover_watch`
 	qDropPublications = `SELECT pgdrover.drop_publications()`
 	qDropSlots        = `
@@ -50,7 +52,9 @@ func dropSchemas() []string {
 // user tables, publications, slots, origins, and the slots that subscriptions
 // have on their providers (a provider that cannot be reached keeps its own,
 // with a warning). User data stays. Without the schema there is nothing to do.
-// While another node still receives from this one it refuses.
+// While another node still receives from this one it refuses. Of a copy of a
+// node's database it takes away the same, but not what is the node's: slots and
+// origins.
 func Uninstall(ctx context.Context, db *DB) error {
 	const op = "uninstall schema spock"
 	return db.schemaChange(ctx, op, func(tx pgx.Tx) error {
@@ -75,16 +79,35 @@ func Uninstall(ctx context.Context, db *DB) error {
 		if _, err := tx.Exec(ctx, qGiveWay); err != nil {
 			return wrap(op, err)
 		}
-		if err := dropSubscriptions(ctx, tx); err != nil {
-			return err
+		statements := []string{qDropPublications}
+		copied, err := leaveOriginal(ctx, tx)
+		if err != nil {
+			return wrap(op, err)
 		}
-		for _, sql := range append([]string{qWritable, qUnwatchAll, qDropPublications, qDropSlots, qDropOrigins}, dropSchemas()...) {
+		if !copied {
+			if err := dropSubscriptions(ctx, tx); err != nil {
+				return err
+			}
+			// In a copy tables have other numbers; there the triggers go with the schema that their functions are in.
+			statements = []string{qWritable, qUnwatchAll, qDropPublications, qDropSlots, qDropOrigins}
+		}
+		for _, sql := range append(statements, dropSchemas()...) {
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return wrap(op, err)
 			}
 		}
 		return nil
 	})
+}
+
+// leaveOriginal reports whether the database is a copy of a node's, and warns of what then stays with the node.
+func leaveOriginal(ctx context.Context, tx pgx.Tx) (copied bool, err error) {
+	// A schema of an older version may have to go as well.
+	if err := tx.QueryRow(ctx, qKnowsCopies).Scan(&copied); err != nil || !copied {
+		return false, err
+	}
+	err = tx.QueryRow(ctx, qLeaveOriginal).Scan(&copied)
+	return copied, err
 }
 
 func dropSubscriptions(ctx context.Context, tx pgx.Tx) error {

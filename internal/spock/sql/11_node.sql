@@ -1,5 +1,64 @@
 -- Nodes and their interfaces.
 
+-- The database that the local node was made in. Schema spock goes along with a dump or a clone, and so does the word that
+-- it is the node; the slots on its providers and the origins do not.
+CREATE TABLE IF NOT EXISTS spock.pgdrover_place (
+    one               boolean PRIMARY KEY DEFAULT true CHECK (one),
+    system_identifier bigint NOT NULL,
+    database_id       oid NOT NULL
+);
+
+-- Keeps where this is; with another word than what is kept only for a node that is made anew.
+CREATE OR REPLACE FUNCTION pgdrover.keep_place(anew boolean)
+RETURNS void LANGUAGE sql AS $$
+    DELETE FROM spock.pgdrover_place WHERE anew;
+    INSERT INTO spock.pgdrover_place (system_identifier, database_id)
+    SELECT c.system_identifier, d.oid FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+     WHERE d.datname = pg_catalog.current_database()
+        ON CONFLICT DO NOTHING;
+$$;
+
+-- Whether this is a node's database that was restored or cloned, and not the node.
+CREATE OR REPLACE FUNCTION pgdrover.is_copy()
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM spock.local_node)
+       AND NOT EXISTS (SELECT FROM spock.pgdrover_place p, pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+                        WHERE d.datname = pg_catalog.current_database()
+                          AND p.system_identifier = c.system_identifier AND p.database_id = d.oid)
+$$;
+
+-- Refuses what would reach for the slots and origins of the node that this is a copy of.
+CREATE OR REPLACE FUNCTION pgdrover.refuse_copy()
+RETURNS void LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF pgdrover.is_copy() THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = pg_catalog.format('database "%s" is a copy of node "%s", not the node',
+                pg_catalog.current_database(),
+                (SELECT n.node_name FROM spock.local_node l JOIN spock.node n ON n.node_id = l.node_id)),
+            DETAIL = 'It was restored from a dump, cloned from a template, or taken to another server by pg_upgrade.',
+            HINT = 'Take the copied schema away with "pgdrover spock uninstall", which leaves the node alone; '
+                   'to replace a node that is gone, create it anew after that.';
+    END IF;
+END
+$$;
+
+-- For a removal: whether this is a copy, with a warning of what stays with the node.
+CREATE OR REPLACE FUNCTION pgdrover.leave_original()
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    slots pg_catalog.text := (
+        SELECT pg_catalog.string_agg(pg_catalog.format('"%s" on %s', s.sub_slot_name, n.node_name), ', ' ORDER BY s.sub_slot_name)
+          FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin);
+BEGIN
+    IF pgdrover.is_copy() AND slots IS NOT NULL THEN
+        RAISE WARNING USING MESSAGE = 'this database is a copy of a node''s: the slots of the node are left alone',
+            DETAIL = pg_catalog.format('Slots: %s.', slots),
+            HINT = 'If that node is gone for good, drop its slots there: they keep WAL for it.';
+    END IF;
+    RETURN pgdrover.is_copy();
+END
+$$;
+
 -- The local node, locked against others that change what belongs to it.
 CREATE OR REPLACE FUNCTION pgdrover.require_local_node()
 RETURNS spock.local_node LANGUAGE plpgsql AS $$
@@ -12,6 +71,15 @@ BEGIN
         PERFORM pgdrover.raise_no_node();
     END IF;
     RETURN l;
+END
+$$;
+
+-- The same, for what has to do with other nodes.
+CREATE OR REPLACE FUNCTION pgdrover.require_original_node()
+RETURNS spock.local_node LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pgdrover.refuse_copy();
+    RETURN pgdrover.require_local_node();
 END
 $$;
 
@@ -101,6 +169,7 @@ BEGIN
     END IF;
     PERFORM pgdrover.check_length(node_create.node_name, 'node');
     LOCK TABLE spock.local_node IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM pgdrover.refuse_copy();
     IF EXISTS (SELECT FROM spock.node k WHERE k.node_name = node_create.node_name) THEN
         RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = pg_catalog.format('node %s already exists', node_create.node_name);
     END IF;
@@ -118,6 +187,7 @@ BEGIN
     INSERT INTO spock.node_interface (if_id, if_name, if_nodeid, if_dsn)
     VALUES (interface, node_create.node_name, id, dsn);
     INSERT INTO spock.local_node (node_id, node_local_interface) VALUES (id, interface);
+    PERFORM pgdrover.keep_place(true);
     INSERT INTO spock.replication_set
            (set_id, set_nodeid, set_name, replicate_insert, replicate_update, replicate_delete, replicate_truncate)
     SELECT pgdrover.member_id(id, s.name), id, s.name, s.ins, s.upd, s.del, s.trunc
@@ -136,6 +206,7 @@ DECLARE
     slot pg_catalog.record;
 BEGIN
     LOCK TABLE spock.local_node IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM pgdrover.refuse_copy();
     SELECT * INTO n FROM spock.node k WHERE k.node_name = node_drop.node_name;
     IF n.node_id IS NULL THEN
         IF ifexists THEN

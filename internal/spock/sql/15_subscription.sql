@@ -151,7 +151,7 @@ CREATE OR REPLACE FUNCTION spock.sub_create(
     apply_delay interval = '0', force_text_transfer boolean = false, enabled boolean = true, skip_schema text[] = '{}')
 RETURNS oid LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     local_dsn pg_catalog.text := (SELECT i.if_dsn FROM spock.node_interface i WHERE i.if_id = l.node_local_interface);
     id pg_catalog.oid := pgdrover.subscription_id(subscription_name);
     answer pg_catalog.jsonb;
@@ -354,7 +354,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_drop(subscription_name name, ifexists boolean = false)
 RETURNS oid LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription;
     dsn pg_catalog.text;
     pending boolean;
@@ -447,7 +447,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_enable(subscription_name name, immediate boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
 BEGIN
     IF immediate THEN
@@ -461,7 +461,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_disable(subscription_name name, immediate boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
 BEGIN
     IF immediate THEN
@@ -478,7 +478,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_alter_interface(subscription_name name, interface_name name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
     id pg_catalog.oid;
 BEGIN
@@ -498,7 +498,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_add_repset(subscription_name name, replication_set name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
 BEGIN
     IF replication_set::text = ANY (s.sub_replication_sets) THEN
@@ -513,7 +513,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_remove_repset(subscription_name name, replication_set name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
 BEGIN
     IF NOT coalesce(replication_set::text = ANY (s.sub_replication_sets), false) THEN
@@ -529,7 +529,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_alter_skiplsn(subscription_name name, lsn pg_lsn)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
 BEGIN
     UPDATE spock.subscription k SET sub_skip_lsn = lsn WHERE k.sub_id = s.sub_id;
@@ -553,7 +553,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_alter_options(subscription_name name, options jsonb)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
     o pg_catalog.record;
 BEGIN

@@ -56,7 +56,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_alter_sync(subscription_name name, truncate boolean = false)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
     nspnames pg_catalog.name[];
     relnames pg_catalog.name[];
@@ -82,7 +82,7 @@ $$;
 CREATE OR REPLACE FUNCTION spock.sub_resync_table(subscription_name name, relation regclass, truncate boolean = true)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
-    l spock.local_node := pgdrover.require_local_node();
+    l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
     readonly pg_catalog.text := pgdrover.setting('spock.readonly');
     nsp pg_catalog.name;

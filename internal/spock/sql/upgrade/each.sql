@@ -1,5 +1,8 @@
 -- The end of every upgrade, when all functions are the new ones.
 
+-- A node of before that was kept is where it is.
+SELECT pgdrover.keep_place(false) FROM spock.local_node;
+
 -- Triggers of users' tables whose functions would be made differently now, and filters whose texts would be.
 SELECT pgdrover.watch(w.relid) FROM spock.pgdrover_watch w ORDER BY w.relid;
 

@@ -1,0 +1,1 @@
+-- From version 7 to version 8: a node knows its database; a table that comes with the functions.
