@@ -94,7 +94,7 @@ func (e *Engine) resolve(ctx context.Context, db *pgx.Conn, s subscription) erro
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	result := conn.ExecParams(ctx, `SELECT row_to_json(i.*)::text, json_build_object('wal_level', current_setting('wal_level'),
-		'stamps', current_setting('track_commit_timestamp'), 'encoding', current_setting('server_encoding'),
+		'stamps', current_setting('track_commit_timestamp'), 'encoding', current_setting('server_encoding'), 'standby', pg_is_in_recovery(),
 		'slot', (SELECT to_json(s.*) FROM pg_replication_slots s WHERE s.slot_name = $1))::text FROM spock.node_info() i`,
 		[][]byte{[]byte(s.slot)}, nil, nil, nil).Read()
 	if result.Err != nil {

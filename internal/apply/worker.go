@@ -107,6 +107,9 @@ func (w *Worker) run(ctx context.Context) (err error) {
 	if err := w.prepare(ctx); err != nil {
 		return err
 	}
+	if err := w.guardPrimary(ctx); err != nil {
+		return err
+	}
 	if err := w.synchronise(ctx); err != nil {
 		return err
 	}
@@ -423,6 +426,26 @@ func (w *Worker) guard(ctx context.Context) (pg.LSN, error) {
 		return 0, fmt.Errorf("store the provider's identity: %w", err)
 	}
 	return system.Flushed, w.begins(ctx)
+}
+
+// guardPrimary refuses a standby, which has neither our slot nor all of the
+// provider's log.
+func (w *Worker) guardPrimary(ctx context.Context) error {
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return err
+	}
+	result := w.applier.peers.ask(ctx, conn, "SELECT pg_is_in_recovery()::text")
+	switch {
+	case result.Err != nil:
+		return fmt.Errorf("ask provider whether it is a standby: %w", result.Err)
+	case string(result.Rows[0][0]) == "true":
+		return &refusal{
+			errors.New("start replication: the provider's server is a standby"),
+			"Its connection string must lead to the primary; it may name several hosts, with target_session_attrs=read-write.",
+		}
+	}
+	return nil
 }
 
 func (w *Worker) guardSlot(ctx context.Context, resync string) (confirmed pg.LSN, err error) {

@@ -303,6 +303,7 @@ CREATE OR REPLACE FUNCTION spock.node_info(
     OUT location text, OUT country text, OUT info jsonb)
 RETURNS record LANGUAGE plpgsql STABLE AS $$
 BEGIN
+    PERFORM pgdrover.refuse_copy();
     SELECT n.node_id, n.node_name::text, n.location, n.country, n.info
       INTO node_info.node_id, node_info.node_name, node_info.location, node_info.country, node_info.info
       FROM spock.local_node l JOIN spock.node n ON n.node_id = l.node_id;

@@ -59,7 +59,7 @@ BEGIN
     SELECT q::jsonb INTO facts FROM pgdrover.peer_query('pgdrover_create', pg_catalog.format(
         'SELECT pg_catalog.json_build_object(''wal_level'', pg_catalog.current_setting(''wal_level''), '
         '''stamps'', pg_catalog.current_setting(''track_commit_timestamp''), '
-        '''encoding'', pg_catalog.current_setting(''server_encoding''), '
+        '''encoding'', pg_catalog.current_setting(''server_encoding''), ''standby'', pg_catalog.pg_is_in_recovery(), '
         '''slot'', (SELECT pg_catalog.to_json(s) FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = %L))::text', slot)) q;
     PERFORM pgdrover.peer_close('pgdrover_create');
     PERFORM pgdrover.peer_open('pgdrover_create', provider_dsn, app, true);
@@ -81,6 +81,11 @@ BEGIN
        AND answer ->> 'dbname' = pg_catalog.current_database() AND (answer ->> 'node_id')::oid = pgdrover.local_node_id() THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format('node "%s" cannot subscribe to itself', provider),
             HINT = 'provider_dsn must lead to another node.';
+    END IF;
+    IF (facts ->> 'standby')::boolean THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = pg_catalog.format(
+            'node "%s" cannot be a provider: its server is a standby', provider),
+            HINT = 'provider_dsn must lead to the primary; it may name several hosts, with target_session_attrs=read-write.';
     END IF;
     IF facts ->> 'wal_level' <> 'logical' THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = pg_catalog.format(
