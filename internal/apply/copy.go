@@ -49,6 +49,7 @@ type copied struct {
 	columns      []string
 	filters      []string
 	pages        int64
+	size         int64  // bytes on the provider's disk, with what is stored aside
 	merged       bool   // something is here already
 	fresh        bool   // nothing has ever been here
 	looked       string // when that was asked for, by this server's clock
@@ -80,6 +81,18 @@ func (t copied) cut(size int64) []*piece {
 		all = append(all, p)
 	}
 	return all
+}
+
+// share is how much of its table's size a piece has to expect, in bytes.
+func (p *piece) share() int64 {
+	last := p.last
+	if last == 0 {
+		last = p.pages
+	}
+	if p.whole || p.pages == 0 {
+		return p.size
+	}
+	return p.size / p.pages * (last - p.first)
 }
 
 // where is the condition for the rows of a piece.
@@ -161,11 +174,11 @@ func (c *copier) tables(ctx context.Context) ([]copied, error) {
 		EXISTS (SELECT FROM spock.replication_set_table u JOIN spock.replication_set v USING (set_id)
 			WHERE u.set_reloid = r.oid AND v.set_name = ANY ($1::text[]) AND v.set_nodeid = l.node_id
 			  AND NOT EXISTS (SELECT FROM spock.pgdrover_row_filter f WHERE f.set_id = u.set_id AND f.set_reloid = u.set_reloid::oid)),
-		pg_relation_size(r.oid) / current_setting('block_size')::int8
+		pg_relation_size(r.oid) / current_setting('block_size')::int8, pg_table_size(r.oid)
 		FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace CROSS JOIN spock.local_node l
 		WHERE r.relkind = 'r' AND r.oid IN (SELECT t.set_reloid FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id)
 			WHERE s.set_nodeid = l.node_id AND s.set_name = ANY ($1::text[]))
-		ORDER BY 7 DESC, 1, 2`
+		ORDER BY 8 DESC, 1, 2`
 	result := c.provider.ExecParams(ctx, query, [][]byte{[]byte(arrayText(c.w.sub.sets))}, nil, nil, nil).Read()
 	if result.Err != nil {
 		return nil, fmt.Errorf("read tables of provider: %w", result.Err)
@@ -175,6 +188,9 @@ func (c *copier) tables(ctx context.Context) ([]copied, error) {
 		t := copied{schema: string(row[0]), name: string(row[1]), parent: string(row[2])}
 		var err error
 		if t.pages, err = strconv.ParseInt(string(row[6]), 10, 64); err != nil {
+			return nil, fmt.Errorf("read tables of provider: %w", err)
+		}
+		if t.size, err = strconv.ParseInt(string(row[7]), 10, 64); err != nil {
 			return nil, fmt.Errorf("read tables of provider: %w", err)
 		}
 		if row[3] != nil {
@@ -315,14 +331,10 @@ func (w *Worker) copiedTables(ctx context.Context) (map[string]bool, error) {
 // plan writes the journal.
 func (c *copier) plan(ctx context.Context, pieces []*piece) error {
 	for _, p := range pieces {
-		size := p.pages * 8192
-		if !p.whole {
-			size = c.w.engine.piece * 8192
-		}
 		if _, err := c.w.db.Exec(ctx, `INSERT INTO spock.pgdrover_copy (sub_id, nspname, relname, piece, first_block, last_block, bytes_total)
 			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (sub_id, nspname, relname, piece) DO UPDATE SET state = 'wanted', bytes_done = 0,
 			rows_done = 0, started_at = NULL, finished_at = NULL, bytes_total = excluded.bytes_total`,
-			c.w.sub.id, p.schema, p.name, p.n, p.first, p.last, size); err != nil {
+			c.w.sub.id, p.schema, p.name, p.n, p.first, p.last, p.share()); err != nil {
 			return fmt.Errorf("write journal of copy: %w", err)
 		}
 	}

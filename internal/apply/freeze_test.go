@@ -70,3 +70,16 @@ func TestTablesInUseAreNotFrozen(t *testing.T) {
 	require.Error(t, take())
 	require.NotErrorIs(t, take(), errTouched)
 }
+
+// A table's pieces expect together what the table has, also what is stored aside.
+func TestShareOfAPiece(t *testing.T) {
+	t.Parallel()
+	table := copied{pages: 100, size: 100 * 50_000}
+	require.Equal(t, table.size, table.cut(1000)[0].share())
+	var sum int64
+	for _, p := range table.cut(30) {
+		sum += p.share()
+	}
+	require.Equal(t, table.size, sum)
+	require.Zero(t, copied{}.cut(30)[0].share())
+}

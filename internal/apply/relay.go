@@ -197,13 +197,18 @@ func (g *gatherer) fill() error {
 func (l *lane) pipe(ctx context.Context, from, to string, padded []bool, size *atomic.Int64, pace *pace) (rows int64, err error) {
 	r, out := io.Pipe()
 	var target io.Writer = out
+	finish := func() error { return nil }
 	if slices.Contains(padded, true) {
-		target = &trimmer{w: out, padded: padded}
+		trim := &trimmer{w: out, padded: padded}
+		target, finish = trim, trim.finish
 	}
 	var read error
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		_, read = l.provider.CopyTo(ctx, &counter{w: target, n: size, pass: func(n int) error { return pace.pass(ctx, n) }}, from)
+		if read == nil {
+			read = finish()
+		}
 		_ = out.CloseWithError(read)
 	})
 	tag, write := l.local.CopyFrom(ctx, r, to)

@@ -74,6 +74,14 @@ func (t *trimmer) flush() error {
 	return err
 }
 
+// finish is an error where the last row has not come: what is kept is not all.
+func (t *trimmer) finish() error {
+	if !t.ended {
+		return errNoCopy
+	}
+	return nil
+}
+
 // shrunk is b, empty, unless it has become large for one large row.
 func shrunk(b []byte) []byte {
 	if cap(b) > 4*trimmedSize {

@@ -54,6 +54,7 @@ func TestTrimmer(t *testing.T) {
 			require.Equal(t, n, written)
 			require.Equal(t, left[:n], part, "a writer leaves alone what it is given")
 			left = left[n:]
+			require.Equal(t, len(left) > 0, trim.finish() != nil, "it is whole or not")
 		}
 		require.True(t, bytes.Equal(want, got.Bytes()))
 	})
