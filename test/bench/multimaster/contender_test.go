@@ -20,6 +20,7 @@ const (
 	native    = "native"
 	pglogical = "pglogical"
 	dump      = "pg_dump"
+	bare      = "bare SQL"
 )
 
 // contender is a way to follow a database. It has one of its own name on the

@@ -280,9 +280,12 @@ func (f *field) drain(b *testing.B, l load, round int) {
 		f.until(b, conn, fmt.Sprintf("SELECT n >= %d FROM marker", last))
 		took, spent := time.Since(began).Seconds(), f.applied(b)-spent
 		measured.add(l.what, l.unit, l.aim, c.name, float64(n)/took)
-		measured.add("– processor time at the subscriber, "+l.name, "%.1f µs each", aim{}, c.name, float64(spent.Microseconds())/float64(n))
+		measured.add(costOf(l), costUnit, aim{}, c.name, float64(spent.Microseconds())/float64(n))
 		_ = conn.Close(b.Context())
 		f.stop(b, c)
+	}
+	if l.name == "small" {
+		f.bare(b, l, n)
 	}
 	if l.name == "large" {
 		measured.add("memory of the engine, at most", "%.0f MB", aim{}, ours, memory(b, f.engine.Pid))

@@ -40,7 +40,7 @@ func (r *report) write(w io.Writer) {
 	if len(r.lines) == 0 {
 		return
 	}
-	names := []string{ours, native, pglogical, dump}
+	names := []string{ours, native, pglogical, dump, bare}
 	fmt.Fprintf(w, "\nMedians, with the smallest and the largest in parentheses; the ratio is %s to %s in the same run.\n\n", ours, native)
 	fmt.Fprintf(w, "| | %s | ratio | aim |\n|---%s|---|---|\n", strings.Join(names, " | "), strings.Repeat("|---", len(names)))
 	for _, l := range r.lines {
