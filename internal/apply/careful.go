@@ -483,12 +483,16 @@ func (c *carefully) satisfies(ctx context.Context, r *rowChange, predicate strin
 func (r *rowChange) tombstones(row pgoutput.Tuple) *ask {
 	var p parameters
 	from, values := r.g.literalRow(&p, row, r.g.key)
+	// In two parts: with OR the index finds all tombstones of the table, and a transaction that changes many keys leaves one
+	// for each.
 	const text = `SELECT coalesce(((extract(epoch FROM d.commit_time) * 1000000)::int8 - 946684800000000)::text || ' ' ||
 			coalesce(d.author, pgdrover.local_node_id())::text,
 		(SELECT ((extract(epoch FROM s."timestamp") * 1000000)::int8 - 946684800000000)::text || ' ' ||
 			coalesce(d.author, pgdrover.origin_node(s.roident))::text
 		   FROM pg_xact_commit_timestamp_origin(d.xmin) s WHERE s."timestamp" IS NOT NULL))
-		FROM %s k JOIN spock.pgdrover_tombstone d ON d.relid = %d AND (d.key = %s OR d.key IS NULL)`
+		FROM %[1]s k CROSS JOIN LATERAL (
+			SELECT t.commit_time, t.author, t.xmin FROM spock.pgdrover_tombstone t WHERE t.relid = %[2]d AND t.key = %[3]s
+			UNION ALL SELECT t.commit_time, t.author, t.xmin FROM spock.pgdrover_tombstone t WHERE t.relid = %[2]d AND t.key IS NULL) d`
 	return &ask{text: fmt.Sprintf(text, from, r.g.OID, *r.g.KeyBytes), types: p.types, values: values}
 }
 
