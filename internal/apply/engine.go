@@ -79,11 +79,8 @@ func (e *Engine) connect(ctx context.Context, name string, settings map[string]s
 	if err != nil {
 		return nil, fmt.Errorf("parse connection string: %w", err)
 	}
-	maps.Copy(config.RuntimeParams, map[string]string{
-		"application_name": name, "jit": "off", "search_path": "pg_catalog, pg_temp", "statement_timeout": "0", "lock_timeout": "0",
-		"idle_in_transaction_session_timeout": "0", "default_transaction_read_only": "off",
-		"default_transaction_isolation": "read committed", "datestyle": "ISO", "timezone": "UTC", "synchronous_commit": "off",
-		"standard_conforming_strings": "on",
+	ordinary(&config.Config, map[string]string{
+		"application_name": name, "timezone": "UTC", "synchronous_commit": "off",
 		// What the engine writes into its own tables is no news to itself.
 		"session_replication_role": "replica",
 	})

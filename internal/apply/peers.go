@@ -78,12 +78,7 @@ func dialConfig(dsn, name string, settings map[string]string) (*pgconn.Config, e
 	if err != nil {
 		return nil, fmt.Errorf("parse connection string: %w", err)
 	}
-	maps.Copy(config.RuntimeParams, map[string]string{
-		"application_name": name, "jit": "off", "search_path": "pg_catalog, pg_temp", "client_encoding": "UTF8", "datestyle": "ISO",
-		"intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex", "statement_timeout": "0",
-		"lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "row_security": "off",
-		"standard_conforming_strings": "on",
-	})
+	ordinary(config, map[string]string{"application_name": name})
 	maps.Copy(config.RuntimeParams, settings)
 	return config, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -201,15 +200,10 @@ func (w *Worker) peerDSN(ctx context.Context, node conflict.NodeID) (string, err
 	return w.engine.peerDSN(dsn), nil
 }
 
-// sessionSettings are those of a session that applies.
+// sessionSettings are those of a session that applies, besides the ordinary ones.
 func sessionSettings(durable bool) map[string]string {
 	m := map[string]string{
-		"session_replication_role": "replica", "check_function_bodies": "off", "synchronous_commit": "off",
-		"search_path": "pg_catalog, pg_temp", "row_security": "off", "lock_timeout": "0", "statement_timeout": "0",
-		"idle_in_transaction_session_timeout": "0", "jit": "off", "plan_cache_mode": "force_generic_plan",
-		"client_encoding": "UTF8", "datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",
-		"default_transaction_isolation": "read committed", "default_transaction_read_only": "off",
-		"default_transaction_deferrable": "off", "standard_conforming_strings": "on",
+		"session_replication_role": "replica", "check_function_bodies": "off", "synchronous_commit": "off", "plan_cache_mode": "force_generic_plan",
 		// A session that waits for a lock hears when its engine is gone, and lets go of
 		// the origin.
 		"client_connection_check_interval": "2000",
@@ -229,7 +223,7 @@ func (w *Worker) openApplying(ctx context.Context, which string, wake chan struc
 	if err != nil {
 		return nil, fmt.Errorf("parse connection string: %w", err)
 	}
-	maps.Copy(config.RuntimeParams, sessionSettings(w.durably))
+	ordinary(config, sessionSettings(w.durably))
 	config.RuntimeParams["application_name"] = fmt.Sprintf("spock apply %d:%d%s", w.engine.database, w.sub.id, which)
 	return openSession(ctx, config, wake)
 }

@@ -92,9 +92,12 @@ func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
 		"standard_conforming_strings": "on",
 		"statement_timeout":           millis(cfg.StatementTimeout),
 		"lock_timeout":                millis(cfg.LockTimeout),
-		"tcp_keepalives_idle":         "10",
-		"tcp_keepalives_interval":     "5",
-		"tcp_keepalives_count":        "3",
+		// A session may have to wait, with a transaction that holds what others must not have meanwhile.
+		"idle_session_timeout":                "0",
+		"idle_in_transaction_session_timeout": "0",
+		"tcp_keepalives_idle":                 "10",
+		"tcp_keepalives_interval":             "5",
+		"tcp_keepalives_count":                "3",
 	})
 	maps.Copy(c.RuntimeParams, cfg.Settings)
 	if cfg.OnNotice != nil {

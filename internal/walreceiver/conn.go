@@ -102,6 +102,7 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 		f.SetMaxBodyLen(maxMessage)
 		return f
 	}
+	config.AfterConnect = Untimed
 	driver, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		line.finish(nil)
@@ -139,12 +140,28 @@ func sessionParameters() map[string]string {
 func (c *Conn) Parameter(name string) string { return c.parameters[name] }
 
 // Major is the server's major version, 0 when it did not say.
-func (c *Conn) Major() int {
+func (c *Conn) Major() int { return majorOf(c.Parameter("server_version")) }
+
+func majorOf(version string) int {
 	var major int
-	if _, err := fmt.Sscanf(c.Parameter("server_version"), "%d", &major); err != nil {
+	if _, err := fmt.Sscanf(version, "%d", &major); err != nil {
 		return 0
 	}
 	return major
+}
+
+// timedTransactions is the first major version with a transaction_timeout; older
+// ones refuse a connection that asks for it.
+const timedTransactions = 17
+
+// Untimed lets the transactions of a new connection last as long as they must.
+// An exported snapshot is one, too.
+func Untimed(ctx context.Context, conn *pgconn.PgConn) error {
+	if majorOf(conn.ParameterStatus("server_version")) < timedTransactions {
+		return nil
+	}
+	_, err := conn.Exec(ctx, "SET transaction_timeout = 0").ReadAll()
+	return err
 }
 
 // Close ends the connection. It says the last feedback and then waits, until the
