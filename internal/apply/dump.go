@@ -51,7 +51,7 @@ func (c *copier) dumpStructure(ctx context.Context) (*dump, error) {
 		return nil, fmt.Errorf("read memory of server: %w", err)
 	}
 	args := []string{"-Fc", "-s", "--snapshot=" + c.snapshot, "--no-publications", "--no-subscriptions", "-f", d.file}
-	for _, schema := range append([]string{"spock", "pgdrover", "pgedge_ace", "snowflake"}, w.sub.schemas...) {
+	for _, schema := range w.leftOut() {
 		args = append(args, "--exclude-schema="+pg.QuoteIdent(schema))
 	}
 	if _, err := d.run(ctx, "pg_dump", provider, args...); err != nil {
@@ -63,6 +63,11 @@ func (c *copier) dumpStructure(ctx context.Context) (*dump, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// leftOut are the schemas whose structure does not travel.
+func (w *Worker) leftOut() []string {
+	return append([]string{"spock", "pgdrover", "pgedge_ace", "snowflake"}, w.sub.schemas...)
 }
 
 // choose leaves out of the archive's list what every node makes itself.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgdrover/pgdrover/internal/conflict"
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -124,7 +125,6 @@ func (e *Engine) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // asked to stop, it has
 		}
-		var operable interface{ Hint() string }
 		switch {
 		case errors.Is(err, errSettings):
 			e.log.InfoContext(ctx, "engine starts again", "reason", err.Error())
@@ -135,12 +135,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // asked to stop meanwhile
 		case err.Error() == e.said && time.Since(e.saidAt) < sayAgain:
-		case errors.As(err, &operable):
-			e.said, e.saidAt = err.Error(), time.Now()
-			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err, "hint", operable.Hint())
 		default:
 			e.said, e.saidAt = err.Error(), time.Now()
-			e.log.WarnContext(ctx, "engine stopped, starts again", "error", err)
+			e.log.WarnContext(ctx, "engine stopped, starts again", told(err)...)
 		}
 		if !sleep(ctx, jitter(time.Second)) {
 			return nil
@@ -255,17 +252,24 @@ func (e *Engine) awaitNode(ctx context.Context, db *pgx.Conn) error {
 			return context.Cause(ctx)
 		}
 	}
-	var locked bool
+	var locked, standby bool
 	var track string
-	if err := db.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, 0), current_setting('track_commit_timestamp')", lockEngine).
-		Scan(&locked, &track); err != nil {
+	if err := db.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, 0), current_setting('track_commit_timestamp'), pg_is_in_recovery()", lockEngine).
+		Scan(&locked, &track, &standby); err != nil {
 		return fmt.Errorf("become the engine: %w", err)
+	}
+	if standby {
+		return &refusal{
+			errors.New("start engine: the server is a standby"),
+			"It starts when the server is promoted. To follow the primary name all servers: host=a,b target_session_attrs=read-write.",
+		}
 	}
 	if !locked {
 		return errors.New("become the engine: another one serves this database")
 	}
 	if track != "on" {
-		return &refusal{errors.New("start engine: track_commit_timestamp is off"), "Set track_commit_timestamp = on and restart the server."}
+		return &refusal{errors.New("start engine: track_commit_timestamp is off"), "Set track_commit_timestamp = on and restart the server, before anybody writes: " +
+			"rows that are written without it have no time to be compared by, and nodes may stay different."}
 	}
 	name := fmt.Sprintf("spock manager %d", e.database)
 	if _, err := db.Exec(ctx, "SELECT set_config('application_name', $1, false)", name); err != nil {
@@ -384,7 +388,7 @@ func (e *Engine) keep(ctx context.Context, s subscription) {
 		if errors.Is(err, errAsked) {
 			delay = 300 * time.Millisecond
 		} else {
-			log.WarnContext(ctx, "worker stopped, starts again", "error", err, "sqlstate", sqlState(err), "delay", delay)
+			log.With("sqlstate", sqlState(err), "delay", delay).WarnContext(ctx, "worker stopped, starts again", told(err)...)
 			e.noteError(ctx, s, err, failures)
 		}
 		if !sleep(ctx, delay) {
@@ -404,6 +408,28 @@ func (e *Engine) restartDelay(err error, failures int) time.Duration {
 	return jitter(min(d, limit))
 }
 
+// hintOf says what to do about an error, where that is known: by us, or by the server.
+func hintOf(err error) string {
+	if hinted, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		return hinted.Hint()
+	}
+	if server, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return server.Hint
+	}
+	return ""
+}
+
+// told is an error as the log has it.
+func told(err error) []any {
+	if hint := hintOf(err); hint != "" {
+		return []any{"error", err, "hint", hint}
+	}
+	return []any{"error", err}
+}
+
 // noteError keeps a worker's last error for the operator.
 func (e *Engine) noteError(ctx context.Context, s subscription, err error, failures int) {
 	db, cerr := e.connect(ctx, "pgdrover worker "+s.name, nil)
@@ -415,11 +441,11 @@ func (e *Engine) noteError(ctx context.Context, s subscription, err error, failu
 	if _, ok := errors.AsType[*refusal](err); ok {
 		state = "refused"
 	}
-	if _, cerr := db.Exec(ctx, `INSERT INTO spock.pgdrover_subscription (sub_id, state, state_since, last_error, last_error_code, last_error_at, failures)
-		SELECT $1, $2, clock_timestamp(), $3, $4, clock_timestamp(), $5 WHERE EXISTS (SELECT FROM spock.subscription WHERE sub_id = $1)
+	if _, cerr := db.Exec(ctx, `INSERT INTO spock.pgdrover_subscription (sub_id, state, state_since, last_error, last_error_code, last_error_at, failures, last_hint)
+		SELECT $1, $2, clock_timestamp(), $3, $4, clock_timestamp(), $5, nullif($6, '') WHERE EXISTS (SELECT FROM spock.subscription WHERE sub_id = $1)
 		ON CONFLICT (sub_id) DO UPDATE SET state = excluded.state, state_since = excluded.state_since, last_error = excluded.last_error,
-		last_error_code = excluded.last_error_code, last_error_at = excluded.last_error_at, failures = excluded.failures`,
-		s.id, state, err.Error(), sqlState(err), failures); cerr != nil {
+		last_error_code = excluded.last_error_code, last_error_at = excluded.last_error_at, failures = excluded.failures, last_hint = excluded.last_hint`,
+		s.id, state, err.Error(), sqlState(err), failures, hintOf(err)); cerr != nil {
 		e.log.DebugContext(ctx, "last error was not stored", "error", cerr)
 	}
 }

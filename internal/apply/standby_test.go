@@ -25,7 +25,8 @@ func TestProviderIsAStandby(t *testing.T) {
 	require.NoError(t, os.WriteFile(signal, nil, 0o600))
 	a.server.Start(t)
 	a.conn = a.server.Connect(t, database)
-	b.eventually(t, "SELECT state || ' ' || last_error FROM spock.pgdrover_subscription", "refused start replication: the provider's server is a standby")
+	b.eventually(t, "SELECT concat_ws(' ', state, last_error, left(last_hint, 21)) FROM spock.pgdrover_subscription",
+		"refused start replication: the provider's server is a standby Its connection string")
 	_, err := b.try(t, "SELECT spock.sub_create('other', '"+a.dsn()+"')")
 	require.ErrorContains(t, err, `node "n1" cannot be a provider: its server is a standby`)
 	require.Equal(t, "1", b.text(t, "SELECT count(*) FROM spock.subscription"), "nothing is half-made")

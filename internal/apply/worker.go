@@ -389,12 +389,13 @@ func (w *Worker) guard(ctx context.Context) (pg.LSN, error) {
 		return 0, fmt.Errorf("read subscription: %w", err)
 	}
 	reached := w.applier.reached
-	const resync = "Synchronise the subscription anew, or move its origin with pg_replication_origin_advance if you know better."
+	const resync = "Copy the data again: drop the subscription and create it with synchronize_data := true, tables as they are (what empties them is replicated); " +
+		"or move its origin with pg_replication_origin_advance if you know better."
 	if sysid != "" && sysid != system.ID.String() {
 		return 0, &refusal{fmt.Errorf("start replication: provider is another server (system identifier %s, was %s)", system.ID, sysid), resync}
 	}
 	if reached > system.Flushed {
-		return 0, &refusal{fmt.Errorf("start replication: provider ends at %s, but %s was applied: it was restored from a backup",
+		return 0, &refusal{fmt.Errorf("start replication: provider ends at %s, but %s was applied: it was restored from a backup, or failed over without its end",
 			system.Flushed, reached), resync}
 	}
 	if timeline != 0 && pg.Timeline(timeline) != system.Timeline {

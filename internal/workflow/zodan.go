@@ -156,7 +156,7 @@ UNION ALL SELECT format('prepared transaction %s of %s', gid, owner) FROM pg_cat
 // troubles are the subscriptions that cannot get on. What a restored definition
 // is refused for does not pass.
 const troubles = `SELECT s.sub_name || ': ' || left(regexp_replace(p.last_error, '[[:space:]]+', ' ', 'g'), 500) AS trouble,
-       p.failures > 2 AND p.last_error ~ 'pg_restore: error: .*ERROR: ' AND p.last_error ~ '(already exists|does not exist|permission denied|must be owner|must be superuser|syntax error|is not available|not supported|unrecognized|extension control file)' AS in_vain
+       p.failures > 2 AND p.last_error ~ 'pg_restore: error: .*ERROR: |^copy structure: ' AND p.last_error ~ '(already exists|is here already|does not exist|permission denied|must be owner|must be superuser|syntax error|is not available|not supported|unrecognized|extension control file)' AS in_vain
   FROM spock.subscription s JOIN spock.pgdrover_subscription p USING (sub_id)
  WHERE s.sub_enabled AND p.state IS DISTINCT FROM 'streaming' AND p.failures > 1 AND p.last_error <> '' ORDER BY s.sub_name`
 

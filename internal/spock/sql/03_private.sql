@@ -24,7 +24,8 @@ CREATE TABLE spock.pgdrover_subscription (
     provider_timeline integer,
     clean_lsn         pg_lsn,
     sync_requested    boolean NOT NULL DEFAULT false,
-    sync_truncate     boolean NOT NULL DEFAULT false
+    sync_truncate     boolean NOT NULL DEFAULT false,
+    last_hint         text
 ) WITH (fillfactor = 70);
 
 -- One row for each session that applies, written in the transaction it applies: exact in every snapshot.

@@ -1,0 +1,56 @@
+package apply
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A structure is restored into a database that has none of its tables: one that
+// is there is named, as long as it is there, and nothing is merged unasked.
+func TestStructureMeetsATableThatIsThere(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+	a.exec(t, keyed+`CREATE TABLE u (id int PRIMARY KEY); SELECT spock.repset_add_table('default', 'u');
+		INSERT INTO t SELECT i, 'a' FROM generate_series(1, 10) i; INSERT INTO u VALUES (1);
+		CREATE SCHEMA kept; CREATE TABLE kept.v (id int PRIMARY KEY)`)
+	b.exec(t, "ALTER DATABASE "+database+` SET spock.restart_delay_default = 100; CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (5, 'b');
+		CREATE SCHEMA kept; CREATE TABLE kept.v (id int PRIMARY KEY)`)
+	b.exec(t, fmt.Sprintf("SELECT spock.sub_create('sub_n1_n2', '%s', synchronize_structure := true, synchronize_data := true, skip_schema := '{kept}')", a.dsn()))
+	const refused = "refused copy structure: table public.t is here already"
+	b.eventually(t, "SELECT state || ' ' || last_error FROM spock.pgdrover_subscription", refused)
+	b.eventually(t, "SELECT (failures > 3)::text FROM spock.pgdrover_subscription", "true")
+	require.Equal(t, refused, b.text(t, "SELECT 'refused ' || last_error FROM spock.pgdrover_subscription"))
+	require.Equal(t, "i|5|b|", b.text(t, "SELECT sync_status, id, v, to_regclass('u') FROM spock.local_sync_status, t"), "nothing was changed")
+	b.exec(t, "DROP TABLE t")
+	b.eventually(t, "SELECT status FROM spock.sub_show_status()", "replicating")
+	equal(t, "SELECT (SELECT string_agg(id || v, ',' ORDER BY id) FROM t), (SELECT count(*) FROM u)", a, b)
+}
+
+// What came with a copy takes part in the replication the other way as well,
+// where new tables are to be added to sets.
+func TestCopiedTablesJoinTheSets(t *testing.T) {
+	t.Parallel()
+	for wanted, sets := range map[string]string{"on": "log default_insert_only,t default,u default", "off": ""} {
+		t.Run(wanted, func(t *testing.T) {
+			t.Parallel()
+			a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+			a.exec(t, keyed+`CREATE TABLE u (id int PRIMARY KEY, t int REFERENCES t); SELECT spock.repset_add_table('default', 'u');
+				CREATE TABLE log (n int); SELECT spock.repset_add_table('default_insert_only', 'log'); INSERT INTO t VALUES (1, 'a')`)
+			b.exec(t, "ALTER DATABASE "+database+" SET spock.include_ddl_repset = "+wanted)
+			b.stopEngine()
+			b.start(t)
+			b.subscribe(t, a, wholeCopy)
+			require.Equal(t, sets, b.text(t, "SELECT string_agg(set_reloid::text || ' ' || set_name, ',' ORDER BY set_reloid::text) FROM spock.replication_set_table JOIN spock.replication_set USING (set_id)"))
+			if wanted == "off" {
+				return
+			}
+			a.subscribe(t, b, "")
+			b.exec(t, "INSERT INTO t VALUES (2, 'b'); UPDATE t SET v = 'c' WHERE id = 1; INSERT INTO u VALUES (1, 2); INSERT INTO log VALUES (1)")
+			settle(t, a, b)
+			equal(t, "SELECT (SELECT string_agg(id || v, ',' ORDER BY id) FROM t), (SELECT count(*) FROM u), (SELECT count(*) FROM log)", a, b)
+			require.Equal(t, "1c,2b", a.text(t, "SELECT string_agg(id || v, ',' ORDER BY id) FROM t"))
+		})
+	}
+}
