@@ -32,9 +32,9 @@ func (c *copier) dumpStructure(ctx context.Context) (*dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(s.values["spock.temp_directory"], "pgdrover-structure-")
+	dir, err := w.structureDir(ctx, s.values["spock.temp_directory"])
 	if err != nil {
-		return nil, fmt.Errorf("make directory for structure: %w", err)
+		return nil, err
 	}
 	d := &dump{dir: dir, file: filepath.Join(dir, "structure"), list: filepath.Join(dir, "list"), tools: w.engine.cfg.BinDir, local: w.engine.cfg.ConnInfo}
 	provider, err := pg.ParseConnInfo(w.engine.peerDSN(w.sub.dsn))
@@ -63,6 +63,30 @@ func (c *copier) dumpStructure(ctx context.Context) (*dump, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// structureDir makes a directory for the structure, in that one or where temporary
+// files are, and takes away what an engine has left there that was killed: nobody
+// else copies for this subscription of this database.
+func (w *Worker) structureDir(ctx context.Context, parent string) (string, error) {
+	var server string
+	if err := w.db.QueryRow(ctx, "SELECT system_identifier::text FROM pg_control_system()").Scan(&server); err != nil {
+		return "", fmt.Errorf("read system identifier: %w", err)
+	}
+	if parent == "" {
+		parent = os.TempDir()
+	}
+	name := fmt.Sprintf("pgdrover-structure-%s-%d-%d-", server, w.engine.database, w.sub.id)
+	if old, err := filepath.Glob(filepath.Join(parent, name+"*")); err == nil {
+		for _, dir := range old {
+			_ = os.RemoveAll(dir) // what stays does no harm
+		}
+	}
+	dir, err := os.MkdirTemp(parent, name)
+	if err != nil {
+		return "", fmt.Errorf("make directory for structure: %w", err)
+	}
+	return dir, nil
 }
 
 // leftOut are the schemas whose structure does not travel.

@@ -67,6 +67,11 @@ func (c *carefully) execute(ctx context.Context, q *queued) error {
 	}
 }
 
+// usual is what a queued text expects where it does not say otherwise:
+// pgdrover.statement_settings writes the rest before it.
+const usual = `; SET LOCAL timezone TO 'UTC'; SET LOCAL datestyle TO 'ISO, MDY'; SET LOCAL intervalstyle TO 'postgres'; ` +
+	`SET LOCAL xmloption TO 'content'; SET LOCAL array_nulls TO 'on'`
+
 // ddl runs a statement as the role that ran it there. The text sets the search
 // path itself.
 //
@@ -80,7 +85,7 @@ func (c *carefully) ddl(ctx context.Context, q *queued) error {
 		return fmt.Errorf("look for role: %w", err)
 	}
 	super := len(reply.rows) == 1 && string(reply.rows[0][0].Data) == "true"
-	if err := c.session.run(ctx, "SET LOCAL pgdrover.applying = "+pg.QuoteLiteral(q.kind)); err != nil {
+	if err := c.session.run(ctx, "SET LOCAL pgdrover.applying = "+pg.QuoteLiteral(q.kind)+usual); err != nil {
 		return err
 	}
 	if super {

@@ -2,6 +2,8 @@ package apply
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,4 +55,27 @@ func TestCopiedTablesJoinTheSets(t *testing.T) {
 			require.Equal(t, "1c,2b", a.text(t, "SELECT string_agg(id || v, ',' ORDER BY id) FROM t"))
 		})
 	}
+}
+
+// What an engine that was killed has left of a structure goes with the next copy;
+// what is others' stays.
+func TestLeftoverStructureGoes(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+	dir := t.TempDir()
+	b.exec(t, "ALTER DATABASE "+database+" SET spock.temp_directory = '"+dir+"'")
+	b.stopEngine()
+	b.start(t)
+	a.exec(t, keyed+"INSERT INTO t VALUES (1, 'a')")
+	prefix := b.text(t, "SELECT format('pgdrover-structure-%s-%s-', system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database())) FROM pg_control_system()")
+	ours, others := filepath.Join(dir, prefix+b.text(t, "SELECT pgdrover.subscription_id('sub_n1_n2')")+"-123"), filepath.Join(dir, prefix+"1-123")
+	for _, left := range []string{ours, others} {
+		require.NoError(t, os.MkdirAll(left, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(left, "structure"), []byte("x"), 0o600))
+	}
+	b.subscribe(t, a, wholeCopy)
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.DirExists(t, others)
 }
