@@ -29,3 +29,41 @@ func TestTombstonesAreFoundByTheirKeys(t *testing.T) {
 	require.Less(t, read, 50*rows, "half of their square would be %d", rows*rows/2)
 	equal(t, "SELECT * FROM t ORDER BY id", a, b)
 }
+
+// Rows that move to other keys arrive as they are, also over keys that others
+// leave, with what only this node has, and with values that did not come along.
+func TestRowsMoveToOtherKeys(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+	for _, n := range []*node{a, b} {
+		n.exec(t, `CREATE TABLE t (a int, b text, v text, g int GENERATED ALWAYS AS (a * 2) STORED, PRIMARY KEY (a, b));
+			CREATE TABLE more (id int PRIMARY KEY, v text, large text); ALTER TABLE more ALTER large SET STORAGE EXTERNAL;
+			CREATE TABLE wide (id int PRIMARY KEY, v text);
+			SELECT spock.repset_add_table('default', r) FROM unnest('{t,more,wide}'::regclass[]) r`)
+	}
+	b.exec(t, "ALTER TABLE wide ADD mine text DEFAULT 'default'")
+	b.subscribe(t, a, "")
+	a.subscribe(t, b, "")
+	a.exec(t, `INSERT INTO t SELECT i, 'b' || i % 3, 'v' || i FROM generate_series(1, 100) i;
+		INSERT INTO more SELECT i, 'v', repeat(md5(i::text), 200) FROM generate_series(1, 20) i; INSERT INTO wide SELECT i, 'v' FROM generate_series(1, 20) i`)
+	settle(t, a, b)
+	b.exec(t, "SELECT spock.repair_mode(true); UPDATE wide SET mine = 'mine ' || id; SELECT spock.repair_mode(false)")
+	for _, step := range []string{
+		"UPDATE t SET a = -a", "UPDATE t SET b = b || 'x' WHERE a % 2 = 0", "UPDATE t SET a = a - 100, v = v || '!'",
+		"DO $$ BEGIN FOR i IN 1 .. 100 LOOP UPDATE t SET a = -101 - i + 1000 WHERE a = -100 - i; END LOOP; END $$",
+		"BEGIN; UPDATE t SET a = 5000 WHERE a = 899; UPDATE t SET a = 899 WHERE a = 898; UPDATE t SET a = 898 WHERE a = 5000; COMMIT",
+		"UPDATE more SET id = id + 100", "UPDATE more SET id = id + 100, large = large || 'x' WHERE id % 2 = 0", "UPDATE wide SET id = -id",
+		"BEGIN; DELETE FROM wide WHERE id = -1; UPDATE wide SET id = -1 WHERE id = -2; INSERT INTO wide VALUES (-2, 'again'); COMMIT",
+	} {
+		a.exec(t, step)
+	}
+	settle(t, a, b)
+	b.exec(t, "UPDATE t SET a = a + 1000000")
+	settle(t, a, b)
+	for _, table := range []string{"t", "more"} {
+		equal(t, "SELECT r::text FROM "+table+" r ORDER BY 1", a, b)
+	}
+	equal(t, "SELECT id, v FROM wide ORDER BY id", a, b)
+	require.Equal(t, "mine 2|default|mine 3", b.text(t, "SELECT (SELECT mine FROM wide WHERE id = -1), (SELECT mine FROM wide WHERE id = -2), (SELECT mine FROM wide WHERE id = -3)"))
+	require.Equal(t, "0|0", b.text(t, "SELECT (SELECT count(*) FROM spock.exception_log), (SELECT count(*) FROM spock.resolutions)"))
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"slices"
 
 	"github.com/pgdrover/pgdrover/internal/pgoutput"
 )
@@ -54,34 +55,41 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 		return false, err
 	}
 	var p *plan
-	row, key := pgoutput.Tuple(nil), pgoutput.Tuple(nil)
+	row := pgoutput.Tuple(nil)
 	switch m := m.(type) {
 	case *pgoutput.Insert:
-		row, key = m.New, m.New
-		if p = g.plans[planInsert]; p == nil {
-			p = g.insertPlan()
-			r.a.keepPlan(g, planInsert, p)
-		}
+		row, p = m.New, r.insertPlan(g)
 	case *pgoutput.Update:
-		row, key = m.New, m.New
-		p = r.updatePlan(g, m)
-	case *pgoutput.Delete:
-		row, key = m.Old, m.Old
-		if p = g.plans[planDelete]; p == nil && g.hasKey && g.KeyBytes != nil {
-			p = g.deletePlan(r.a.verdict)
-			r.a.keepPlan(g, planDelete, p)
+		if g.replaces(m) {
+			r.count(g, c.kind)
+			if err := r.gather(g, r.deletePlan(g), m.Old, pgoutput.KindDelete); err != nil {
+				return true, err
+			}
+			return true, r.gather(g, r.insertPlan(g), m.New, pgoutput.KindInsert)
 		}
+		row, p = m.New, r.updatePlan(g, m)
+	case *pgoutput.Delete:
+		row, p = m.Old, r.deletePlan(g)
 	}
 	if p == nil || p.one == "" || len(row) != len(g.remote.Columns) {
 		return false, nil
 	}
+	r.count(g, c.kind)
+	return true, r.gather(g, p, row, c.kind)
+}
+
+func (r *run) count(g *target, kind pgoutput.Kind) {
 	r.tx.deferred = r.tx.deferred || g.Deferrable
 	r.tx.actions++
-	r.a.counts.row(r.a.subID, g.OID, c.kind, 1)
-	if r.target != g || r.plan != p || r.n >= runRows || r.bytes >= runBytes || r.twice(g, key, c.kind) {
+	r.a.counts.row(r.a.subID, g.OID, kind, 1)
+}
+
+// gather remembers a row for the next statement of its plan.
+func (r *run) gather(g *target, p *plan, row pgoutput.Tuple, kind pgoutput.Kind) error {
+	if r.target != g || r.plan != p || r.n >= runRows || r.bytes >= runBytes || r.twice(g, row, kind) {
 		r.next()
 		r.start(g, p)
-		r.twice(g, key, c.kind)
+		r.twice(g, row, kind)
 	}
 	for i, col := range p.columns {
 		v := g.value(col, row[col.remote])
@@ -93,9 +101,55 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 	}
 	r.n++
 	if r.a.session.full() {
-		return true, r.a.session.flush()
+		return r.a.session.flush()
 	}
-	return true, nil
+	return nil
+}
+
+func (r *run) insertPlan(g *target) *plan {
+	p := g.plans[planInsert]
+	if p == nil {
+		p = g.insertPlan()
+		r.a.keepPlan(g, planInsert, p)
+	}
+	return p
+}
+
+// deletePlan is nil where rows have no key to be deleted by.
+func (r *run) deletePlan(g *target) *plan {
+	p := g.plans[planDelete]
+	if p == nil && g.hasKey && g.KeyBytes != nil {
+		p = g.deletePlan(r.a.verdict)
+		r.a.keepPlan(g, planDelete, p)
+	}
+	return p
+}
+
+// replaces tells whether an update that moves a row to another key can be written
+// as the end of one row and the beginning of another, which is the same to
+// everybody: the row comes as a whole, there is nothing more to it here, and
+// nothing looks on.
+func (g *target) replaces(m *pgoutput.Update) bool {
+	columns := len(g.remote.Columns)
+	if !g.hasKey || g.KeyBytes == nil || !g.Plain || len(m.Old) != columns || len(m.New) != columns || sameKey(g, m.Old, m.New) {
+		return false
+	}
+	for _, v := range m.New {
+		if v.Kind == pgoutput.Unchanged {
+			return false
+		}
+	}
+	for _, k := range g.key {
+		if m.Old[g.sent[g.place[k]].remote].Kind == pgoutput.Unchanged {
+			return false
+		}
+	}
+	for local := range g.Columns {
+		if !g.Columns[local].Generated && !slices.ContainsFunc(g.sent, func(s sent) bool { return s.local == local }) {
+			return false
+		}
+	}
+	return true
 }
 
 // passPipeline lets the careful form meet all errors but those that concern the
