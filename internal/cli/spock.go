@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,7 +94,24 @@ func openSpock(ctx context.Context, env *Env, info pg.ConnInfo) (*spock.DB, erro
 	case pgerrcode.InvalidCatalogName:
 		hint = "create the database first, or name another one in --dsn"
 	}
-	return nil, fail(exitPgSQL, "%s: %w", place(info), err).withHint("%s", hint)
+	failure := &placed{text: place(info) + ": " + onceEach(err.Error()), err: err}
+	return nil, &exitError{code: exitPgSQL, level: slog.LevelError, err: failure, hint: hint}
+}
+
+// onceEach puts the lines of a failure to connect into one, each once: where TLS
+// is preferred, every address is tried a second time without it.
+func onceEach(text string) string {
+	title, rest, several := strings.Cut(text, "\n")
+	if !several {
+		return text
+	}
+	var tries []string
+	for line := range strings.Lines(rest) {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(tries, line) {
+			tries = append(tries, line)
+		}
+	}
+	return title + " " + strings.Join(tries, "; ")
 }
 
 // eachSpock calls do with a connection to each database of --dsn, one after the other.
@@ -156,21 +174,20 @@ type placed struct {
 func (e *placed) Error() string { return e.text }
 func (e *placed) Unwrap() error { return e.err }
 
-// place names a database shortly: host:port/dbname.
+// place names a database shortly: host:port/dbname. With a service nobody but
+// its file knows the rest.
 func place(info pg.ConnInfo) string {
+	if service := info.Get("service"); service != "" {
+		return pg.NewConnInfo("service", service, "host", info.Get("host"), "port", info.Get("port"), "dbname", info.Get("dbname")).String()
+	}
+	if info.Get("host") == "" {
+		info = info.With("host", orDefault(info.Get("hostaddr"), "local"))
+	}
 	var hosts []string
 	for _, h := range info.Hosts() {
-		name := h.Host
-		if h.Port != "" {
-			name += ":" + h.Port
-		}
-		hosts = append(hosts, name)
+		hosts = append(hosts, h.Host+":"+h.Port)
 	}
-	where := strings.Join(hosts, ",")
-	if where == "" {
-		where = "local"
-	}
-	return fmt.Sprintf("%s/%s", where, orDefault(info.Get("dbname"), info.Get("user")))
+	return fmt.Sprintf("%s/%s", strings.Join(hosts, ","), orDefault(info.Get("dbname"), info.Get("user")))
 }
 
 func newSpockInstallCmd(env *Env) *cobra.Command {

@@ -25,6 +25,9 @@ func writeSpockJSON(w io.Writer, nodes []spockNode) error {
 }
 
 func (n *spockNode) object() object {
+	if n.failure != nil {
+		return object{{"database", n.place}, {"node", nil}, {"error", n.failure.Error()}, {"hint", jsonText(hintOf(n.failure))}}
+	}
 	o := object{{"database", n.place}, {"schema_version", n.schema}}
 	if n.name == "" {
 		return append(o, field{"node", nil})
@@ -77,8 +80,12 @@ func (s *spockSub) object() object {
 		{"slot", s.Slot},
 	}
 	if s.known {
+		var lagBytes any
+		if s.bytesKnown() {
+			lagBytes = s.lagBytes
+		}
 		o = append(o,
-			field{"lag_bytes", s.lagBytes},
+			field{"lag_bytes", lagBytes},
 			field{"lag_ms", s.lag.Milliseconds()},
 			field{"applied_lsn", s.progress.CommitLSN.String()},
 			field{"received_lsn", s.progress.Received.String()},
@@ -91,7 +98,12 @@ func (s *spockSub) object() object {
 	}
 	var last any
 	if s.state.LastError != "" {
-		last = object{{"message", s.state.LastError}, {"sqlstate", s.state.LastErrorCode}, {"at", jsonTime(s.state.LastErrorAt)}}
+		last = object{
+			{"message", s.state.LastError},
+			{"hint", jsonText(s.state.LastHint)},
+			{"sqlstate", s.state.LastErrorCode},
+			{"at", jsonTime(s.state.LastErrorAt)},
+		}
 	}
 	return append(o,
 		field{"inserted", s.stats.Inserted},
@@ -111,6 +123,14 @@ func countersObject(counters []spock.Counter) object {
 		o = append(o, field{c.Name, c.Value})
 	}
 	return o
+}
+
+// jsonText is a text, or null where there is none.
+func jsonText(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
 }
 
 func jsonTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

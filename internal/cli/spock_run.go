@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -158,6 +160,10 @@ func printSpockUnit(env *Env, cmd *cobra.Command, configs []apply.Config) error 
 			name = me.Username
 		}
 	}
+	if !unitUser(name) {
+		return fail(exitBadArgs, "write a unit for the user %q: systemd does not take that name", name).
+			withHint("name the user of the unit with --user: letters, digits, - and _ are always right")
+	}
 	var start strings.Builder
 	start.WriteString(unitWord(env.Executable) + " spock run")
 	secret := false
@@ -200,6 +206,21 @@ RestartSec = 1
 WantedBy = multi-user.target
 `, name, start.String())
 	return err
+}
+
+// unitUser reports whether systemd starts a unit with User = name. It takes what
+// directories of users have, such as name@domain and domain\name, too.
+func unitUser(name string) bool {
+	if strings.Trim(name, "0123456789") == "" {
+		id, err := strconv.ParseUint(name, 10, 32)
+		return err == nil && strconv.FormatUint(id, 10) == name && id != 1<<16-1 && id != 1<<32-1 // those two stand for nobody at all
+	}
+	if !utf8.ValidString(name) || len(name) > 255 || name == "." || name == ".." {
+		return false
+	}
+	return name[0] != '-' && !strings.HasSuffix(name, `\`) && !strings.ContainsFunc(name, func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune(":/%", r)
+	})
 }
 
 // unitWord quotes a word for a line of a systemd unit.

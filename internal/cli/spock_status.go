@@ -44,6 +44,7 @@ func showSpockStatus(ctx context.Context, env *Env, cmd *cobra.Command) error {
 			return err
 		})
 		if err != nil {
+			nodes = append(nodes, spockNode{place: place(info), failure: err})
 			failures = append(failures, err)
 		}
 	}
@@ -55,14 +56,8 @@ func showSpockStatus(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if len(failures) > 0 {
-		for _, f := range failures[:len(failures)-1] {
-			env.errorf("%s", f)
-		}
-		return failures[len(failures)-1]
-	}
-	if !on(cmd, "check") {
-		return nil
+	if err := tellFailures(env, failures); err != nil || !on(cmd, "check") {
+		return err
 	}
 	for _, n := range nodes {
 		if trouble := n.trouble(); trouble != "" {
@@ -72,9 +67,25 @@ func showSpockStatus(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	return nil
 }
 
+// tellFailures tells all errors but the last, which it returns; nil when there is none.
+func tellFailures(env *Env, failures []error) error {
+	if len(failures) == 0 {
+		return nil
+	}
+	last := len(failures) - 1
+	for _, f := range failures[:last] {
+		env.errorf("%s", f)
+		if hint := hintOf(f); hint != "" {
+			env.errorf("HINT: %s", hint)
+		}
+	}
+	return failures[last]
+}
+
 // spockNode is what status shows of one node.
 type spockNode struct {
 	place      string
+	failure    error // instead of all the rest
 	schema     int
 	name       string
 	id         uint32
@@ -106,6 +117,11 @@ type spockSub struct {
 // readSpockNode asks a node for all that status shows.
 func readSpockNode(ctx context.Context, db *spock.DB, where string) (spockNode, error) {
 	n := spockNode{place: where, schema: spock.SchemaNumber}
+	if db.Conn().PgConn().ParameterStatus("in_hot_standby") == "on" {
+		// It has neither the statistics, which are not in the log, nor an engine.
+		return n, fail(exitBadState, "%s: the server is a standby", n.place).
+			withHint("the connection string must lead to the primary: name all hosts in it, with target_session_attrs=read-write")
+	}
 	if err := spock.CheckVersion(ctx, db.Conn()); err != nil {
 		return n, err
 	}
@@ -234,6 +250,10 @@ func (s *spockSub) measure(now time.Time) {
 	}
 }
 
+// bytesKnown reports whether lagBytes means anything: where the provider is now,
+// only a stream that runs knows.
+func (s *spockSub) bytesKnown() bool { return s.known && s.status == statusReplicating }
+
 const statusReplicating = "replicating"
 
 // trouble is what --check complains about; "" when all is well.
@@ -265,6 +285,9 @@ func (s *spockSub) word() string {
 
 func writeSpockTables(w io.Writer, nodes []spockNode) error {
 	for _, n := range nodes {
+		if n.failure != nil {
+			continue // it is told as an error
+		}
 		if err := n.write(w); err != nil {
 			return err
 		}
@@ -308,8 +331,10 @@ func (n *spockNode) write(w io.Writer) error {
 	for _, s := range n.subs {
 		lagBytes, lag, applied := "?", "?", "-"
 		if s.known {
-			lagBytes, lag = strconv.FormatInt(s.lagBytes, 10), strconv.FormatInt(s.lag.Milliseconds(), 10)
-			applied = s.progress.CommitLSN.String()
+			lag, applied = strconv.FormatInt(s.lag.Milliseconds(), 10), s.progress.CommitLSN.String()
+		}
+		if s.bytesKnown() {
+			lagBytes = strconv.FormatInt(s.lagBytes, 10)
 		}
 		t.add(s.Name, s.ProviderName, s.word(), lagBytes, lag, applied, strconv.FormatInt(s.stats.Inserted, 10),
 			strconv.FormatInt(s.stats.Updated, 10), strconv.FormatInt(s.stats.Deleted, 10),
@@ -329,13 +354,20 @@ func (n *spockNode) age() string {
 	return fmt.Sprintf(" (oldest %s)", time.Since(n.oldest).Round(time.Second))
 }
 
+// lastError tells what stopped a subscription's worker last.
+func lastError(s spock.EngineState) string {
+	return fmt.Sprintf("Last error of %s, %s: %s", s.Subscription, s.LastErrorAt.Format(time.DateTime), s.LastError)
+}
+
 // writeRemarks says what does not fit into the table: errors, copies under way, settings that are not legal.
 func (n *spockNode) writeRemarks(w io.Writer) error {
 	var lines []string
 	for _, s := range n.subs {
 		if s.state.LastError != "" {
-			when := s.state.LastErrorAt.Format(time.DateTime)
-			lines = append(lines, fmt.Sprintf("Last error of %s, %s: %s", s.Name, when, s.state.LastError))
+			lines = append(lines, lastError(s.state))
+			if s.state.LastHint != "" {
+				lines = append(lines, "HINT: "+s.state.LastHint)
+			}
 		}
 		for _, c := range s.counters {
 			lines = append(lines, fmt.Sprintf("Counter of %s: %s %d", s.Name, c.Name, c.Value))

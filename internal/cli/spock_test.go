@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -68,6 +70,113 @@ func TestManualNamesEverySetting(t *testing.T) {
 		if row := regexp.MustCompile("(?m)^\\| `" + regexp.QuoteMeta(s.Name) + "` \\| `([^`]*)`").FindStringSubmatch(string(page)); row != nil {
 			require.Equal(t, s.Default, row[1], "default of %s", s.Name)
 		}
+	}
+}
+
+// TestDefaultsAreTheSchemas: the file that settings prints without a database is what one would say.
+func TestDefaultsAreTheSchemas(t *testing.T) {
+	t.Parallel()
+	info, err := pg.ParseConnInfo(pgtest.Database(t))
+	require.NoError(t, err)
+	installSpock(t, info)
+	db, err := spock.Connect(t.Context(), spock.ConnectConfig{ConnInfo: info})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close(t.Context())) }()
+	settings, err := db.DefaultSettings(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, settings.Render(), spockDefaults, "spock_defaults.conf is not what the schema says")
+}
+
+// TestStatusOfAStandby: it says where the connection string must lead to instead, also among nodes that answer.
+func TestStatusOfAStandby(t *testing.T) {
+	t.Parallel()
+	s := pgtest.NewServer(t, pgtest.ServerConfig{Name: "n1", Settings: map[string]string{"track_commit_timestamp": "on"}})
+	info, err := pg.ParseConnInfo(s.DSN("postgres"))
+	require.NoError(t, err)
+	installSpock(t, info)
+	s.Exec(t, "postgres", "SELECT spock.node_create('n1', '"+s.DSN("postgres")+"')")
+	s.Stop(t, syscall.SIGINT)
+	require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "standby.signal"), nil, 0o600))
+	s.Start(t)
+	other, err := pg.ParseConnInfo(pgtest.Database(t))
+	require.NoError(t, err)
+	installSpock(t, other)
+	code, stdout, stderr := callProgram(t, pgtest.Dir(t), "pgdrover", "spock", "status", "--dsn", info.DSN(), "--dsn", other.DSN())
+	require.Equal(t, exitBadState, code)
+	require.Equal(t, place(other)+": schema spock version "+strconv.Itoa(spock.SchemaNumber)+", not a node yet\n\n", stdout)
+	require.Contains(t, stderr, "ERROR "+place(info)+": the server is a standby\n")
+	require.Contains(t, stderr, "ERROR HINT: the connection string must lead to the primary: name all hosts in it, with target_session_attrs=read-write\n")
+	code, stdout, stderr = callProgram(t, pgtest.Dir(t), "pgdrover", "spock", "status", "--json", "--dsn", info.DSN(),
+		"--dsn", info.With("dbname", "no_such_database").DSN())
+	require.Equal(t, exitPgSQL, code)
+	require.Contains(t, stderr, "ERROR HINT: the connection string must lead to the primary: ", "the first of several errors")
+	require.Contains(t, stdout, `"error": "`+place(info)+`: the server is a standby",`)
+	require.Contains(t, stdout, `"hint": "the connection string must lead to the primary: `)
+}
+
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"host=a dbname=x":                              "a:5432/x",
+		"host=a,b port=1,2 user=u":                     "a:1,b:2/u",
+		"hostaddr=10.0.0.1 dbname=x":                   "10.0.0.1:5432/x",
+		"dbname=x":                                     "local:5432/x",
+		"service=mine":                                 "service=mine",
+		"service=mine user=u password=p":               "service=mine",
+		"dbname=x port=1 service=mine":                 "service=mine port=1 dbname=x",
+		"postgres://u:p@h/x?service=mine&sslmode=pref": "service=mine host=h dbname=x",
+	} {
+		info, err := pg.ParseConnInfo(text)
+		require.NoError(t, err)
+		require.Equal(t, want, place(info), text)
+	}
+}
+
+func TestFailureToConnectListsEachTryOnce(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"refused":                        "refused",
+		"connect:\n\ta: no\n\ta: no":     "connect: a: no",
+		"connect:\n\ta: no\n\tb: no":     "connect: a: no; b: no",
+		"connect:\n\ta: TLS\n\ta: no":    "connect: a: TLS; a: no",
+		"connect:\n\ta\n\tb\n\ta\n\tb\n": "connect: a; b",
+	} {
+		require.Equal(t, want, onceEach(text))
+	}
+}
+
+func TestWaitHint(t *testing.T) {
+	t.Parallel()
+	info := pg.NewConnInfo("host", "a", "password", "secret")
+	there, copying := awaited{name: "s1", enabled: true}, awaited{name: "s2", enabled: true, left: "subscription s2 is not synchronised"}
+	failing, disabled := copying, copying
+	failing.state.LastError, disabled.enabled = "all replication slots are in use", false
+	resting := there
+	resting.enabled = false
+	for _, x := range []struct {
+		engine bool
+		subs   []awaited
+		want   string
+	}{
+		{true, []awaited{there, resting, copying}, "it goes on by itself: look at pgdrover spock status"},
+		{true, []awaited{there, copying, failing}, "mend what the last error names: the engine tries again until then; look at pgdrover spock status"},
+		{true, []awaited{failing, disabled}, "subscription s2 is disabled: SELECT spock.sub_enable('s2') lets it go on"},
+		{false, []awaited{copying}, `no engine serves this database; start it: pgdrover spock run --dsn "host=a password=****"`},
+	} {
+		require.Equal(t, x.want, waitHint(info, x.engine, x.subs))
+	}
+}
+
+func TestUnitUser(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"postgres", "_pg", "a-b_9", "1000", "0", "first.last@example.org", `DOMAIN\user`, "müller"} {
+		require.True(t, unitUser(name), name)
+	}
+	for _, name := range []string{
+		"no body", " a", "a\n", "a\tb", "a:b", "a/b", "%i", "-a", "-1", ".", "..", `a\`, "65535", "4294967295", "4294967296", "007", "a\xff",
+		strings.Repeat("a", 256),
+	} {
+		require.False(t, unitUser(name), name)
 	}
 }
 

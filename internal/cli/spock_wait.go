@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,8 +16,8 @@ import (
 
 func newSpockWaitCmd(env *Env) *cobra.Command {
 	cmd := newMixedLeaf("wait", "Wait until subscriptions have copied what they were asked to, and show how far they are", nil)
-	cmd.RunE = eachSpock(env, func(ctx context.Context, db *spock.DB, _ pg.ConnInfo) error {
-		return waitCopies(ctx, env, cmd, db)
+	cmd.RunE = eachSpock(env, func(ctx context.Context, db *spock.DB, info pg.ConnInfo) error {
+		return waitCopies(ctx, env, cmd, db, info)
 	})
 	dsnFlag(cmd, "a node's database")
 	cmd.Flags().StringP("subscription", "s", "", "`name` of the subscription (default: all)")
@@ -25,26 +26,35 @@ func newSpockWaitCmd(env *Env) *cobra.Command {
 }
 
 // copyView shows copies: bars drawn over each other on a terminal, a line for
-// each tenth of a table elsewhere.
+// each tenth of a table elsewhere, which is an object where JSON is wanted.
 type copyView struct {
 	env   *Env
+	json  bool
 	drawn int
 	said  map[string]int64 // tenths by table
 }
 
+// awaited is a subscription that is waited for.
+type awaited struct {
+	name    string
+	enabled bool
+	left    string            // what is not copied yet; "" when all is
+	state   spock.EngineState // is read only when the wait was in vain
+}
+
 // waitCopies looks until all wanted subscriptions and their tables are copied.
-func waitCopies(ctx context.Context, env *Env, cmd *cobra.Command, db *spock.DB) error {
+func waitCopies(ctx context.Context, env *Env, cmd *cobra.Command, db *spock.DB, info pg.ConnInfo) error {
 	if err := spock.CheckVersion(ctx, db.Conn()); err != nil {
 		return err
 	}
 	wanted := text(cmd, "subscription")
-	view := &copyView{env: env, said: map[string]int64{}}
+	view := &copyView{env: env, json: jsonWanted(cmd), said: map[string]int64{}}
 	var deadline time.Time
 	if seconds := number(cmd, "timeout"); seconds > 0 {
 		deadline = time.Now().Add(time.Duration(seconds) * time.Second)
 	}
 	for {
-		left, err := copiesLeft(ctx, db, wanted)
+		subs, err := awaitedCopies(ctx, db, wanted)
 		if err != nil {
 			return err
 		}
@@ -53,12 +63,19 @@ func waitCopies(ctx context.Context, env *Env, cmd *cobra.Command, db *spock.DB)
 			return err
 		}
 		view.show(copies, wanted)
+		left := whatIsLeft(subs)
 		if left == "" {
-			return nil
+			return view.end(place(info), subs)
 		}
 		if !deadline.IsZero() && time.Now().After(deadline) {
-			return fail(exitInternal, "%s after %d s", left, number(cmd, "timeout")).
-				withHint("it goes on by itself: look at %s spock status", nameDrover)
+			hint, err := whyInVain(ctx, env, db, info, subs)
+			if err != nil {
+				return err
+			}
+			if err := view.end(place(info), subs); err != nil {
+				return err
+			}
+			return fail(exitInternal, "%s after %d s", left, number(cmd, "timeout")).withHint("%s", hint)
 		}
 		if err := sleep(ctx, 200*time.Millisecond); err != nil {
 			return fail(exitInternal, "%s: %w", left, err)
@@ -66,35 +83,99 @@ func waitCopies(ctx context.Context, env *Env, cmd *cobra.Command, db *spock.DB)
 	}
 }
 
-// copiesLeft says what is not copied yet; "" when all is.
-func copiesLeft(ctx context.Context, db *spock.DB, wanted string) (string, error) {
+// awaitedCopies says of each wanted subscription what is not copied yet.
+func awaitedCopies(ctx context.Context, db *spock.DB, wanted string) ([]awaited, error) {
 	subs, err := db.Subscriptions(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	found := false
+	var all []awaited
 	for _, s := range subs {
 		if wanted != "" && s.Name != wanted {
 			continue
 		}
-		found = true
-		if s.SyncStatus != "r" {
-			return fmt.Sprintf("subscription %s is not synchronised", s.Name), nil
-		}
-		tables, err := db.TableSyncs(ctx, s.ID)
+		left, err := copiesLeft(ctx, db, s)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		for _, t := range tables {
-			if t.Status != "r" && t.Status != "y" {
-				return fmt.Sprintf("table %s.%s of subscription %s is not synchronised", t.Schema, t.Table, s.Name), nil
-			}
-		}
+		all = append(all, awaited{name: s.Name, enabled: s.Enabled, left: left})
 	}
-	if wanted != "" && !found {
-		return "", fail(exitBadArgs, "there is no subscription %q", wanted).withHint("list them with: %s spock status", nameDrover)
+	if wanted != "" && len(all) == 0 {
+		return nil, fail(exitBadArgs, "there is no subscription %q", wanted).withHint("list them with: %s spock status", nameDrover)
+	}
+	return all, nil
+}
+
+// copiesLeft says what of a subscription is not copied yet; "" when all is.
+func copiesLeft(ctx context.Context, db *spock.DB, s spock.Subscription) (string, error) {
+	if s.SyncStatus != "r" {
+		return fmt.Sprintf("subscription %s is not synchronised", s.Name), nil
+	}
+	tables, err := db.TableSyncs(ctx, s.ID)
+	if err != nil {
+		return "", err
+	}
+	for _, t := range tables {
+		if t.Status != "r" && t.Status != "y" {
+			return fmt.Sprintf("table %s.%s of subscription %s is not synchronised", t.Schema, t.Table, s.Name), nil
+		}
 	}
 	return "", nil
+}
+
+// whatIsLeft is what is not copied yet of any subscription; "" when all is.
+func whatIsLeft(subs []awaited) string {
+	var left []string
+	for _, s := range subs {
+		if s.left != "" {
+			left = append(left, s.left)
+		}
+	}
+	return strings.Join(left, "; ")
+}
+
+// whyInVain tells the last error of each subscription that is not there yet, and returns what to do.
+func whyInVain(ctx context.Context, env *Env, db *spock.DB, info pg.ConnInfo, subs []awaited) (hint string, err error) {
+	states, err := db.EngineStates(ctx)
+	if err != nil {
+		return "", err
+	}
+	engine, err := db.EngineConnected(ctx)
+	if err != nil {
+		return "", err
+	}
+	for i := range subs {
+		for _, x := range states {
+			if subs[i].left != "" && x.Subscription == subs[i].name {
+				subs[i].state = x
+			}
+		}
+		if subs[i].state.LastError != "" {
+			env.errorf("%s", lastError(subs[i].state))
+		}
+		if subs[i].state.LastHint != "" {
+			env.errorf("HINT: %s", subs[i].state.LastHint)
+		}
+	}
+	return waitHint(info, engine, subs), nil
+}
+
+// waitHint says what lets the copies go on.
+func waitHint(info pg.ConnInfo, engine bool, subs []awaited) string {
+	if !engine {
+		return fmt.Sprintf("no engine serves this database; start it: %s spock run --dsn %q", nameDrover, info.String())
+	}
+	for _, s := range subs {
+		if s.left != "" && !s.enabled {
+			return fmt.Sprintf("subscription %s is disabled: SELECT spock.sub_enable(%s) lets it go on", s.name, pg.QuoteLiteral(s.name))
+		}
+	}
+	for _, s := range subs {
+		if s.state.LastError != "" {
+			return fmt.Sprintf("mend what the last error names: the engine tries again until then; look at %s spock status", nameDrover)
+		}
+	}
+	return fmt.Sprintf("it goes on by itself: look at %s spock status", nameDrover)
 }
 
 func (v *copyView) show(copies []spock.CopyProgress, wanted string) {
@@ -105,7 +186,7 @@ func (v *copyView) show(copies []spock.CopyProgress, wanted string) {
 			continue
 		}
 		name := c.Schema + "." + c.Table
-		if v.env.draws() {
+		if v.draws() {
 			line := copyLine(name, c, columns-1)
 			lines = append(lines, line)
 			if c.State == "done" {
@@ -118,10 +199,10 @@ func (v *copyView) show(copies []spock.CopyProgress, wanted string) {
 		key := c.Subscription + " " + name
 		if tenths := share(c) / 10; tenths > v.said[key] {
 			v.said[key] = tenths
-			v.env.printf("%s: %d %%, %d rows, %s\n", key, share(c), c.Rows, c.State)
+			v.say(key, c)
 		}
 	}
-	if !v.env.draws() {
+	if !v.draws() {
 		return
 	}
 	if most := max(height-1, 1); len(lines) > most {
@@ -136,6 +217,79 @@ func (v *copyView) show(copies []spock.CopyProgress, wanted string) {
 	}
 	v.drawn = max(v.drawn, len(lines))
 	v.env.printf("%s", b.String())
+}
+
+// draws reports whether bars are drawn: never over objects.
+func (v *copyView) draws() bool { return v.env.draws() && !v.json }
+
+// say tells of one table, on a line of its own.
+func (v *copyView) say(key string, c spock.CopyProgress) {
+	if !v.json {
+		v.env.printf("%s: %d %%, %d rows, %s\n", key, share(c), c.Rows, c.State)
+		return
+	}
+	line, err := json.Marshal(copiedLine{
+		Subscription: c.Subscription, Schema: c.Schema, Table: c.Table, State: c.State, Percent: share(c),
+		BytesTotal: c.BytesTotal, BytesDone: c.BytesDone, Rows: c.Rows,
+	})
+	if err == nil {
+		v.env.printf("%s\n", line)
+	}
+}
+
+// copiedLine is how far the copy of a table is, as JSON.
+type copiedLine struct {
+	Subscription string `json:"subscription"`
+	Schema       string `json:"schema"`
+	Table        string `json:"table"`
+	State        string `json:"state"`
+	Percent      int64  `json:"percent"`
+	BytesTotal   int64  `json:"bytes_total"`
+	BytesDone    int64  `json:"bytes_done"`
+	Rows         int64  `json:"rows"`
+}
+
+// waitedLine is the end of a wait, as JSON: the last line about a database.
+type waitedLine struct {
+	Database      string      `json:"database"`
+	Done          bool        `json:"done"`
+	Subscriptions []waitedSub `json:"subscriptions"`
+}
+
+type waitedSub struct {
+	Name      string         `json:"name"`
+	Done      bool           `json:"done"`
+	Left      string         `json:"left,omitempty"`
+	LastError *lastErrorLine `json:"last_error,omitempty"`
+}
+
+type lastErrorLine struct {
+	Message  string    `json:"message"`
+	Hint     string    `json:"hint,omitempty"`
+	SQLState string    `json:"sqlstate"`
+	At       time.Time `json:"at"`
+}
+
+// end says how a wait ended to whoever wants JSON; others see it by the exit code.
+func (v *copyView) end(where string, subs []awaited) error {
+	if !v.json {
+		return nil
+	}
+	line := waitedLine{Database: where, Done: whatIsLeft(subs) == "", Subscriptions: []waitedSub{}}
+	for _, s := range subs {
+		one := waitedSub{Name: s.name, Done: s.left == "", Left: s.left}
+		if s.state.LastError != "" {
+			one.LastError = &lastErrorLine{
+				Message: s.state.LastError, Hint: s.state.LastHint, SQLState: s.state.LastErrorCode, At: s.state.LastErrorAt.UTC(),
+			}
+		}
+		line.Subscriptions = append(line.Subscriptions, one)
+	}
+	text, err := json.Marshal(line)
+	if err == nil {
+		v.env.printf("%s\n", text)
+	}
+	return err
 }
 
 // copyLine fits a table's progress into so many columns: the name gives way first, then the bar.
