@@ -65,11 +65,16 @@ type rereadError struct {
 	attempts int // in the exception form that ended with what may go away
 	// whole: transactions shall come as a whole; final is not known.
 	whole bool
+	// text: values shall come as text; final is not known.
+	text bool
 }
 
 func (e *rereadError) Error() string {
 	if e.whole {
 		return fmt.Sprintf("receive transactions as a whole: %v", e.cause)
+	}
+	if e.text {
+		return fmt.Sprintf("receive values as text: %v", e.cause)
 	}
 	return fmt.Sprintf("repeat transaction %s: %v", e.final, e.cause)
 }

@@ -366,6 +366,11 @@ func (e *Engine) keep(ctx context.Context, s subscription) {
 		var again *rereadError
 		switch {
 		case errors.As(err, &again):
+			if again.text {
+				w.textual = true
+				log.InfoContext(ctx, "receive values as text", "reason", again.cause)
+				continue
+			}
 			if again.whole {
 				w.whole = true
 				log.InfoContext(ctx, "receive large transactions as a whole", "reason", again.cause)

@@ -31,7 +31,10 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 	case *pgoutput.Commit:
 		return w.endTransaction(ctx, m)
 	case *pgoutput.Relation:
-		if w.major >= 16 && m.Namespace != "spock" {
+		if w.applier.binary && m.Namespace != "spock" && numbered(m) {
+			return &rereadError{text: true, cause: fmt.Errorf("table %s.%s has a column that names objects by their numbers", m.Namespace, m.Name)} //nolint:err113 // for the log
+		}
+		if (w.major >= 16 || !w.applier.binary) && m.Namespace != "spock" {
 			if err := w.askMembers(ctx, m.ID); err != nil {
 				return err
 			}
@@ -62,6 +65,20 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 		return w.put(ctx, w.current)
 	}
 	return nil
+}
+
+// numbered tells whether values of a table are numbers of objects, which are
+// others on each node; as text they are names. Types that are made of such ones
+// are not seen.
+func numbered(m *pgoutput.Relation) bool {
+	return slices.ContainsFunc(m.Columns, func(c pgoutput.Column) bool {
+		switch c.Type {
+		case 24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191, // regproc and its like
+			1008, 2207, 2208, 2209, 2210, 2211, 3735, 3770, 4090, 4097, 4192: // arrays of them
+			return true
+		}
+		return false
+	})
 }
 
 func (w *Worker) beginTransaction(m *pgoutput.Begin) {
@@ -175,7 +192,7 @@ func (w *Worker) row(ctx context.Context, kind pgoutput.Kind, id uint32, row, ol
 		}
 	}
 	if t.relation.Namespace == "spock" {
-		return w.system(t.relation, kind, row, old)
+		return w.system(ctx, t.relation, kind, row, old)
 	}
 	allowed := kind == pgoutput.KindInsert && t.rule.insert || kind == pgoutput.KindUpdate && t.rule.update ||
 		kind == pgoutput.KindDelete && t.rule.delete
@@ -203,7 +220,7 @@ func (w *Worker) follows(t *remoteTable) bool {
 }
 
 // system takes a row of the provider's spock schema.
-func (w *Worker) system(rel *pgoutput.Relation, kind pgoutput.Kind, row, old pgoutput.Tuple) error {
+func (w *Worker) system(ctx context.Context, rel *pgoutput.Relation, kind pgoutput.Kind, row, old pgoutput.Tuple) error {
 	switch rel.Name {
 	case "queue":
 		q, err := parseQueued(rel, row)
@@ -227,7 +244,7 @@ func (w *Worker) system(rel *pgoutput.Relation, kind pgoutput.Kind, row, old pgo
 	case "replication_set":
 		err = w.setChanged(&r)
 	case "replication_set_table":
-		err = w.memberChanged(&r)
+		err = w.memberChanged(ctx, &r)
 	default:
 		err = w.filterChanged(&r)
 	}

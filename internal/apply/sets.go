@@ -101,13 +101,13 @@ func (w *Worker) setMember(table, set uint32, m *member) {
 	w.sets.members[table][set] = *m
 }
 
-func (w *Worker) memberChanged(f *fields) error {
+func (w *Worker) memberChanged(ctx context.Context, f *fields) error {
 	set, err := f.oid(f.old, "set_id")
 	if err != nil {
 		return err
 	}
-	table, err := f.oid(f.old, "set_reloid")
-	if err != nil {
+	table, known, err := w.memberTable(ctx, f)
+	if err != nil || !known {
 		return err
 	}
 	keys := []pgoutput.Value{uint32Value(w.sub.id), uint32Value(set), uint32Value(table)}
@@ -128,6 +128,29 @@ func (w *Worker) memberChanged(f *fields) error {
 	w.current.add(change{set: w.sql(`INSERT INTO spock.pgdrover_remote_table (sub_id, set_id, set_reloid, att_list) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (sub_id, set_id, set_reloid) DO UPDATE SET att_list = excluded.att_list`, []uint32{26, 26, 26, 1009}, append(keys, list)...)})
 	return nil
+}
+
+// memberTable is the table whose membership has changed. In a stream of texts it
+// comes by its name, which says nothing any more where the table was renamed or
+// dropped since: then its memberships are asked for when it is written next.
+func (w *Worker) memberTable(ctx context.Context, f *fields) (id uint32, known bool, err error) {
+	id, err = f.oid(f.old, "set_reloid")
+	if !errors.Is(err, errNumber) {
+		return id, true, err
+	}
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return 0, false, err
+	}
+	result := w.applier.peers.ask(ctx, conn, "SELECT to_regclass($1)::oid::text", f.value(f.old, "set_reloid").Data)
+	if result.Err != nil {
+		return 0, false, fmt.Errorf("%w for a table of its replication sets: %w", errPeer, result.Err)
+	}
+	if result.Rows[0][0] == nil {
+		return 0, false, nil
+	}
+	_, err = fmt.Sscan(string(result.Rows[0][0]), &id)
+	return id, err == nil, err
 }
 
 func (w *Worker) filterChanged(f *fields) error {
@@ -291,7 +314,8 @@ func (w *Worker) copySets(ctx context.Context, from *pgconn.PgConn) error {
 
 // askMembers takes over the memberships that a table has on the provider now. A
 // provider that leaves out all that came to it by replication also leaves out
-// the memberships that replicated DDL has made there.
+// the memberships that replicated DDL has made there; and a stream of texts does
+// not say for certain whose they are.
 func (w *Worker) askMembers(ctx context.Context, table uint32) error {
 	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
 	if err != nil {

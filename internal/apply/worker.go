@@ -42,6 +42,7 @@ type Worker struct {
 	current   *transaction
 	dropping  bool      // the current transaction is not for us
 	repairing bool      // neither are its changes from here on
+	textual   bool      // values are not to come in binary form
 	whole     bool      // large transactions are not to come in blocks
 	block     time.Time // when the last block began
 	forced    map[pg.LSN]*rereadError
@@ -167,7 +168,7 @@ func (w *Worker) prepare(ctx context.Context) error {
 	}
 	a := &applier{
 		claims: w.engine.claims, log: w.log, self: w.engine.node, author: w.sub.provider, name: w.sub.name, origin: w.sub.slot,
-		subID: w.sub.id, counts: w.engine.counts, amended: w.engine.amended, options: s.options(), durable: w.durable, binary: !w.sub.text,
+		subID: w.sub.id, counts: w.engine.counts, amended: w.engine.amended, options: s.options(), durable: w.durable, binary: !w.sub.text && !w.textual,
 		shapes: shapes{ids: new(int)},
 		peers:  &peers{dsn: w.peerDSN, name: w.sub.name + "_ask", open: map[conflict.NodeID]*pgconn.PgConn{}},
 	}

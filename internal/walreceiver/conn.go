@@ -126,11 +126,11 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	return c, nil
 }
 
-// sessionParameters make text values come in one form, and keep the timeouts of
+// sessionParameters make text values come in one form, with names in full, and keep the timeouts of
 // ordinary sessions away from this one.
 func sessionParameters() map[string]string {
 	return map[string]string{
-		"datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",
+		"search_path": "pg_catalog", "datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",
 		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0",
 	}
 }
