@@ -110,12 +110,94 @@ BEGIN
 END
 $$;
 
--- A statement without comments and with single blanks: enough to compare its leading words. What stands in quotes is
--- left as it is, which is good enough for the words before it.
+-- A statement without its comments, which nest. masked empties literals and quoted names, too: what is left are words.
+CREATE OR REPLACE FUNCTION pgdrover.without_comments(statement text, masked boolean)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    tokens pg_catalog.text[];
+    kept pg_catalog.text[] := '{}';
+    n integer;
+    i integer := 1;
+    last integer;           -- token of the literal that begins at i
+    width integer;
+    depth integer;
+    tok pg_catalog.text;
+    before pg_catalog.text := ''; -- the token before
+    escapes boolean;
+BEGIN
+    SELECT pg_catalog.array_agg(m[1]) INTO tokens
+      FROM pg_catalog.regexp_matches(statement,
+           E'(--|/\\*|\\*/|\\\\[''"\\\\]|[[:alnum:]_]+|[^-[:alnum:]_''"/*$\\\\\\n]+|.)', 'g') AS m;
+    n := coalesce(pg_catalog.cardinality(tokens), 0);
+    WHILE i <= n LOOP
+        tok := tokens[i];
+        last := i;
+        IF tok = '--' THEN
+            WHILE i < n AND tokens[i + 1] <> E'\n' LOOP i := i + 1; END LOOP;
+            tok := ' ';
+        ELSIF tok = '/*' THEN
+            depth := 1;
+            WHILE i < n AND depth > 0 LOOP
+                i := i + 1;
+                depth := depth + CASE tokens[i] WHEN '/*' THEN 1 WHEN '*/' THEN -1 ELSE 0 END;
+            END LOOP;
+            tok := ' ';
+        ELSIF tok IN ('''', '"') THEN
+            escapes := tok = '''' AND pg_catalog.lower(before) = 'e';
+            LOOP
+                last := last + 1;
+                EXIT WHEN last > n OR tokens[last] = E'\\' || tok AND NOT escapes;
+                IF tokens[last] = tok THEN
+                    EXIT WHEN NOT escapes OR tokens[last + 1] IS DISTINCT FROM tok;
+                    last := last + 1;
+                END IF;
+            END LOOP;
+            tok := CASE WHEN masked THEN tok || tok ELSE tok END;
+        ELSIF tok = '$' AND before !~ E'[[:alnum:]_$]$' THEN
+            width := CASE WHEN tokens[i + 1] = '$' THEN 1 WHEN tokens[i + 2] = '$' AND tokens[i + 1] ~ '^[[:alpha:]_]' THEN 2 ELSE 0 END;
+            IF width > 0 THEN
+                last := i + width + 1;
+                WHILE last <= n AND NOT (tokens[last] = '$' AND tokens[last + 1] = tokens[i + 1]
+                                         AND (width = 1 OR tokens[last + 2] = '$')) LOOP
+                    last := last + 1;
+                END LOOP;
+                last := last + width;
+                tok := CASE WHEN masked THEN '''''' ELSE tok END;
+            END IF;
+        END IF;
+        kept := kept || tok;
+        before := tok;
+        IF NOT masked THEN
+            FOR k IN i + 1 .. least(last, n) LOOP
+                kept := kept || tokens[k];
+            END LOOP;
+        END IF;
+        i := greatest(i, last) + 1;
+    END LOOP;
+    RETURN pg_catalog.array_to_string(kept, '');
+END
+$$;
+
+-- A statement without comments and with single blanks: enough to compare its leading words.
 CREATE OR REPLACE FUNCTION pgdrover.bare_text(statement text)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT pg_catalog.btrim(pg_catalog.regexp_replace(pg_catalog.regexp_replace(pg_catalog.regexp_replace(
-           statement, E'--[^\\n]*', ' ', 'g'), E'/\\*.*?\\*/', ' ', 'g'), E'\\s+', ' ', 'g'))
+    SELECT pg_catalog.btrim(pg_catalog.regexp_replace(pgdrover.without_comments(statement, false), E'\\s+', ' ', 'g'))
+$$;
+
+-- The words of a statement itself, in upper case: each literal is '', each quoted name "", whatever stands in parentheses {}.
+CREATE OR REPLACE FUNCTION pgdrover.outline(statement text)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    words pg_catalog.text := pgdrover.without_comments(statement, true);
+    before pg_catalog.text;
+BEGIN
+    LOOP
+        before := words;
+        words := pg_catalog.regexp_replace(words, E'\\([^()]*\\)', ' {} ', 'g');
+        EXIT WHEN words = before;
+    END LOOP;
+    RETURN pg_catalog.upper(pg_catalog.btrim(pg_catalog.regexp_replace(words, E'\\s+', ' ', 'g')));
+END
 $$;
 
 -- Whether an expression is one expression: parentheses closed, no semicolon, no unfinished string.
@@ -130,21 +212,29 @@ END
 $$;
 
 -- The command tag of a statement, as far as its leading words tell it: what it is called in messages, and whether it
--- is DDL.
+-- is DDL. What concerns shared objects fires no event trigger; where the server gives it the same tag as what does, this
+-- gives it another.
 CREATE OR REPLACE FUNCTION pgdrover.command_tag(statement text, OUT tag text, OUT is_ddl boolean)
 RETURNS record LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    bare pg_catalog.text := pg_catalog.upper(pgdrover.bare_text(statement));
+    bare pg_catalog.text := pgdrover.outline(statement);
     w pg_catalog.text[];
     kind pg_catalog.text;
+    into_table boolean;
 BEGIN
     w := pg_catalog.regexp_split_to_array(pg_catalog.regexp_replace(bare, '[^A-Z0-9_ ].*$', ''), ' +');
+    into_table := w[1] IN ('SELECT', 'WITH') AND bare ~ E'\\mINTO\\M' AND bare !~ E'\\m(INSERT|MERGE) INTO\\M';
     is_ddl := w[1] IN ('CREATE', 'ALTER', 'DROP', 'COMMENT', 'GRANT', 'REVOKE', 'REASSIGN', 'REFRESH', 'IMPORT',
-                       'SECURITY', 'CLUSTER')
-              OR bare ~ E'^(SELECT|WITH)\\M.*\\mINTO\\M' AND bare ~ E'^SELECT\\M'
-                 AND bare ~ E'^SELECT [^''"(]*\\mINTO (TEMP |TEMPORARY |UNLOGGED |TABLE )*[A-Z_"]';
+                       'SECURITY', 'CLUSTER') OR into_table;
+    kind := CASE WHEN w[1] IN ('GRANT', 'REVOKE')
+                 -- A table may have such a name, too.
+                 THEN pg_catalog.substring(bare, E'\\mON (DATABASE|TABLESPACE|PARAMETER) (?!TO\\M|FROM\\M|[,.])')
+                 WHEN w[1] IN ('COMMENT', 'SECURITY')
+                 THEN pg_catalog.substring(bare, E'\\mON (ROLE|DATABASE|TABLESPACE|EVENT TRIGGER)\\M') END;
     tag := CASE
-        WHEN w[1] = 'SELECT' AND is_ddl THEN 'SELECT INTO'
+        WHEN into_table THEN 'SELECT INTO'
+        WHEN kind IS NOT NULL THEN w[1] || ' ON ' || kind
+        WHEN w[1] IN ('GRANT', 'REVOKE') AND bare !~ E'\\mON\\M' THEN w[1] || ' ROLE'
         WHEN w[1] IN ('CREATE', 'ALTER', 'DROP') THEN NULL
         WHEN w[1] = 'REFRESH' THEN 'REFRESH MATERIALIZED VIEW'
         WHEN w[1] = 'IMPORT' THEN 'IMPORT FOREIGN SCHEMA'
@@ -167,7 +257,7 @@ BEGIN
             E'^(ACCESS METHOD|DEFAULT PRIVILEGES|EVENT TRIGGER|FOREIGN DATA WRAPPER|FOREIGN TABLE|LARGE OBJECT|'
             'MATERIALIZED VIEW|OPERATOR CLASS|OPERATOR FAMILY|TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|'
             'TEXT SEARCH PARSER|TEXT SEARCH TEMPLATE|USER MAPPING)\\M'), pg_catalog.split_part(kind, ' ', 1));
-        IF tag = 'CREATE TABLE' AND bare ~ E'^[^(]*(\\([^()]*\\))?[^()]* AS (MATERIALIZED )?(SELECT|WITH|TABLE|VALUES|EXECUTE|\\()' THEN
+        IF tag = 'CREATE TABLE' AND bare ~ E'\\mAS (SELECT|WITH|TABLE|VALUES|EXECUTE|\\{)' THEN
             tag := 'CREATE TABLE AS';
         ELSIF tag IN ('CREATE USER', 'CREATE GROUP', 'ALTER USER', 'ALTER GROUP', 'DROP USER', 'DROP GROUP') THEN
             tag := w[1] || ' ROLE';

@@ -10,6 +10,18 @@ RETURNS text LANGUAGE sql IMMUTABLE AS $$
           FROM pg_catalog.regexp_matches(path, E'("(?:[^"]|"")*"|[^,"\\s][^,"]*)', 'g') WITH ORDINALITY AS r(m, n)) END
 $$;
 
+-- What is written before a statement, so that it means elsewhere what it means here: literals of times, intervals and
+-- XML are read by these. An engine has the values named here when it begins with a statement.
+CREATE OR REPLACE FUNCTION pgdrover.statement_settings()
+RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('SET LOCAL %s TO %L; ', s.name, s.value), '' ORDER BY s.n), '')
+      FROM (SELECT b.n, b.name, b.usual, pg_catalog.current_setting(b.name) AS value
+              FROM (VALUES (1, 'timezone', '{UTC,Etc/UTC,UCT,Etc/UCT,GMT,Etc/GMT}'::text[]), (2, 'datestyle', '{"ISO, MDY"}'),
+                           (3, 'intervalstyle', '{postgres}'), (4, 'xmloption', '{content}'), (5, 'array_nulls', '{on}'))
+                   AS b(n, name, usual)) AS s
+     WHERE s.value <> ALL (s.usual)
+$$;
+
 CREATE OR REPLACE FUNCTION spock.replicate_ddl(
     command text, replication_sets text[] = '{ddl_sql}', search_path text = current_setting('search_path'),
     role text = CURRENT_USER)
@@ -40,7 +52,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = 'provided search path is not valid';
     END;
     PERFORM pgdrover.enqueue(replication_sets, 'Q', pg_catalog.to_json(
-        'SET search_path TO ' || pgdrover.quoted_path(replicate_ddl.search_path) || '; ' || command), replicate_ddl.role::name);
+        'SET search_path TO ' || pgdrover.quoted_path(replicate_ddl.search_path) || '; ' || pgdrover.statement_settings() || command), replicate_ddl.role::name);
     PERFORM pg_catalog.set_config('pgdrover.applying', 'Q', true);
     PERFORM pg_catalog.set_config('role', replicate_ddl.role, true);
     FOREACH statement IN ARRAY statements LOOP
@@ -61,36 +73,86 @@ RETURNS SETOF boolean LANGUAGE sql STRICT AS $$
       FROM pg_catalog.unnest(command) WITH ORDINALITY AS u(c, n) ORDER BY n
 $$;
 
--- The context without our own frames, which are the first lines: empty when the statement came from the client itself.
+-- Where we stand, in the words that the functions below read: the server translates what it calls a frame. Only a
+-- superuser may have that changed; without, they find no frame of ours.
+CREATE OR REPLACE FUNCTION pgdrover.plain_context()
+RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    before pg_catalog.text := pg_catalog.current_setting('lc_messages');
+    context pg_catalog.text;
+BEGIN
+    IF before NOT IN ('C', 'POSIX') THEN
+        BEGIN
+            PERFORM pg_catalog.set_config('lc_messages', 'C', true);
+        EXCEPTION WHEN insufficient_privilege THEN
+            NULL;
+        END;
+    END IF;
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    IF pg_catalog.current_setting('lc_messages') <> before THEN
+        PERFORM pg_catalog.set_config('lc_messages', before, true);
+    END IF;
+    RETURN context;
+END
+$$;
+
+-- The context without our own frames, which are the first lines: empty when the statement came from the client itself,
+-- NULL when we cannot tell.
 CREATE OR REPLACE FUNCTION pgdrover.callers_context(context text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     place integer := pg_catalog.regexp_instr(context, E'(^|\\n)PL/pgSQL function (pgdrover\\.)?on_(ddl_end|sql_drop)\\(\\)[^\\n]*(\\n|$)',
                                              1, 1, 1);
 BEGIN
-    RETURN CASE WHEN place = 0 THEN '' ELSE pg_catalog.substr(context, place) END;
+    RETURN CASE WHEN place > 0 THEN pg_catalog.substr(context, place) END;
 END
 $$;
 
--- The statement of the innermost frame, when a frame shows one.
+-- The statement of the innermost frame, when a frame shows one. What looks like the next frame may stand in one of its
+-- literals: it ends where nothing is left open.
 CREATE OR REPLACE FUNCTION pgdrover.context_statement(callers text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     rest pg_catalog.text;
+    statements pg_catalog.text[];
     ends integer;
+    n integer := 0;
 BEGIN
     IF NOT pg_catalog.starts_with(callers, 'SQL statement "') THEN
         RETURN NULL;
     END IF;
     rest := pg_catalog.substr(callers, 16);
-    ends := pg_catalog.regexp_instr(rest, E'"\\nPL/\\w+ function ');
-    RETURN CASE WHEN ends = 0 THEN pg_catalog.left(rest, -1) ELSE pg_catalog.left(rest, ends - 1) END;
+    LOOP
+        n := n + 1;
+        ends := pg_catalog.regexp_instr(rest, E'"\\nPL/\\w+ (function|anonymous) ', 1, n);
+        IF ends = 0 THEN
+            RETURN pg_catalog.left(rest, -1);
+        END IF;
+        statements := pgdrover.split_statements(pg_catalog.left(rest, ends - 1) || E'\n; c');
+        IF pg_catalog.cardinality(statements) > 1 AND statements[pg_catalog.cardinality(statements)] = 'c' THEN
+            RETURN pg_catalog.left(rest, ends - 1);
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Where a session is in its client's message. Not to count with: currval is the session's own, and no rollback takes it
+-- back, as none makes the message begin anew. A COMMIT within the message does not end it, either. It goes where the table
+-- goes.
+CREATE SEQUENCE IF NOT EXISTS spock.pgdrover_message_place OWNED BY spock.queue.queued_at;
+
+CREATE OR REPLACE FUNCTION pgdrover.message_place()
+RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN pg_catalog.currval('spock.pgdrover_message_place');
+EXCEPTION WHEN object_not_in_prerequisite_state THEN
+    RETURN 0;
 END
 $$;
 
 -- The text of the statement that an event trigger fires for: one of the client's message, or what a function runs.
 -- context is that of our trigger function and of whatever called it. moves says whether the next question is about the
--- statement behind this one.
+-- statement behind this one. NULL when it cannot be known for sure.
 CREATE OR REPLACE FUNCTION pgdrover.current_statement(
     context text, tag text, names text[], moves boolean, OUT statement text, OUT from_function boolean)
 RETURNS record LANGUAGE plpgsql AS $$
@@ -98,13 +160,14 @@ DECLARE
     callers pg_catalog.text := pgdrover.callers_context(context);
     source pg_catalog.text;
     statements pg_catalog.text[];
-    place pg_catalog.text[];
-    stamp pg_catalog.text := pg_catalog.extract('epoch', pg_catalog.statement_timestamp())::text;
+    mark bigint;
+    place bigint;
+    behind integer;     -- the last one that was asked for
     found_at integer;
-    by_name boolean;
 BEGIN
-    from_function := callers <> '';
-    source := CASE WHEN from_function THEN pgdrover.context_statement(callers) ELSE pg_catalog.current_query() END;
+    from_function := coalesce(callers <> '', false);
+    source := CASE WHEN from_function THEN pgdrover.context_statement(callers)
+                   WHEN callers = '' THEN pg_catalog.current_query() END;
     IF source IS NULL THEN
         RETURN;
     END IF;
@@ -113,27 +176,59 @@ BEGIN
         statement := statements[1];
         RETURN;
     END IF;
-    -- Where the last one of this very message was.
-    place := pg_catalog.string_to_array(coalesce(pg_catalog.current_setting('pgdrover.ddl_cursor', true), ''), ' ');
-    IF place[1] IS DISTINCT FROM stamp OR place[2] IS DISTINCT FROM pg_catalog.md5(source) THEN
-        place := ARRAY[stamp, pg_catalog.md5(source), '0'];
+    -- A function runs a text anew, after a rollback as well: its place goes back with the transaction. 22 bits are for
+    -- the place, the rest tells this message from others.
+    mark := pg_catalog.hashtextextended(pg_catalog.extract('epoch', pg_catalog.statement_timestamp())::text || ' ' || source, 0)
+            & 1099511627775;
+    place := CASE WHEN from_function
+                  THEN coalesce(nullif(pg_catalog.current_setting('pgdrover.ddl_cursor', true), ''), '0')::bigint
+                  ELSE pgdrover.message_place() END;
+    behind := CASE WHEN place >> 22 = mark THEN place & 4194303 ELSE 0 END;
+    found_at := pgdrover.next_statement(statements, tag, names, behind, source);
+    IF found_at IS NULL AND from_function THEN
+        found_at := pgdrover.next_statement(statements, tag, names, 0, source);
     END IF;
-    SELECT s.n, s.named INTO found_at, by_name
-      FROM (SELECT u.n, EXISTS (SELECT FROM pg_catalog.unnest(names) AS k(name)
-                                 WHERE pg_catalog.strpos(pg_catalog.lower(u.text), pg_catalog.lower(k.name)) > 0) AS named,
-                   (pgdrover.command_tag(u.text)).tag AS kind
-              FROM pg_catalog.unnest(statements) WITH ORDINALITY AS u(text, n)
-             WHERE u.n > place[3]::integer) AS s
-     WHERE s.kind = tag OR s.kind IN ('CREATE TABLE', 'CREATE TABLE AS') AND tag IN ('CREATE TABLE', 'CREATE TABLE AS')
-     ORDER BY s.named DESC, s.n LIMIT 1;
     IF found_at IS NULL THEN
         RETURN;
     END IF;
     statement := statements[found_at];
-    IF moves THEN
-        -- For the session: a COMMIT within the message ends what is local to a transaction.
-        PERFORM pg_catalog.set_config('pgdrover.ddl_cursor', place[1] || ' ' || place[2] || ' ' || found_at, false);
+    IF NOT moves THEN
+        RETURN;
     END IF;
+    place := mark << 22 | found_at;
+    IF from_function THEN
+        PERFORM pg_catalog.set_config('pgdrover.ddl_cursor', place::text, false);
+    ELSE
+        PERFORM pg_catalog.setval('spock.pgdrover_message_place', place);
+    END IF;
+END
+$$;
+
+-- The next of some statements that has this tag. Each that has it fires our triggers, so it is the one; but for what was
+-- run while they did not fire, and the names show that.
+CREATE OR REPLACE FUNCTION pgdrover.next_statement(statements text[], tag text, names text[], behind integer, source text)
+RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    -- Cheap, for the most of a long message: what may stand before the first word.
+    begins pg_catalog.text := E'^(\\s|--[^\\n]*\\n|/\\*.*\\*/)*' || CASE tag WHEN 'SELECT INTO' THEN '(SELECT|WITH)'
+                                                                       ELSE pg_catalog.split_part(tag, ' ', 1) END || E'\\M';
+    places integer[];
+    named integer[];
+BEGIN
+    SELECT pg_catalog.array_agg(s.n ORDER BY s.n), pg_catalog.array_agg(s.n ORDER BY s.n) FILTER (WHERE s.named) INTO places, named
+      FROM (SELECT u.n, u.text ~* E'\\mU&"|\\mALL\\s+IN\\s+TABLESPACE\\M' -- names that do not show
+                   OR EXISTS (SELECT FROM pg_catalog.unnest(names) AS k(name)
+                               WHERE pg_catalog.strpos(pg_catalog.lower(pg_catalog.replace(u.text, '"', '')),
+                                                       pg_catalog.lower(pg_catalog.replace(k.name, '"', ''))) > 0) AS named,
+                   (pgdrover.command_tag(u.text)).tag AS kind
+              FROM pg_catalog.unnest(statements) WITH ORDINALITY AS u(text, n)
+             WHERE u.n > behind AND u.text ~* begins) AS s
+     WHERE s.kind = tag OR s.kind IN ('CREATE TABLE', 'CREATE TABLE AS') AND tag IN ('CREATE TABLE', 'CREATE TABLE AS');
+    IF source ~* E'session_replication_role|event\\s+trigger|node_create' AND pg_catalog.cardinality(places) > 1 THEN
+        RETURN CASE WHEN pg_catalog.cardinality(named) = 1 THEN named[1] END;
+    END IF;
+    -- The server names an index that got no name, as another statement may name its own.
+    RETURN CASE WHEN named IS NULL OR named[1] = places[1] OR tag = 'CREATE INDEX' THEN places[1] END;
 END
 $$;
 
@@ -149,7 +244,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.stays_local(tag text, statement text)
 RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    bare pg_catalog.text := pg_catalog.upper(pgdrover.bare_text(statement));
+    bare pg_catalog.text := pgdrover.outline(statement);
 BEGIN
     -- DROP OWNED mostly follows REASSIGN OWNED, which no event trigger sees: elsewhere the role may still own all that was
     -- given away here.
@@ -187,7 +282,7 @@ $$;
 -- random, from a sequence. Constants are the same everywhere.
 CREATE OR REPLACE FUNCTION pgdrover.computes_values(tag text, statement text)
 RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT tag = 'ALTER TABLE' AND pg_catalog.upper(pgdrover.bare_text(statement)) ~ E'\\mADD\\M' AND EXISTS (
+    SELECT tag = 'ALTER TABLE' AND pgdrover.outline(statement) ~ E'\\mADD\\M' AND EXISTS (
         SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() c
           JOIN pg_catalog.pg_class k ON c.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND k.oid = c.objid
           JOIN pg_catalog.pg_attribute a ON a.attrelid = k.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -205,7 +300,6 @@ CREATE OR REPLACE FUNCTION pgdrover.capture(tag text, path text, caller name)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     enabled boolean := pgdrover.flag('spock.enable_ddl_replication');
-    context pg_catalog.text;
     commands bigint;
     ours bigint;
     s pg_catalog.record;
@@ -223,18 +317,15 @@ BEGIN
                OR c.object_type IN ('publication', 'publication relation', 'publication namespace')
                   AND c.object_identity LIKE E'%pgdrover\\_%')
       INTO commands, ours FROM pg_event_trigger_ddl_commands() c;
+    -- Also what is not sent is a step forward in the message.
+    s := pgdrover.current_statement(pgdrover.plain_context(), tag, pgdrover.command_names(), true);
     IF commands > 0 AND commands = ours THEN
         RETURN;
     END IF;
-    GET DIAGNOSTICS context = PG_CONTEXT;
-    s := pgdrover.current_statement(context, tag, pgdrover.command_names(), true);
     IF NOT enabled OR pgdrover.flag('spock.replication_repair_mode')
        OR coalesce(current_setting('pgdrover.applying', true), '') <> ''
        OR s.from_function AND NOT pgdrover.flag('spock.allow_ddl_from_functions') THEN
         RETURN;
-    END IF;
-    IF s.statement IS NULL AND NOT s.from_function THEN
-        RETURN; -- inside an extension's script
     END IF;
     IF s.statement IS NULL OR pgdrover.stays_local(tag, s.statement) OR NOT pg_has_role(session_user, caller, 'MEMBER') THEN
         PERFORM pgdrover.tell('warning', 'This DDL statement will not be replicated.');
@@ -242,7 +333,7 @@ BEGIN
     END IF;
     -- Peers run this text: the path is what anybody has set, and set_config takes more than names.
     PERFORM pgdrover.enqueue('{default_insert_only}', 'D',
-        to_json('SET search_path TO ' || pgdrover.quoted_path(path) || '; ' || s.statement), caller);
+        to_json('SET search_path TO ' || pgdrover.quoted_path(path) || '; ' || pgdrover.statement_settings() || s.statement), caller);
     IF tag IN ('CREATE TABLE AS', 'SELECT INTO') OR pgdrover.computes_values(tag, s.statement) THEN
         PERFORM pgdrover.tell('warning', 'DDL statement replicated, but could be unsafe.');
     ELSE
@@ -335,9 +426,12 @@ RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_cat
 DECLARE
     rels pg_catalog.oid[];
     rel pg_catalog.oid;
-    everything boolean := TG_TAG IN ('DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP OWNED', 'DROP SCHEMA',
-                                     'DROP COLLATION', 'DROP OPERATOR CLASS', 'DROP FUNCTION', 'ALTER TYPE', 'ALTER SCHEMA');
+    everything boolean := TG_TAG IN ('ALTER TYPE', 'ALTER SCHEMA');
+    dropped pg_catalog.text := coalesce(current_setting('pgdrover.dropped', true), '');
 BEGIN
+    IF dropped <> '' THEN
+        PERFORM set_config('pgdrover.dropped', '', true);
+    END IF;
     IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() THEN
         RETURN;
     END IF;
@@ -348,13 +442,17 @@ BEGIN
     SELECT array_agg(DISTINCT k.rel) INTO rels
       FROM (SELECT coalesce(i.indrelid, c.objid) AS rel
               FROM pg_event_trigger_ddl_commands() c LEFT JOIN pg_index i ON i.indexrelid = c.objid
-             WHERE c.classid = 'pg_class'::regclass) k
+             WHERE c.classid = 'pg_class'::regclass
+             UNION ALL SELECT unnest(nullif(dropped, '')::oid[])) k
      WHERE EXISTS (SELECT FROM spock.replication_set_table t WHERE t.set_reloid = k.rel)
         OR EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = k.rel);
     IF everything THEN
         rels := NULL;
-    ELSIF rels IS NULL THEN
+    ELSIF rels IS NULL AND (dropped = '' OR TG_TAG NOT IN ('DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP OWNED',
+                                                           'DROP SCHEMA', 'DROP COLLATION', 'DROP OPERATOR CLASS', 'DROP FUNCTION')) THEN
         RETURN;
+    ELSE
+        rels := coalesce(rels, '{}');
     END IF;
     -- What applies knows its tables, and has to look again.
     PERFORM pg_notify('spock_change', 'definition');

@@ -32,14 +32,26 @@ RETURNS SETOF record LANGUAGE sql STABLE AS $$
      ORDER BY t.set_reloid::oid, s.set_name, p.deptype, d.n
 $$;
 
+-- The tables that a drop has left, but not as they were: without a column, a constraint, a trigger. Whose an index was
+-- cannot be seen any more; that of a primary key goes with its constraint, so it may have been a replica identity.
+CREATE OR REPLACE FUNCTION pgdrover.drop_concerns()
+RETURNS oid[] LANGUAGE sql STABLE AS $$
+    WITH dropped AS (SELECT o.object_type, o.address_names FROM pg_catalog.pg_event_trigger_dropped_objects() o)
+    SELECT coalesce(pg_catalog.array_agg(DISTINCT t.rel), '{}') FROM (
+        SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', d.address_names[1], d.address_names[2]))::oid AS rel
+          FROM dropped d WHERE d.object_type IN ('table column', 'table constraint', 'trigger')
+         UNION ALL
+        SELECT c.oid FROM pg_catalog.pg_class c
+         WHERE c.relreplident = 'i' AND c.relkind IN ('r', 'p') AND EXISTS (SELECT FROM dropped d WHERE d.object_type = 'index')) AS t
+     WHERE t.rel IS NOT NULL
+$$;
+
 CREATE OR REPLACE FUNCTION pgdrover.drop_members(tag text, visible name[])
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    context pg_catalog.text;
     m pg_catalog.record;
     lines pg_catalog.text[];
     details pg_catalog.text[];
-    s pg_catalog.record;
 BEGIN
     IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() THEN
         RETURN;
@@ -50,12 +62,12 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('pgdrover.dropped_temporary', '', true);
+    PERFORM set_config('pgdrover.dropped', pgdrover.drop_concerns()::text, true);
     SELECT array_agg('drop cascades to ' || d.member || ' membership in replication set ' || d.set_name),
            array_agg(d.member || ' membership in replication set ' || d.set_name || ' depends on ' || d.object)
       INTO lines, details FROM pgdrover.dropped_memberships(visible) d;
     IF lines IS NOT NULL THEN
-        GET DIAGNOSTICS context = PG_CONTEXT;
-        IF NOT pgdrover.drop_may_cascade(tag, context) THEN
+        IF NOT pgdrover.drop_may_cascade(tag, pgdrover.plain_context()) THEN
             RAISE EXCEPTION USING ERRCODE = '2BP01', MESSAGE = pgdrover.refused_drop(visible),
                 DETAIL = array_to_string(details, E'\n'),
                 HINT = 'Use DROP ... CASCADE to drop the dependent objects too.';

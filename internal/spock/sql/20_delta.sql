@@ -24,12 +24,26 @@ BEGIN
 END
 $$;
 
+-- With replica identity FULL a table without delta columns has no key, and is for inserts alone; one that has got its key
+-- (back) is taken out of there. Elsewhere it stays what somebody has made of it.
+CREATE OR REPLACE FUNCTION pgdrover.assign_keyed(relation regclass)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF pgdrover.has_key(relation) AND 'default_insert_only' = ALL (
+           SELECT s.set_name FROM spock.replication_set_table t JOIN spock.replication_set s USING (set_id) WHERE t.set_reloid = relation)
+       AND EXISTS (SELECT FROM spock.replication_set_table t WHERE t.set_reloid = relation) THEN
+        PERFORM pgdrover.assign_table(relation);
+    END IF;
+END
+$$;
+
 -- An update adds new - old to such a column here, whatever becomes of the rest of the row. The old value travels only
 -- with replica identity FULL, or when the identity's index contains the column. Call it on every node.
 CREATE OR REPLACE FUNCTION pgdrover.delta_column_add(relation regclass, column_name name)
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     a pg_catalog.record;
+    keyed boolean := pgdrover.has_key(relation);
 BEGIN
     PERFORM pgdrover.require_table(relation);
     SELECT k.atttypid, k.attnotnull, k.attgenerated INTO a FROM pg_catalog.pg_attribute k
@@ -63,6 +77,9 @@ BEGIN
         RAISE NOTICE USING MESSAGE = pg_catalog.format('replica identity of %s is now FULL', relation);
     END IF;
     PERFORM pgdrover.publish(ARRAY[relation::oid]);
+    IF NOT keyed THEN
+        PERFORM pgdrover.assign_keyed(relation);
+    END IF;
     RETURN true;
 END
 $$;
@@ -71,6 +88,7 @@ CREATE OR REPLACE FUNCTION pgdrover.delta_column_remove(relation regclass, colum
 RETURNS boolean LANGUAGE plpgsql STRICT AS $$
 DECLARE
     removed boolean;
+    reset boolean := false;
 BEGIN
     DELETE FROM spock.pgdrover_delta_column d WHERE d.relid = relation AND d.column_name = delta_column_remove.column_name;
     removed := FOUND;
@@ -78,8 +96,12 @@ BEGIN
        AND (SELECT c.relreplident = 'f' FROM pg_catalog.pg_class c WHERE c.oid = relation) THEN
         PERFORM pgdrover.run(pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY DEFAULT', pgdrover.qualified_name(relation)));
         RAISE NOTICE USING MESSAGE = pg_catalog.format('replica identity of %s is now DEFAULT', relation);
+        reset := true;
     END IF;
     PERFORM pgdrover.publish(ARRAY[relation::oid]);
+    IF reset THEN
+        PERFORM pgdrover.assign_keyed(relation);
+    END IF;
     RETURN removed;
 END
 $$;
