@@ -3,11 +3,9 @@ package apply
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -45,14 +43,7 @@ func TestCopyOfANodeIsNotTheNode(t *testing.T) {
 
 	info, err := pg.ParseConnInfo(b.server.DSN("copy"))
 	require.NoError(t, err)
-	var log said
-	e, err := New(Config{ConnInfo: info, Logger: slog.New(slog.NewTextHandler(&log, nil)), BinDir: b.server.Bin})
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	var group sync.WaitGroup
-	group.Go(func() { _ = e.Run(ctx) })
-	defer group.Wait()
-	defer cancel()
+	_, log := runLogged(t, b, info)
 	heard := func(what string) {
 		t.Helper()
 		require.NoError(t, pgtest.WaitFor(patience, func() error {

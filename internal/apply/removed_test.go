@@ -35,6 +35,23 @@ func (s *said) all() string {
 	return s.text.String()
 }
 
+// runLogged runs an engine on a database of n's server until the test ends, and
+// keeps its log.
+func runLogged(t *testing.T, n *node, info pg.ConnInfo) (*Engine, *said) {
+	t.Helper()
+	log := &said{}
+	e, err := New(Config{ConnInfo: info, Logger: slog.New(slog.NewTextHandler(log, nil)), BinDir: n.server.Bin})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	group.Go(func() { _ = e.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		group.Wait()
+	})
+	return e, log
+}
+
 // The schema may be removed while its engine runs, and comes back: the engine
 // waits for it, and warns of nothing.
 func TestSchemaIsRemovedUnderAnEngine(t *testing.T) {
@@ -43,14 +60,8 @@ func TestSchemaIsRemovedUnderAnEngine(t *testing.T) {
 	b.stopEngine()
 	info, err := pg.ParseConnInfo(b.server.DSN(database))
 	require.NoError(t, err)
-	var log said
-	e, err := New(Config{ConnInfo: info, Logger: slog.New(slog.NewTextHandler(&log, nil)), BinDir: b.server.Bin})
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	var group sync.WaitGroup
-	group.Go(func() { _ = e.Run(ctx) })
-	defer group.Wait()
-	defer cancel()
+	e, log := runLogged(t, b, info)
+	ctx := t.Context()
 	b.exec(t, "CREATE TABLE t (id int PRIMARY KEY)")
 	b.subscribe(t, a, "")
 	heard := func(what string, times int) {
