@@ -67,3 +67,41 @@ func TestRowsMoveToOtherKeys(t *testing.T) {
 	require.Equal(t, "mine 2|default|mine 3", b.text(t, "SELECT (SELECT mine FROM wide WHERE id = -1), (SELECT mine FROM wide WHERE id = -2), (SELECT mine FROM wide WHERE id = -3)"))
 	require.Equal(t, "0|0", b.text(t, "SELECT (SELECT count(*) FROM spock.exception_log), (SELECT count(*) FROM spock.resolutions)"))
 }
+
+// In the blocks of a large transaction the end is not known while its rows are
+// written: tombstones get its place in the log all the same.
+func TestKeysChangeInALargeTransaction(t *testing.T) {
+	t.Parallel()
+	a, b := pairOf(t, keyed, "", map[string]string{"spock.exception_replay_queue_size": "100000"})
+	a.exec(t, "INSERT INTO t SELECT i, 'v' FROM generate_series(1, 10) i")
+	settle(t, a, b)
+	b.exec(t, "SELECT spock.sub_disable('sub_n1_n2')")
+	b.eventually(t, "SELECT status FROM spock.sub_show_status('sub_n1_n2')", "disabled")
+	a.eventually(t, "SELECT count(*) FROM pg_replication_slots WHERE active", "0")
+	from := a.text(t, "SELECT pg_current_wal_lsn()")
+	a.exec(t, "BEGIN; UPDATE t SET id = -id; INSERT INTO t SELECT i, 'value ' || i FROM generate_series(1000, 15000) i; COMMIT")
+	b.exec(t, "SELECT spock.sub_enable('sub_n1_n2')")
+	settle(t, a, b)
+	equal(t, "SELECT count(*), sum(id) FROM t", a, b)
+	require.Equal(t, "10|t", b.text(t, "SELECT count(*), bool_and(author_lsn > '"+from+"') FROM spock.pgdrover_tombstone"))
+}
+
+// A node that is forwarded what came here is told that rows have moved, and not
+// that some went and others came: it may have more to them.
+func TestMovesAreForwardedAsMoves(t *testing.T) {
+	t.Parallel()
+	a, b, c := newNode(t, "n1", nil), newNode(t, "n2", nil), newNode(t, "n3", nil)
+	for _, n := range []*node{a, b, c} {
+		n.exec(t, keyed)
+	}
+	c.exec(t, "ALTER TABLE t ADD mine text DEFAULT 'default'")
+	b.exec(t, "SELECT spock.repset_alter('default', replicate_delete := false)")
+	b.subscribe(t, a, "")
+	c.subscribe(t, b, ", forward_origins := '{all}'")
+	a.exec(t, "INSERT INTO t SELECT i, 'v' FROM generate_series(1, 3) i")
+	c.eventually(t, "SELECT count(*) FROM t", "3")
+	c.exec(t, "UPDATE t SET mine = 'kept ' || id")
+	a.exec(t, "UPDATE t SET id = id * 10; INSERT INTO t VALUES (99, 'last')")
+	c.eventually(t, "SELECT count(*) FROM t WHERE id = 99", "1")
+	require.Equal(t, "10 kept 1,20 kept 2,30 kept 3,99 default", c.text(t, "SELECT string_agg(id || ' ' || mine, ',' ORDER BY id) FROM t"))
+}

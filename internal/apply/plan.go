@@ -50,6 +50,7 @@ type plan struct {
 	one, many          string // "" when there is none
 	oneOf, manyOf      []uint32
 	columns            []sent // whose values are bound, in order
+	old                int    // so many of them, the last, are the old row's
 	time, lsn          bool   // what is bound behind them
 	lookOne, lookMany  string // for inserts: the look for tombstones
 	lookOf, lookManyOf []uint32
@@ -138,9 +139,11 @@ func (g *target) lookPlan(p *plan) {
 	if !g.hasKey || g.KeyBytes == nil {
 		return
 	}
-	// Most tables have none at the moment: then there is nothing to look up.
+	// Most tables have none at the moment: then there is nothing to look up. Else each key is looked for by itself: the planner
+	// knows nothing of how many there are, and a plan for few that compares all with all is worse than none.
 	const look = `(NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d) OR
-		NOT EXISTS (SELECT FROM %[2]s JOIN spock.pgdrover_tombstone d ON d.relid = %[1]d AND d.key = %[3]s WHERE %[4]s) AND
+		NOT EXISTS (SELECT FROM %[2]s CROSS JOIN LATERAL (SELECT t.commit_time, t.xmin FROM spock.pgdrover_tombstone t
+			WHERE t.relid = %[1]d AND t.key = %[3]s OFFSET 0) d WHERE %[4]s) AND
 		NOT EXISTS (SELECT FROM spock.pgdrover_tombstone d WHERE d.relid = %[1]d AND d.key IS NULL AND %[4]s))`
 	const newer = `coalesce(d.commit_time, (SELECT s."timestamp" FROM pg_xact_commit_timestamp_origin(d.xmin) s), '-infinity') >= %s`
 	var single, multi parameters
@@ -258,6 +261,41 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 			strings.Join(aliases, ", "), strings.Join(join, ""), v.quick(timeMany, incomplete, g.stepped), multi.add(int8OID))
 		p.manyOf = multi.types
 	}
+	return p
+}
+
+// movePlan writes a whole row over one of another key, and leaves a tombstone of
+// that. Rows go one by one: which is first may matter where keys are taken over.
+func (g *target) movePlan(v verdict) *plan {
+	p := &plan{time: !v.strict, lsn: true, old: len(g.key), columns: slices.Clone(g.sent)}
+	for _, k := range g.key {
+		p.columns = append(p.columns, g.sent[g.place[k]])
+	}
+	const form = "w%[1]d AS (UPDATE ONLY %[2]s AS k SET %[3]s WHERE %[4]s AND %[5]s RETURNING 1)," +
+		" b%[1]d AS (INSERT INTO spock.pgdrover_tombstone (relid, key, author, author_lsn) SELECT %[6]d, %[7]s, %[8]d, %[9]s FROM w%[1]d, (SELECT %[10]s) k RETURNING 1)"
+	p.part = func(m *parameters, number int, time, lsn string) (tables, counted string) {
+		var set, where, key []string
+		for _, c := range g.sent {
+			set = append(set, pg.QuoteIdent(g.Columns[c.local].Name)+" = "+m.add(c.typ))
+		}
+		for i, k := range g.key {
+			name, value := pg.QuoteIdent(g.Columns[k].Name), m.add(p.columns[len(g.sent)+i].typ)
+			where = append(where, fmt.Sprintf("k.%s %s %s", name, g.Indexes[0].Operators[i], value))
+			key = append(key, fmt.Sprintf("%s::%s AS %s", value, g.Columns[k].TypeName, name))
+		}
+		if p.time && time == "" {
+			time = m.add(timestamptzOID)
+		}
+		if lsn == "" {
+			lsn = m.add(pgLSNOID)
+		}
+		return fmt.Sprintf(form, number, g.name, strings.Join(set, ", "), strings.Join(where, " AND "), v.quick(time, false, g.stepped),
+			g.OID, *g.KeyBytes, v.node, lsn, strings.Join(key, ", ")), fmt.Sprintf("b%d", number)
+	}
+	var single parameters
+	tables, counted := p.part(&single, 0, "", "")
+	p.one, p.oneOf = "WITH "+tables+" SELECT "+holds("EXISTS (SELECT FROM "+counted+")"), single.types
+	g.lookPlan(p)
 	return p
 }
 

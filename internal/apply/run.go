@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"slices"
 
 	"github.com/pgdrover/pgdrover/internal/pgoutput"
 )
@@ -55,44 +54,32 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 		return false, err
 	}
 	var p *plan
-	row := pgoutput.Tuple(nil)
+	var row, old pgoutput.Tuple
 	switch m := m.(type) {
 	case *pgoutput.Insert:
 		row, p = m.New, r.insertPlan(g)
 	case *pgoutput.Update:
-		if g.replaces(m) {
-			r.count(g, c.kind)
-			if err := r.gather(g, r.deletePlan(g), m.Old, pgoutput.KindDelete); err != nil {
-				return true, err
-			}
-			return true, r.gather(g, r.insertPlan(g), m.New, pgoutput.KindInsert)
-		}
-		row, p = m.New, r.updatePlan(g, m)
+		row, old, p = m.New, m.Old, r.updatePlan(g, m)
 	case *pgoutput.Delete:
 		row, p = m.Old, r.deletePlan(g)
 	}
 	if p == nil || p.one == "" || len(row) != len(g.remote.Columns) {
 		return false, nil
 	}
-	r.count(g, c.kind)
-	return true, r.gather(g, p, row, c.kind)
-}
-
-func (r *run) count(g *target, kind pgoutput.Kind) {
 	r.tx.deferred = r.tx.deferred || g.Deferrable
 	r.tx.actions++
-	r.a.counts.row(r.a.subID, g.OID, kind, 1)
-}
-
-// gather remembers a row for the next statement of its plan.
-func (r *run) gather(g *target, p *plan, row pgoutput.Tuple, kind pgoutput.Kind) error {
-	if r.target != g || r.plan != p || r.n >= runRows || r.bytes >= runBytes || r.twice(g, row, kind) {
+	r.a.counts.row(r.a.subID, g.OID, c.kind, 1)
+	if r.target != g || r.plan != p || r.n >= runRows || r.bytes >= runBytes || r.twice(g, row, c.kind) {
 		r.next()
 		r.start(g, p)
-		r.twice(g, row, kind)
+		r.twice(g, row, c.kind)
 	}
 	for i, col := range p.columns {
-		v := g.value(col, row[col.remote])
+		from := row
+		if i >= len(p.columns)-p.old {
+			from = old
+		}
+		v := g.value(col, from[col.remote])
 		r.values[i] = append(r.values[i], v)
 		r.bytes += len(v.Data) + 4
 	}
@@ -101,9 +88,9 @@ func (r *run) gather(g *target, p *plan, row pgoutput.Tuple, kind pgoutput.Kind)
 	}
 	r.n++
 	if r.a.session.full() {
-		return r.a.session.flush()
+		return true, r.a.session.flush()
 	}
-	return nil
+	return true, nil
 }
 
 func (r *run) insertPlan(g *target) *plan {
@@ -125,33 +112,6 @@ func (r *run) deletePlan(g *target) *plan {
 	return p
 }
 
-// replaces tells whether an update that moves a row to another key can be written
-// as the end of one row and the beginning of another, which is the same to
-// everybody: the row comes as a whole, there is nothing more to it here, and
-// nothing looks on.
-func (g *target) replaces(m *pgoutput.Update) bool {
-	columns := len(g.remote.Columns)
-	if !g.hasKey || g.KeyBytes == nil || !g.Plain || len(m.Old) != columns || len(m.New) != columns || sameKey(g, m.Old, m.New) {
-		return false
-	}
-	for _, v := range m.New {
-		if v.Kind == pgoutput.Unchanged {
-			return false
-		}
-	}
-	for _, k := range g.key {
-		if m.Old[g.sent[g.place[k]].remote].Kind == pgoutput.Unchanged {
-			return false
-		}
-	}
-	for local := range g.Columns {
-		if !g.Columns[local].Generated && !slices.ContainsFunc(g.sent, func(s sent) bool { return s.local == local }) {
-			return false
-		}
-	}
-	return true
-}
-
 // passPipeline lets the careful form meet all errors but those that concern the
 // session.
 func passPipeline(err error) error {
@@ -164,16 +124,17 @@ func passPipeline(err error) error {
 const (
 	planInsert = 1 << 62
 	planDelete = 1 << 61
+	planMove   = 1 << 60
 	maskWidth  = 60
 )
 
-// updatePlan is the plan for an update that leaves the key alone.
+// updatePlan is the plan for an update.
 func (r *run) updatePlan(g *target, m *pgoutput.Update) *plan {
-	if !g.hasKey || len(g.sent) > maskWidth || len(m.New) != len(g.remote.Columns) || m.OldTuple == pgoutput.OldKey {
+	if !g.hasKey || len(g.sent) > maskWidth || len(m.New) != len(g.remote.Columns) {
 		return nil
 	}
-	if m.OldTuple == pgoutput.OldFull && !sameKey(g, m.Old, m.New) {
-		return nil
+	if m.OldTuple == pgoutput.OldKey || m.OldTuple == pgoutput.OldFull && !sameKey(g, m.Old, m.New) {
+		return r.movePlan(g, m)
 	}
 	mask := uint64(0)
 	for i, c := range g.sent {
@@ -185,6 +146,30 @@ func (r *run) updatePlan(g *target, m *pgoutput.Update) *plan {
 	if p == nil {
 		p = g.updatePlan(r.a.verdict, m.New, mask != 0)
 		r.a.keepPlan(g, mask, p)
+	}
+	return p
+}
+
+// movePlan is the plan for an update that moves its row to another key, if that
+// row comes as a whole. In a block the tombstone's place in the log is not known yet.
+func (r *run) movePlan(g *target, m *pgoutput.Update) *plan {
+	if r.tx.final == 0 || !g.moves || len(m.Old) != len(m.New) {
+		return nil
+	}
+	for _, v := range m.New {
+		if v.Kind == pgoutput.Unchanged {
+			return nil
+		}
+	}
+	for _, k := range g.key {
+		if m.Old[g.sent[g.place[k]].remote].Kind == pgoutput.Unchanged {
+			return nil
+		}
+	}
+	p := g.plans[planMove]
+	if p == nil {
+		p = g.movePlan(r.a.verdict)
+		r.a.keepPlan(g, planMove, p)
 	}
 	return p
 }

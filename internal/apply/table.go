@@ -196,6 +196,7 @@ type target struct {
 	place    []int  // local column → position in sent, or -1
 	plans    map[uint64]*plan
 	hasKey   bool // the key's columns are all sent
+	moves    bool // the fast form knows how to move rows to another key
 	binary   bool // values come in binary form
 	careful  bool // the fast form is not for this table
 	stepped  bool // it has rows of the same author from the future of its clock
@@ -242,6 +243,11 @@ func newTarget(t *table, remote *pgoutput.Relation, r rule, binary bool) (*targe
 	for _, k := range t.key {
 		g.hasKey = g.hasKey && g.place[k] >= 0
 	}
+	// The key's canonical form is made of what comes, not of what is here; and an
+	// identity column that takes values only by force takes none in an update.
+	g.moves = g.hasKey && t.KeyBytes != nil && len(t.Indexes) > 0 &&
+		!slices.ContainsFunc(t.key, func(k int) bool { return !t.Columns[k].Exact }) &&
+		!slices.ContainsFunc(g.sent, func(s sent) bool { return t.Columns[s.local].Always })
 	g.filtered = r.filtered
 	g.careful = t.Counters || t.Kind != "r"
 	return g, nil

@@ -33,6 +33,9 @@ func TestCaptureOfMessages(t *testing.T) {
 		{"grant connect on database " + name + " to " + two + "; grant select on database to " + two, []string{"grant select on database to " + two}, replicated},
 		{"revoke connect on database " + name + " from " + two + "; revoke select on database from " + two, []string{"revoke select on database from " + two}, replicated},
 		{"comment on role " + one + " is 'on t1'; comment on table t1 is 'real'", []string{"comment on table t1 is 'real'"}, replicated},
+		{"create table role(id int constraint role_key primary key); comment on constraint role_key on role is 'b'", []string{
+			"create table role(id int constraint role_key primary key)", "comment on constraint role_key on role is 'b'",
+		}, replicated},
 		{"select count(*) as n into si1 from src; select 1", []string{"select count(*) as n into si1 from src"}, unsafe},
 		{"select 'lit' as n into si2 from src; select 2", []string{"select 'lit' as n into si2 from src"}, unsafe},
 		{"with a as (select 1 as x) select x into si3 from a; select 3", []string{"with a as (select 1 as x) select x into si3 from a"}, unsafe},

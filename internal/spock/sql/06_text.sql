@@ -230,7 +230,7 @@ BEGIN
                  -- A table may have such a name, too.
                  THEN pg_catalog.substring(bare, E'\\mON (DATABASE|TABLESPACE|PARAMETER) (?!TO\\M|FROM\\M|[,.])')
                  WHEN w[1] IN ('COMMENT', 'SECURITY')
-                 THEN pg_catalog.substring(bare, E'\\mON (ROLE|DATABASE|TABLESPACE|EVENT TRIGGER)\\M') END;
+                 THEN pg_catalog.substring(bare, E'^(?:COMMENT|SECURITY LABEL(?: FOR [^ ]+)?) ON (ROLE|DATABASE|TABLESPACE|EVENT TRIGGER)\\M') END;
     tag := CASE
         WHEN into_table THEN 'SELECT INTO'
         WHEN kind IS NOT NULL THEN w[1] || ' ON ' || kind

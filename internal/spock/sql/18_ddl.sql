@@ -212,23 +212,33 @@ DECLARE
     -- Cheap, for the most of a long message: what may stand before the first word.
     begins pg_catalog.text := E'^(\\s|--[^\\n]*\\n|/\\*.*\\*/)*' || CASE tag WHEN 'SELECT INTO' THEN '(SELECT|WITH)'
                                                                        ELSE pg_catalog.split_part(tag, ' ', 1) END || E'\\M';
-    places integer[];
-    named integer[];
+    doubtful boolean := source ~* E'session_replication_role|event\\s+trigger|node_create';
+    bare pg_catalog.text[] := ARRAY(SELECT pg_catalog.lower(pg_catalog.replace(k.name, '"', '')) FROM pg_catalog.unnest(names) AS k(name));
+    kind pg_catalog.text;
+    is_named boolean;
+    places integer[] := '{}';
+    named integer[] := '{}';
 BEGIN
-    SELECT pg_catalog.array_agg(s.n ORDER BY s.n), pg_catalog.array_agg(s.n ORDER BY s.n) FILTER (WHERE s.named) INTO places, named
-      FROM (SELECT u.n, u.text ~* E'\\mU&"|\\mALL\\s+IN\\s+TABLESPACE\\M' -- names that do not show
-                   OR EXISTS (SELECT FROM pg_catalog.unnest(names) AS k(name)
-                               WHERE pg_catalog.strpos(pg_catalog.lower(pg_catalog.replace(u.text, '"', '')),
-                                                       pg_catalog.lower(pg_catalog.replace(k.name, '"', ''))) > 0) AS named,
-                   (pgdrover.command_tag(u.text)).tag AS kind
-              FROM pg_catalog.unnest(statements) WITH ORDINALITY AS u(text, n)
-             WHERE u.n > behind AND u.text ~* begins) AS s
-     WHERE s.kind = tag OR s.kind IN ('CREATE TABLE', 'CREATE TABLE AS') AND tag IN ('CREATE TABLE', 'CREATE TABLE AS');
-    IF source ~* E'session_replication_role|event\\s+trigger|node_create' AND pg_catalog.cardinality(places) > 1 THEN
+    FOR i IN behind + 1 .. pg_catalog.cardinality(statements) LOOP
+        CONTINUE WHEN statements[i] !~* begins;
+        kind := (pgdrover.command_tag(statements[i])).tag;
+        CONTINUE WHEN kind IS NULL OR kind <> tag AND NOT (kind IN ('CREATE TABLE', 'CREATE TABLE AS') AND tag IN ('CREATE TABLE', 'CREATE TABLE AS'));
+        is_named := statements[i] ~* E'\\mU&"|\\mALL\\s+IN\\s+TABLESPACE\\M' -- names that do not show
+            OR EXISTS (SELECT FROM pg_catalog.unnest(bare) AS k(name)
+                        WHERE pg_catalog.strpos(pg_catalog.lower(pg_catalog.replace(statements[i], '"', '')), k.name) > 0);
+        -- The server names an index that got no name, as another statement may name its own.
+        IF NOT doubtful AND places = '{}' AND (is_named OR tag = 'CREATE INDEX') THEN
+            RETURN i;
+        END IF;
+        places := places || i;
+        IF is_named THEN
+            named := named || i;
+        END IF;
+    END LOOP;
+    IF doubtful AND pg_catalog.cardinality(places) > 1 THEN
         RETURN CASE WHEN pg_catalog.cardinality(named) = 1 THEN named[1] END;
     END IF;
-    -- The server names an index that got no name, as another statement may name its own.
-    RETURN CASE WHEN named IS NULL OR named[1] = places[1] OR tag = 'CREATE INDEX' THEN places[1] END;
+    RETURN CASE WHEN named = '{}' OR named[1] = places[1] OR tag = 'CREATE INDEX' THEN places[1] END;
 END
 $$;
 
