@@ -360,48 +360,6 @@ func TestDropDependencies(t *testing.T) {
 	require.Empty(t, n.lines(t, `SELECT proname::text FROM pg_proc WHERE proname LIKE 'tombstone\_%'`))
 }
 
-func TestSplitStatements(t *testing.T) {
-	t.Parallel()
-	n := install(t)
-	for text, want := range map[string][]string{
-		``:                                     {},
-		` ; ;; `:                               {},
-		`a`:                                    {"a"},
-		"a;\n b ;":                             {"a", "b"},
-		`a ';' ";" 'x''y;' b; c`:               {`a ';' ";" 'x''y;' b`, "c"},
-		`a E'x\';' b; c`:                       {`a E'x\';' b`, "c"},
-		`a 'x\'; b`:                            {`a 'x\'`, "b"},
-		`a $$;$$ $x$ ; $y$ ; $$ $x$; b`:        {`a $$;$$ $x$ ; $y$ ; $$ $x$`, "b"},
-		`a x$1; b$$c; d`:                       {`a x$1`, `b$$c`, "d"},
-		`a $1; b`:                              {`a $1`, "b"},
-		`a $x$ \$x$; b`:                        {`a $x$ \$x$`, "b"},
-		"a -- ; \n; b":                         {"a -- ;", "b"},
-		`a /* ; /* ; */ ; */; b /* '`:          {`a /* ; /* ; */ ; */`, "b /* '"},
-		`a (b; c); d`:                          {`a (b; c)`, "d"},
-		`a begin atomic b; case c end; end; d`: {`a begin atomic b; case c end; end`, "d"},
-		`begin; a; end; b`:                     {"begin", "a", "end", "b"},
-		`a 'never closed; b`:                   {`a 'never closed; b`},
-		`é 'ü;'; ß`:                            {`é 'ü;'`, "ß"},
-		`a; /* only a comment */`:              {"a"},
-	} {
-		var got []string
-		require.NoError(t, n.sql.QueryRow(t.Context(), `SELECT pgdrover.split_statements($1)`, text).Scan(&got), text)
-		require.Equal(t, want, got, text)
-	}
-	for text, want := range map[string]string{
-		`create  /* x */ table a (b int)`: "CREATE TABLE", `CREATE UNLOGGED TABLE a (b int)`: "CREATE TABLE",
-		`create temp table a as select 1`: "CREATE TABLE AS", `create table a (x) as select 1`: "CREATE TABLE AS",
-		`create or replace view v as select 1`: "CREATE VIEW", `create unique index on a (b)`: "CREATE INDEX",
-		`alter default privileges grant select on tables to public`: "ALTER DEFAULT PRIVILEGES",
-		`create text search dictionary d (template = simple)`:       "CREATE TEXT SEARCH DICTIONARY", `drop user u`: "DROP ROLE",
-		`select 1 into x`: "SELECT INTO", `select 'into x'`: "SELECT", `insert into a select 1`: "INSERT", `values (1)`: "SELECT",
-		`create constraint trigger t after insert on a for each row execute function f()`: "CREATE TRIGGER",
-		`refresh materialized view concurrently v`:                                        "REFRESH MATERIALIZED VIEW", `create materialized view v as select 1`: "CREATE MATERIALIZED VIEW",
-	} {
-		require.Equal(t, want, n.text(t, `SELECT tag FROM pgdrover.command_tag($1)`, text), text)
-	}
-}
-
 // TestOtherStrings: functions run under their caller's settings, and no literal in them may mean something else where a
 // backslash escapes.
 func TestOtherStrings(t *testing.T) {

@@ -1,208 +1,213 @@
 -- Reading SQL text: where its statements end, and what kind each is. Only borders and leading words matter here, so
 -- this knows quotes, comments, parentheses and bodies, and nothing of grammar.
 
--- One statement per element, without surrounding blanks and the semicolon; empty statements are left out.
-CREATE OR REPLACE FUNCTION pgdrover.split_statements(sql text)
-RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$
+-- The pieces of a text, in order: together they are the text. kinds tells what each is: w a word, ' the beginning of a
+-- literal and _ its rest, " and = the same of a quoted name, - a comment, a blank, ( ) ; or . for anything else. numbers tells
+-- which statement it is of, from 0: NULL is a semicolon that ends one. As for the server, the session's
+-- standard_conforming_strings say what a backslash is.
+CREATE OR REPLACE FUNCTION pgdrover.lex(sql text, OUT pieces text[], OUT kinds text[], OUT numbers integer[])
+RETURNS record LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    tokens pg_catalog.text[];
+    escaping CONSTANT boolean := NOT pg_catalog.current_setting('standard_conforming_strings')::boolean;
+    escapes boolean;        -- in the literal at hand
     n integer;
     i integer := 1;
-    first integer := 1;     -- where the current statement begins
+    last integer;           -- the last piece of what begins at i
     tok pg_catalog.text;
-    words integer := 0;     -- words of the current statement so far
+    kind pg_catalog.text;
+    rest pg_catalog.text;   -- kind of the pieces behind i
+    depth integer;
+    width integer;
+    glued pg_catalog.text := '';     -- the word that ends where the piece begins, in lower case
+    last_word pg_catalog.text := ''; -- the same with blanks and comments between; a quote behind a literal that escapes
+    number integer := 0;
     parens integer := 0;
     bodies integer := 0;    -- BEGIN ATOMIC and the CASEs within it
-    last_word pg_catalog.text;         -- in lower case; NULL when something else stood between
-    glued boolean := false; -- the token before this one was a word, without a blank between
-    depth integer;
-    width integer;
-    part pg_catalog.text;
-    statements pg_catalog.text[] := '{}';
 BEGIN
-    IF pg_catalog.strpos(sql, ';') = 0 THEN
-        RETURN CASE WHEN pg_catalog.btrim(sql, E' \t\r\n') = '' THEN '{}'::text[]
-                    ELSE ARRAY[pg_catalog.btrim(sql, E' \t\r\n')] END;
-    END IF;
-    SELECT pg_catalog.array_agg(m[1]) INTO tokens
-      FROM pg_catalog.regexp_matches(sql, E'(--|/\\*|\\*/|[[:alnum:]_]+|[ \\t\\r]+|\\\\.|.|\\n)', 'gn') AS m;
-    n := pg_catalog.cardinality(tokens);
+    -- Words as the server takes them: beyond ASCII everything is a letter. A backslash and what it may take along are one.
+    SELECT pg_catalog.array_agg(coalesce(m[1], m[2], m[3])),
+           pg_catalog.array_agg(CASE WHEN m[1] IS NOT NULL THEN 'w' WHEN m[2] IS NOT NULL THEN ' '
+                                     WHEN m[3] IN ('(', ')', ';') THEN m[3] ELSE '.' END)
+      INTO pieces, kinds
+      FROM pg_catalog.regexp_matches(sql, E'([^\\x01-\\x2f\\x3a-\\x40\\x5b-\\x5e\\x60\\x7b-\\x7f]+)|([ \\t\\r\\f\\v]+|\\n)'
+                                          '|(--|/\\*|\\*/|\\\\[''"\\\\]|.)', 'g') AS m;
+    n := coalesce(pg_catalog.cardinality(pieces), 0);
+    numbers := '{}';
     WHILE i <= n LOOP
-        tok := tokens[i];
-        CASE
-            WHEN tok = '--' THEN
-                WHILE i < n AND tokens[i + 1] <> E'\n' LOOP i := i + 1; END LOOP;
-                glued := false;
-            WHEN tok = '/*' THEN
-                depth := 1;
-                WHILE i < n AND depth > 0 LOOP
-                    i := i + 1;
-                    depth := depth + CASE tokens[i] WHEN '/*' THEN 1 WHEN '*/' THEN -1 ELSE 0 END;
-                END LOOP;
-                glued := false;
-            WHEN tok = '''' OR tok = '"' THEN
-                -- Two quotes in a row end one string and begin the next: the same border.
-                LOOP
-                    i := i + 1;
-                    EXIT WHEN i > n OR tokens[i] = tok;
-                    -- A backslash takes the quote behind it along only in an E'' string.
-                    EXIT WHEN tokens[i] = E'\\' || tok AND NOT (glued AND last_word = 'e' AND tok = '''');
-                END LOOP;
-                glued := false;
-                last_word := NULL;
-            WHEN tok = '$' AND NOT glued THEN
-                width := CASE WHEN tokens[i + 1] = '$' THEN 2
-                              WHEN tokens[i + 2] = '$' AND tokens[i + 1] ~ '^[[:alpha:]_]' THEN 3
-                              ELSE 0 END;
-                IF width > 0 THEN
-                    part := pg_catalog.array_to_string(tokens[i : i + width - 1], '');
-                    i := i + width;
-                    -- A backslash and what follows it are one token, which may hold the border's first sign.
-                    WHILE i <= n AND NOT (tokens[i] IN ('$', E'\\$') AND '$'
-                          || pg_catalog.array_to_string(tokens[i + 1 : i + width - 1], '') = part) LOOP
-                        i := i + 1;
-                    END LOOP;
-                    i := i + width - 1;
-                END IF;
-                last_word := NULL;
-            WHEN tok = '(' THEN
-                parens := parens + 1;
-                glued := false;
-                last_word := NULL;
-            WHEN tok = ')' THEN
-                parens := parens - 1;
-                glued := false;
-                last_word := NULL;
-            WHEN tok = ';' THEN
-                IF parens <= 0 AND bodies = 0 THEN
-                    IF words > 0 THEN
-                        statements := statements || pg_catalog.btrim(
-                            pg_catalog.array_to_string(tokens[first : i - 1], ''), E' \t\r\n');
-                    END IF;
-                    first := i + 1;
-                    words := 0;
-                    parens := 0;
-                END IF;
-                glued := false;
-                last_word := NULL;
-            WHEN tok ~ '^[[:alnum:]_]' THEN
-                words := words + 1;
-                IF bodies = 0 AND pg_catalog.lower(tok) = 'atomic' AND last_word = 'begin' THEN
-                    bodies := 1;
-                ELSIF bodies > 0 AND NOT glued THEN
-                    bodies := bodies + CASE pg_catalog.lower(tok) WHEN 'case' THEN 1 WHEN 'end' THEN -1 ELSE 0 END;
-                END IF;
-                last_word := pg_catalog.lower(tok);
-                glued := true;
-            WHEN tok = E'\n' OR tok ~ E'^[ \\t\\r]' THEN
-                glued := false;
-            ELSE
-                words := words + 1;
-                glued := false;
-                last_word := NULL;
-        END CASE;
-        i := i + 1;
-    END LOOP;
-    IF words > 0 AND first <= n THEN
-        statements := statements || pg_catalog.btrim(pg_catalog.array_to_string(tokens[first : n], ''), E' \t\r\n');
-    END IF;
-    RETURN statements;
-END
-$$;
-
--- A statement without its comments, which nest. masked empties literals and quoted names, too: what is left are words.
-CREATE OR REPLACE FUNCTION pgdrover.without_comments(statement text, masked boolean)
-RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    tokens pg_catalog.text[];
-    kept pg_catalog.text[] := '{}';
-    n integer;
-    i integer := 1;
-    last integer;           -- token of the literal that begins at i
-    width integer;
-    depth integer;
-    tok pg_catalog.text;
-    before pg_catalog.text := ''; -- the token before
-    escapes boolean;
-BEGIN
-    SELECT pg_catalog.array_agg(m[1]) INTO tokens
-      FROM pg_catalog.regexp_matches(statement,
-           E'(--|/\\*|\\*/|\\\\[''"\\\\]|[[:alnum:]_]+|[^-[:alnum:]_''"/*$\\\\\\n]+|.)', 'g') AS m;
-    n := coalesce(pg_catalog.cardinality(tokens), 0);
-    WHILE i <= n LOOP
-        tok := tokens[i];
+        kind := kinds[i];
+        IF kind = 'w' THEN
+            tok := pg_catalog.lower(pieces[i]);
+            IF bodies = 0 THEN
+                bodies := CASE WHEN tok = 'atomic' AND last_word = 'begin' THEN 1 ELSE 0 END;
+            ELSIF glued = '' THEN
+                bodies := bodies + CASE tok WHEN 'case' THEN 1 WHEN 'end' THEN -1 ELSE 0 END;
+            END IF;
+            glued := tok;
+            last_word := tok;
+            numbers := numbers || number;
+            i := i + 1;
+            CONTINUE;
+        ELSIF kind = ' ' THEN
+            glued := '';
+            numbers := numbers || number;
+            i := i + 1;
+            CONTINUE;
+        END IF;
+        tok := pieces[i];
         last := i;
+        rest := '_';
+        escapes := false;
         IF tok = '--' THEN
-            WHILE i < n AND tokens[i + 1] <> E'\n' LOOP i := i + 1; END LOOP;
-            tok := ' ';
+            kind := '-';
+            rest := '-';
+            WHILE last < n AND pieces[last + 1] <> E'\n' LOOP last := last + 1; END LOOP;
         ELSIF tok = '/*' THEN
+            kind := '-';
+            rest := '-';
             depth := 1;
-            WHILE i < n AND depth > 0 LOOP
-                i := i + 1;
-                depth := depth + CASE tokens[i] WHEN '/*' THEN 1 WHEN '*/' THEN -1 ELSE 0 END;
+            WHILE last < n AND depth > 0 LOOP
+                last := last + 1;
+                depth := depth + CASE pieces[last] WHEN '/*' THEN 1 WHEN '*/' THEN -1 ELSE 0 END;
             END LOOP;
-            tok := ' ';
         ELSIF tok IN ('''', '"') THEN
-            escapes := tok = '''' AND pg_catalog.lower(before) = 'e';
+            kind := tok;
+            rest := CASE tok WHEN '"' THEN '=' ELSE '_' END;
+            -- A literal goes on in another line with another quote.
+            escapes := tok = '''' AND (escaping OR glued = 'e' OR last_word = '''');
             LOOP
                 last := last + 1;
-                EXIT WHEN last > n OR tokens[last] = E'\\' || tok AND NOT escapes;
-                IF tokens[last] = tok THEN
-                    EXIT WHEN NOT escapes OR tokens[last + 1] IS DISTINCT FROM tok;
+                EXIT WHEN last > n OR pieces[last] = E'\\' || tok AND NOT escapes;
+                IF pieces[last] = tok THEN
+                    EXIT WHEN pieces[last + 1] IS DISTINCT FROM tok;
                     last := last + 1;
                 END IF;
             END LOOP;
-            tok := CASE WHEN masked THEN tok || tok ELSE tok END;
-        ELSIF tok = '$' AND before !~ E'[[:alnum:]_$]$' THEN
-            width := CASE WHEN tokens[i + 1] = '$' THEN 1 WHEN tokens[i + 2] = '$' AND tokens[i + 1] ~ '^[[:alpha:]_]' THEN 2 ELSE 0 END;
+        ELSIF tok = '$' AND glued = '' THEN
+            width := CASE WHEN pieces[i + 1] = '$' THEN 1
+                          WHEN pieces[i + 2] = '$' AND kinds[i + 1] = 'w' AND pieces[i + 1] !~ '^[0-9]' THEN 2 ELSE 0 END;
             IF width > 0 THEN
+                kind := '''';
                 last := i + width + 1;
-                WHILE last <= n AND NOT (tokens[last] = '$' AND tokens[last + 1] = tokens[i + 1]
-                                         AND (width = 1 OR tokens[last + 2] = '$')) LOOP
+                WHILE last <= n AND NOT (pieces[last] = '$' AND pieces[last + 1] = pieces[i + 1]
+                                         AND (width = 1 OR pieces[last + 2] = '$')) LOOP
                     last := last + 1;
                 END LOOP;
                 last := last + width;
-                tok := CASE WHEN masked THEN '''''' ELSE tok END;
             END IF;
+        ELSE
+            parens := parens + CASE kind WHEN '(' THEN 1 WHEN ')' THEN -1 ELSE 0 END;
         END IF;
-        kept := kept || tok;
-        before := tok;
-        IF NOT masked THEN
-            FOR k IN i + 1 .. least(last, n) LOOP
-                kept := kept || tokens[k];
-            END LOOP;
+        IF kind = ';' AND parens <= 0 AND bodies = 0 THEN
+            numbers := numbers || NULL::integer;
+            number := number + 1;
+            parens := 0;
+        ELSE
+            numbers := numbers || number;
         END IF;
-        i := greatest(i, last) + 1;
+        kinds[i] := kind;
+        last := least(last, n);
+        FOR k IN i + 1 .. last LOOP
+            kinds[k] := rest;
+            numbers := numbers || number;
+        END LOOP;
+        glued := CASE WHEN tok = '$' AND glued <> '' THEN '$' ELSE '' END;
+        last_word := CASE WHEN kind = '-' THEN last_word WHEN escapes THEN '''' ELSE '' END;
+        i := last + 1;
     END LOOP;
-    RETURN pg_catalog.array_to_string(kept, '');
+    kinds := coalesce(kinds, '{}');
 END
 $$;
 
--- A statement without comments and with single blanks: enough to compare its leading words.
+-- The statements of a text that end within its next characters, without surrounding blanks and the semicolon; empty ones
+-- are left out. ends are the places behind the semicolons; places count in characters from 0. What a text ends with is a
+-- statement, too.
+CREATE OR REPLACE FUNCTION pgdrover.statements_within(
+    sql text, place integer, width integer, OUT statements text[], OUT ends integer[])
+RETURNS record LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    part pg_catalog.text := pg_catalog.substr(sql, place + 1, width);
+    l pg_catalog.record := pgdrover.lex(part);
+    -- The one that goes on behind the characters; whatever is cut in two there, no semicolon follows it.
+    unfinished integer := CASE WHEN place + width < pg_catalog.length(sql) THEN l.numbers[pg_catalog.cardinality(l.numbers)] END;
+BEGIN
+    SELECT pg_catalog.array_agg(pg_catalog.btrim(s.statement, E' \t\r\n') ORDER BY s.number), pg_catalog.array_agg(s.ends ORDER BY s.number)
+      INTO statements, ends
+      FROM (SELECT u.number, pg_catalog.string_agg(u.piece, '' ORDER BY u.n) AS statement, place + pg_catalog.max(u.ends)::integer + 1 AS ends
+              FROM (SELECT k.*, pg_catalog.sum(pg_catalog.length(k.piece)) OVER (ORDER BY k.n) AS ends
+                      FROM ROWS FROM (pg_catalog.unnest(l.pieces), pg_catalog.unnest(l.kinds), pg_catalog.unnest(l.numbers))
+                           WITH ORDINALITY AS k(piece, kind, number, n)) AS u
+             WHERE u.number IS NOT NULL
+             GROUP BY u.number HAVING pg_catalog.bool_or(u.kind NOT IN (' ', '-'))) AS s
+     WHERE s.number IS DISTINCT FROM unfinished;
+    statements := coalesce(statements, '{}');
+    ends := coalesce(ends, '{}');
+END
+$$;
+
+-- One statement per element.
+CREATE OR REPLACE FUNCTION pgdrover.split_statements(sql text)
+RETURNS text[] LANGUAGE sql STABLE AS $$
+    SELECT s.statements FROM pgdrover.statements_within(sql, 0, pg_catalog.length(sql)) AS s
+$$;
+
+-- A statement without comments, which nest, and with single blanks: enough to compare its leading words.
 CREATE OR REPLACE FUNCTION pgdrover.bare_text(statement text)
-RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT pg_catalog.btrim(pg_catalog.regexp_replace(pgdrover.without_comments(statement, false), E'\\s+', ' ', 'g'))
+RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT pg_catalog.btrim(pg_catalog.regexp_replace(coalesce(pg_catalog.string_agg(
+               CASE u.kind WHEN '-' THEN ' ' ELSE u.piece END, '' ORDER BY u.n), ''), E'\\s+', ' ', 'g'))
+      FROM pgdrover.lex(statement) AS l,
+           ROWS FROM (pg_catalog.unnest(l.pieces), pg_catalog.unnest(l.kinds)) WITH ORDINALITY AS u(piece, kind, n)
 $$;
 
 -- The words of a statement itself, in upper case: each literal is '', each quoted name "", whatever stands in parentheses {}.
 CREATE OR REPLACE FUNCTION pgdrover.outline(statement text)
-RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    words pg_catalog.text := pgdrover.without_comments(statement, true);
+    words pg_catalog.text := (
+        SELECT pg_catalog.string_agg(CASE u.kind WHEN '-' THEN ' ' WHEN '''' THEN '''''' WHEN '"' THEN '""' WHEN '_' THEN '' WHEN '=' THEN ''
+                                     ELSE u.piece END, '' ORDER BY u.n)
+          FROM pgdrover.lex(statement) AS l,
+               ROWS FROM (pg_catalog.unnest(l.pieces), pg_catalog.unnest(l.kinds)) WITH ORDINALITY AS u(piece, kind, n));
     before pg_catalog.text;
 BEGIN
     LOOP
         before := words;
         words := pg_catalog.regexp_replace(words, E'\\([^()]*\\)', ' {} ', 'g');
-        EXIT WHEN words = before;
+        EXIT WHEN words IS NOT DISTINCT FROM before;
     END LOOP;
-    RETURN pg_catalog.upper(pg_catalog.btrim(pg_catalog.regexp_replace(words, E'\\s+', ' ', 'g')));
+    RETURN coalesce(pg_catalog.upper(pg_catalog.btrim(pg_catalog.regexp_replace(words, E'\\s+', ' ', 'g'))), '');
+END
+$$;
+
+-- A statement that means the same whatever standard_conforming_strings are.
+CREATE OR REPLACE FUNCTION pgdrover.conforming(statement text)
+RETURNS text LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    l pg_catalog.record;
+    before pg_catalog.text := '';   -- kind of the piece before that is no blank
+    glued pg_catalog.text;
+    conforms pg_catalog.text := '';
+BEGIN
+    IF pg_catalog.current_setting('standard_conforming_strings')::boolean OR pg_catalog.strpos(statement, E'\\') = 0 THEN
+        RETURN statement;
+    END IF;
+    l := pgdrover.lex(statement);
+    FOR i IN 1 .. pg_catalog.cardinality(l.pieces) LOOP
+        -- Not what goes on in another line, nor bits.
+        IF l.kinds[i] = '''' AND l.pieces[i] = '''' AND before <> '_' THEN
+            glued := CASE l.kinds[i - 1] WHEN 'w' THEN pg_catalog.lower(l.pieces[i - 1]) ELSE '' END;
+            conforms := conforms || CASE WHEN glued IN ('e', 'b', 'x', 'n') THEN '' WHEN glued = '' THEN 'E' ELSE ' E' END;
+        END IF;
+        conforms := conforms || l.pieces[i];
+        before := CASE WHEN l.kinds[i] IN (' ', '-') THEN before ELSE l.kinds[i] END;
+    END LOOP;
+    RETURN conforms;
 END
 $$;
 
 -- Whether an expression is one expression: parentheses closed, no semicolon, no unfinished string.
 CREATE OR REPLACE FUNCTION pgdrover.is_one_expression(expression text)
-RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     -- Inside parentheses a semicolon is no border, so the closing one must be ours: then exactly two statements come out.
     RETURN pgdrover.split_statements(E'a (' || expression || E'\n) b; c') =
@@ -215,7 +220,7 @@ $$;
 -- is DDL. What concerns shared objects fires no event trigger; where the server gives it the same tag as what does, this
 -- gives it another.
 CREATE OR REPLACE FUNCTION pgdrover.command_tag(statement text, OUT tag text, OUT is_ddl boolean)
-RETURNS record LANGUAGE plpgsql IMMUTABLE AS $$
+RETURNS record LANGUAGE plpgsql STABLE AS $$
 DECLARE
     bare pg_catalog.text := pgdrover.outline(statement);
     w pg_catalog.text[];

@@ -52,7 +52,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = 'provided search path is not valid';
     END;
     PERFORM pgdrover.enqueue(replication_sets, 'Q', pg_catalog.to_json(
-        'SET search_path TO ' || pgdrover.quoted_path(replicate_ddl.search_path) || '; ' || pgdrover.statement_settings() || command), replicate_ddl.role::name);
+        'SET search_path TO ' || pgdrover.quoted_path(replicate_ddl.search_path) || '; ' || pgdrover.statement_settings()
+        || pgdrover.conforming(command)), replicate_ddl.role::name);
     PERFORM pg_catalog.set_config('pgdrover.applying', 'Q', true);
     PERFORM pg_catalog.set_config('role', replicate_ddl.role, true);
     FOREACH statement IN ARRAY statements LOOP
@@ -111,7 +112,7 @@ $$;
 -- The statement of the innermost frame, when a frame shows one. What looks like the next frame may stand in one of its
 -- literals: it ends where nothing is left open.
 CREATE OR REPLACE FUNCTION pgdrover.context_statement(callers text)
-RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
     rest pg_catalog.text;
     statements pg_catalog.text[];
@@ -159,43 +160,34 @@ RETURNS record LANGUAGE plpgsql AS $$
 DECLARE
     callers pg_catalog.text := pgdrover.callers_context(context);
     source pg_catalog.text;
-    statements pg_catalog.text[];
     mark bigint;
     place bigint;
-    behind integer;     -- the last one that was asked for
-    found_at integer;
+    behind integer;     -- where the one ends that was asked for before
+    ends integer;
 BEGIN
     from_function := coalesce(callers <> '', false);
     source := CASE WHEN from_function THEN pgdrover.context_statement(callers)
                    WHEN callers = '' THEN pg_catalog.current_query() END;
-    IF source IS NULL THEN
+    IF source IS NULL OR pg_catalog.strpos(source, ';') = 0 THEN
+        statement := pg_catalog.btrim(source, E' \t\r\n');
         RETURN;
     END IF;
-    statements := pgdrover.split_statements(source);
-    IF pg_catalog.cardinality(statements) = 1 THEN
-        statement := statements[1];
-        RETURN;
-    END IF;
-    -- A function runs a text anew, after a rollback as well: its place goes back with the transaction. 22 bits are for
+    -- A function runs a text anew, after a rollback as well: its place goes back with the transaction. 30 bits are for
     -- the place, the rest tells this message from others.
     mark := pg_catalog.hashtextextended(pg_catalog.extract('epoch', pg_catalog.statement_timestamp())::text || ' ' || source, 0)
-            & 1099511627775;
+            & 4294967295;
     place := CASE WHEN from_function
                   THEN coalesce(nullif(pg_catalog.current_setting('pgdrover.ddl_cursor', true), ''), '0')::bigint
                   ELSE pgdrover.message_place() END;
-    behind := CASE WHEN place >> 22 = mark THEN place & 4194303 ELSE 0 END;
-    found_at := pgdrover.next_statement(statements, tag, names, behind, source);
-    IF found_at IS NULL AND from_function THEN
-        found_at := pgdrover.next_statement(statements, tag, names, 0, source);
+    behind := CASE WHEN place >> 30 = mark THEN place & 1073741823 ELSE 0 END;
+    SELECT n.statement, n.ends INTO statement, ends FROM pgdrover.next_statement(source, tag, names, behind) AS n;
+    IF statement IS NULL AND from_function THEN
+        SELECT n.statement, n.ends INTO statement, ends FROM pgdrover.next_statement(source, tag, names, 0) AS n;
     END IF;
-    IF found_at IS NULL THEN
+    IF NOT moves OR statement IS NULL OR statement = pg_catalog.btrim(source, E'; \t\r\n') THEN
         RETURN;
     END IF;
-    statement := statements[found_at];
-    IF NOT moves THEN
-        RETURN;
-    END IF;
-    place := mark << 22 | found_at;
+    place := mark << 30 | ends;
     IF from_function THEN
         PERFORM pg_catalog.set_config('pgdrover.ddl_cursor', place::text, false);
     ELSE
@@ -204,41 +196,69 @@ BEGIN
 END
 $$;
 
--- The next of some statements that has this tag. Each that has it fires our triggers, so it is the one; but for what was
--- run while they did not fire, and the names show that.
-CREATE OR REPLACE FUNCTION pgdrover.next_statement(statements text[], tag text, names text[], behind integer, source text)
-RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$
+-- The next of a message's statements that has this tag, and where it ends. Each that has it fires our triggers, so it is
+-- the one; but for what was run while they did not fire, and the names show that. A message's only statement is it anyway.
+CREATE OR REPLACE FUNCTION pgdrover.next_statement(
+    source text, tag text, names text[], behind integer, OUT statement text, OUT ends integer)
+RETURNS record LANGUAGE plpgsql STABLE AS $$
 DECLARE
     -- Cheap, for the most of a long message: what may stand before the first word.
     begins pg_catalog.text := E'^(\\s|--[^\\n]*\\n|/\\*.*\\*/)*' || CASE tag WHEN 'SELECT INTO' THEN '(SELECT|WITH)'
                                                                        ELSE pg_catalog.split_part(tag, ' ', 1) END || E'\\M';
     doubtful boolean := source ~* E'session_replication_role|event\\s+trigger|node_create';
     bare pg_catalog.text[] := ARRAY(SELECT pg_catalog.lower(pg_catalog.replace(k.name, '"', '')) FROM pg_catalog.unnest(names) AS k(name));
+    whole integer := pg_catalog.length(source);
+    place integer := behind;
+    width integer := 300;
+    part pg_catalog.record;
+    seen integer := 0;
+    lone pg_catalog.text;       -- the message's, while there is no other
+    places integer := 0;        -- of statements that have the tag; statement is the first of them
+    named integer := 0;         -- how many of them show a name
+    named_statement pg_catalog.text;
+    named_ends integer;
     kind pg_catalog.text;
-    is_named boolean;
-    places integer[] := '{}';
-    named integer[] := '{}';
 BEGIN
-    FOR i IN behind + 1 .. pg_catalog.cardinality(statements) LOOP
-        CONTINUE WHEN statements[i] !~* begins;
-        kind := (pgdrover.command_tag(statements[i])).tag;
-        CONTINUE WHEN kind IS NULL OR kind <> tag AND NOT (kind IN ('CREATE TABLE', 'CREATE TABLE AS') AND tag IN ('CREATE TABLE', 'CREATE TABLE AS'));
-        is_named := statements[i] ~* E'\\mU&"|\\mALL\\s+IN\\s+TABLESPACE\\M' -- names that do not show
-            OR EXISTS (SELECT FROM pg_catalog.unnest(bare) AS k(name)
-                        WHERE pg_catalog.strpos(pg_catalog.lower(pg_catalog.replace(statements[i], '"', '')), k.name) > 0);
-        -- The server names an index that got no name, as another statement may name its own.
-        IF NOT doubtful AND places = '{}' AND (is_named OR tag = 'CREATE INDEX') THEN
-            RETURN i;
-        END IF;
-        places := places || i;
-        IF is_named THEN
-            named := named || i;
-        END IF;
+    WHILE place < whole LOOP
+        part := pgdrover.statements_within(source, place, width);
+        FOR i IN 1 .. pg_catalog.cardinality(part.statements) LOOP
+            seen := seen + 1;
+            lone := CASE WHEN seen = 1 THEN part.statements[i] END;
+            place := part.ends[i];
+            CONTINUE WHEN part.statements[i] !~* begins;
+            kind := (pgdrover.command_tag(part.statements[i])).tag;
+            CONTINUE WHEN kind IS NULL OR kind <> tag AND NOT (kind IN ('CREATE TABLE', 'CREATE TABLE AS') AND tag IN ('CREATE TABLE', 'CREATE TABLE AS'));
+            places := places + 1;
+            IF places = 1 THEN
+                statement := part.statements[i];
+                ends := place;
+            END IF;
+            IF part.statements[i] ~* E'\\mU&"|\\mALL\\s+IN\\s+TABLESPACE\\M' -- names that do not show
+               OR EXISTS (SELECT FROM pg_catalog.unnest(bare) AS k(name)
+                           WHERE pg_catalog.strpos(pg_catalog.lower(pg_catalog.replace(part.statements[i], '"', '')), k.name) > 0) THEN
+                named := named + 1;
+                IF named = 1 THEN
+                    named_statement := part.statements[i];
+                    named_ends := place;
+                END IF;
+            END IF;
+            -- The server names an index that got no name, as another statement may name its own.
+            IF NOT doubtful AND places = 1 AND (named = 1 OR tag = 'CREATE INDEX') THEN
+                RETURN;
+            END IF;
+        END LOOP;
+        EXIT WHEN place + width >= whole AND part.statements = '{}';
+        width := least(width * 4, 50000);
     END LOOP;
-    IF doubtful AND pg_catalog.cardinality(places) > 1 THEN
-        RETURN CASE WHEN pg_catalog.cardinality(named) = 1 THEN named[1] END;
+    IF behind = 0 AND seen = 1 THEN
+        statement := lone;
+        ends := whole;
+    ELSIF doubtful AND places > 1 THEN
+        statement := CASE WHEN named = 1 THEN named_statement END;
+        ends := named_ends;
+    ELSIF named_ends <> ends AND tag <> 'CREATE INDEX' THEN
+        statement := NULL;
     END IF;
-    RETURN CASE WHEN named = '{}' OR named[1] = places[1] OR tag = 'CREATE INDEX' THEN places[1] END;
 END
 $$;
 
@@ -343,7 +363,7 @@ BEGIN
     END IF;
     -- Peers run this text: the path is what anybody has set, and set_config takes more than names.
     PERFORM pgdrover.enqueue('{default_insert_only}', 'D',
-        to_json('SET search_path TO ' || pgdrover.quoted_path(path) || '; ' || pgdrover.statement_settings() || s.statement), caller);
+        to_json('SET search_path TO ' || pgdrover.quoted_path(path) || '; ' || pgdrover.statement_settings() || pgdrover.conforming(s.statement)), caller);
     IF tag IN ('CREATE TABLE AS', 'SELECT INTO') OR pgdrover.computes_values(tag, s.statement) THEN
         PERFORM pgdrover.tell('warning', 'DDL statement replicated, but could be unsafe.');
     ELSE
