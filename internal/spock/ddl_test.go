@@ -373,8 +373,10 @@ func TestOtherStrings(t *testing.T) {
 	n.exec(t, `CREATE TABLE a (id int PRIMARY KEY, v text DEFAULT E'\\')`)
 	n.exec(t, `SELECT spock.replicate_ddl('CREATE TABLE b (id int)')`)
 	n.exec(t, `CREATE INDEX ON a (v)`)
+	n.exec(t, `SET escape_string_warning = off`)
+	n.exec(t, `SELECT 1; CREATE TABLE c (v text DEFAULT '\\''; x'); SELECT 2`)
 	n.exec(t, `SET standard_conforming_strings = on`) // for the driver
-	require.Equal(t, []string{`CREATE TABLE a (id int PRIMARY KEY, v text DEFAULT E'\\')`, "CREATE TABLE b (id int)", "CREATE INDEX ON a (v)"}, n.queued(t))
+	require.Equal(t, []string{`CREATE TABLE a (id int PRIMARY KEY, v text DEFAULT E'\\')`, "CREATE TABLE b (id int)", "CREATE INDEX ON a (v)", `CREATE TABLE c (v text DEFAULT E'\\''; x')`}, n.queued(t))
 	n.exec(t, `SET spock.enable_ddl_replication = off; SET standard_conforming_strings = off`)
 	for _, f := range functions {
 		n.exec(t, f)
