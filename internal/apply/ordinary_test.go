@@ -15,11 +15,15 @@ func TestSettingsOfARoleChangeNothing(t *testing.T) {
 		SELECT spock.repset_add_table('default', 't')`
 	for _, n := range []*node{a, b} {
 		n.exec(t, table)
-		for _, setting := range []string{
+		settings := []string{
 			"array_nulls = off", "xmloption = document", "transform_null_equals = on", "exit_on_error = on", "idle_session_timeout = 300", "timezone = 'Asia/Tokyo'",
 			"datestyle = 'SQL, DMY'", "intervalstyle = sql_standard", "bytea_output = escape", "extra_float_digits = -15", "lock_timeout = 1", "statement_timeout = 2000",
 			"default_transaction_isolation = serializable", "default_transaction_read_only = on",
-		} {
+		}
+		if a.text(t, "SHOW server_version_num") >= "170000" {
+			settings = append(settings, "transaction_timeout = 2000")
+		}
+		for _, setting := range settings {
 			n.exec(t, "ALTER DATABASE "+database+" SET "+setting)
 		}
 		n.stopEngine()
@@ -40,6 +44,13 @@ func TestSettingsOfARoleChangeNothing(t *testing.T) {
 	rows(21)
 	b.eventually(t, "SELECT count(*) FROM t", "30")
 	b.eventually(t, "SELECT bool_and(sync_status IN ('r', 'y'))::text FROM spock.local_sync_status", "true")
+	equal(t, content, a, b)
+	// A transaction lasts as long as it must.
+	b.exec(t, `SET default_transaction_read_only = off; SELECT spock.repair_mode(true);
+		CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END $$;
+		CREATE TRIGGER slow BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION slow(); ALTER TABLE t ENABLE ALWAYS TRIGGER slow; SELECT spock.repair_mode(false)`)
+	rows(31)
+	b.eventually(t, "SELECT count(*) FROM t", "40")
 	equal(t, content, a, b)
 	require.Equal(t, "0", b.text(t, "SELECT count(*) FROM spock.exception_log"))
 }
