@@ -314,7 +314,8 @@ func TestCheckerNotices(t *testing.T) {
 		a, b := pairOf(t, keyed, "", nil)
 		b.halt(t)
 		a.exec(t, "INSERT INTO t VALUES (1, 'a')")
-		lsn := a.text(t, "SELECT pg_current_wal_insert_lsn()")
+		// Not where the transaction ends, since a position that an abort has left would be recognised.
+		lsn := a.text(t, "SELECT pg_logical_emit_message(false, 'test', 'behind the first')")
 		a.exec(t, "INSERT INTO t VALUES (2, 'a')")
 		// As if the second had moved the origin, and the first had not committed.
 		b.exec(t, fmt.Sprintf("SELECT pg_replication_origin_advance(sub_slot_name, '%s') FROM spock.subscription", lsn))
