@@ -224,7 +224,9 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 			return fmt.Errorf("end transaction %s: %w", first.final, cause)
 		}
 		if first.mode == careful && first.begun {
-			a.blame(first, cause, 0)
+			if err := a.blame(first, cause, 0); err != nil {
+				return err
+			}
 		}
 	}
 	first.mode = max(first.mode, careful)

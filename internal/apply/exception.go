@@ -36,9 +36,16 @@ type trial struct {
 // errDisabled ends a worker whose subscription its exceptions have disabled.
 var errDisabled = errors.New("subscription disabled because of an exception")
 
+// attemptLimit is how often a transaction is tried at once that meets what may
+// go away. After that the worker ends, which shows, and starts again a while later.
 const attemptLimit = 5
 
-// passing tells whether an error may go away by itself.
+// errPassing is wrapped by what keeps a transaction from being applied without
+// being its fault.
+var errPassing = errors.New("nothing is wrong with the transaction, it is tried again")
+
+// passing tells whether an error is none of the change: of resources, of the
+// machine, of others at work. However long it lasts, it leaves nothing out.
 func passing(err error) bool {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
@@ -50,13 +57,14 @@ func passing(err error) bool {
 		pgErr.Code == "0A000" && strings.Contains(pgErr.Message, "cached plan"):
 		return true
 	}
-	return pgerrcode.IsInsufficientResources(pgErr.Code) || pgerrcode.IsOperatorIntervention(pgErr.Code)
+	return pgerrcode.IsInsufficientResources(pgErr.Code) || pgerrcode.IsOperatorIntervention(pgErr.Code) || pgerrcode.IsSystemError(pgErr.Code) ||
+		pgErr.Code == pgerrcode.DataCorrupted || pgErr.Code == pgerrcode.IndexCorrupted
 }
 
 // isSessionError tells whether an error is one of the connection, or of the
 // order of things, rather than of a change.
 func isSessionError(err error) bool {
-	if err == nil || errors.Is(err, errPeer) {
+	if err == nil || errors.Is(err, errPeer) || errors.Is(err, errPassing) {
 		return err != nil
 	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -69,14 +77,24 @@ func isSessionError(err error) bool {
 // errBroken is wrapped by what ends a session.
 var errBroken = errors.New("connection to local database lost")
 
-// blame sends a transaction the exception's way, unless its error may go away.
-func (a *applier) blame(tx *transaction, err error, action int) {
+// blame sends a transaction the exception's way, unless its error may go away:
+// an error of its own says that this takes longer.
+func (a *applier) blame(tx *transaction, err error, action int) error {
 	tx.attempts++
 	tx.cause = err
-	if passing(err) && tx.attempts < attemptLimit {
-		return
+	if !passing(err) {
+		tx.mode, tx.failedAt = exception, action
+		return nil
 	}
-	tx.mode, tx.failedAt = exception, action
+	return tx.patience(err)
+}
+
+// patience is at an end with what was tried often enough for now.
+func (tx *transaction) patience(err error) error {
+	if tx.attempts < attemptLimit {
+		return nil
+	}
+	return fmt.Errorf("apply transaction %s: %w (%w)", tx.final, err, errPassing)
 }
 
 // sendCareful writes one change and waits for it.
@@ -91,7 +109,9 @@ func (a *applier) sendCareful(ctx context.Context, tx *transaction, i int) error
 	if err == nil || isSessionError(err) {
 		return err
 	}
-	a.blame(tx, err, tx.actions)
+	if err := a.blame(tx, err, tx.actions); err != nil {
+		return err
+	}
 	return errPipeline
 }
 
@@ -113,7 +133,10 @@ func (c *carefully) try(ctx context.Context, ch *change) error {
 	if isSessionError(t.err) {
 		return t.err // the worker starts again
 	}
-	if passing(t.err) && c.tx.attempts < attemptLimit {
+	if passing(t.err) {
+		if err := c.tx.patience(t.err); err != nil {
+			return err
+		}
 		return &rereadError{final: c.tx.final, mode: exception, cause: t.err, failedAt: c.tx.failedAt, attempts: c.tx.attempts + 1}
 	}
 	end := "RELEASE SAVEPOINT pgdrover_trial"
