@@ -141,7 +141,7 @@ func (d *dump) runWith(ctx context.Context, program, options string, conn pg.Con
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = closeTime
-	cmd.Env = append(cmd.Environ(), "LC_ALL=C", "PGOPTIONS=-c session_replication_role=replica -c row_security=off -c default_transaction_read_only=off -c lc_messages=C"+options)
+	cmd.Env = append(cmd.Environ(), "LC_ALL=C", "PGCLIENTENCODING=UTF8", "PGOPTIONS=-c session_replication_role=replica -c row_security=off -c default_transaction_read_only=off -c lc_messages=C"+options)
 	if password := conn.Get("password"); password != "" {
 		cmd.Env = append(cmd.Env, "PGPASSWORD="+password)
 	}

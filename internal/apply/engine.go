@@ -382,7 +382,10 @@ func (e *Engine) keep(ctx context.Context, s subscription) {
 				return
 			}
 			continue
-		case errors.Is(err, errDisabled), e.removed(ctx, err), ctx.Err() != nil: // the manager may hear of the removal meanwhile
+		case errors.Is(err, errDisabled):
+			e.noteError(ctx, s, err, 1)
+			return
+		case e.removed(ctx, err), ctx.Err() != nil: // the manager may hear of the removal meanwhile
 			return
 		}
 		if time.Since(began) > time.Minute {

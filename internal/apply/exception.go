@@ -379,5 +379,24 @@ func (a *applier) disable(ctx context.Context, tx *transaction) error {
 	if err := a.session.run(ctx, "SELECT pg_replication_origin_xact_reset(); COMMIT"); err != nil {
 		return fmt.Errorf("disable subscription: %w", err)
 	}
-	return errDisabled
+	return &disabled{name: a.name, at: tx.final, cause: tx.cause}
+}
+
+// disabled is why a subscription is.
+type disabled struct {
+	name  string
+	at    pg.LSN
+	cause error
+}
+
+func (d *disabled) Error() string { return fmt.Sprintf("apply transaction %s: %v", d.at, d.cause) }
+
+func (d *disabled) Is(target error) bool { return target == errDisabled }
+
+func (d *disabled) Unwrap() error { return d.cause }
+
+// Hint says what to do.
+func (d *disabled) Hint() string {
+	return fmt.Sprintf("Mend what it says and enable the subscription: SELECT spock.sub_enable('%[1]s'); "+
+		"or leave the transaction out: SELECT spock.sub_alter_skiplsn('%[1]s', '%[2]s'), and enable it.", d.name, d.at)
 }

@@ -160,6 +160,8 @@ func TestExceptionDisable(t *testing.T) {
 	b.eventually(t, "SELECT sub_enabled FROM spock.subscription", "f")
 	b.eventually(t, "SELECT status FROM spock.sub_show_status()", "disabled")
 	require.Equal(t, "0", b.text(t, "SELECT count(*) FROM t"))
+	b.eventually(t, `SELECT (last_error LIKE 'apply transaction %: %t_v_check%')::text || (last_hint LIKE '%sub_alter_skiplsn(''sub_n1_n2'', %')::text
+		FROM spock.pgdrover_subscription`, "truetrue")
 	b.exec(t, "ALTER TABLE t DROP CONSTRAINT t_v_check; SELECT spock.sub_enable('sub_n1_n2')")
 	b.eventually(t, "SELECT string_agg(id::text, ',' ORDER BY id) FROM t", "1,2,3,4")
 	b.exec(t, "ALTER TABLE t ADD CHECK (id < 10)")

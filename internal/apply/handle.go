@@ -26,6 +26,7 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 		w.beginTransaction(m)
 		return nil
 	case *pgoutput.Origin:
+		w.elsewhere = true
 		w.dropping = w.dropping || w.fromElsewhere(m.Name)
 		return nil
 	case *pgoutput.Commit:
@@ -58,6 +59,9 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 	if w.repairing || w.current.skipped || w.dropping && !w.setRow(m) {
 		return nil
 	}
+	if err := w.remembers(ctx, w.current); err != nil {
+		return err
+	}
 	if err := w.change(ctx, m, data); err != nil {
 		return err
 	}
@@ -83,7 +87,7 @@ func numbered(m *pgoutput.Relation) bool {
 
 func (w *Worker) beginTransaction(m *pgoutput.Begin) {
 	tx := &transaction{final: m.FinalLSN, commitTime: m.CommitTime, xid: m.XID, arena: w.applier.arena()}
-	w.current, w.dropping, w.repairing = tx, false, false
+	w.current, w.dropping, w.repairing, w.elsewhere = tx, false, false, false
 	if f := w.forced[m.FinalLSN]; f != nil {
 		tx.mode, tx.cause, tx.failedAt, tx.attempts = f.mode, f.cause, f.failedAt, f.attempts
 	}
@@ -124,11 +128,13 @@ func (w *Worker) endTransaction(ctx context.Context, m *pgoutput.Commit) error {
 	w.current = nil
 	tx.end, tx.complete = m.EndLSN, true
 	delete(w.forced, tx.final)
-	if back, stepped := conflict.SteppedBack(w.before, tx.commitTime); stepped && w.before != 0 && !w.dropping {
+	// What it forwards has the times of others.
+	own := !w.dropping && !w.elsewhere
+	if back, stepped := conflict.SteppedBack(w.before, tx.commitTime); stepped && w.before != 0 && own {
 		w.applier.counts.add(w.sub.id, "clock_stepped_back", 1)
 		w.log.WarnContext(ctx, "commit times of the stream fell", "lsn", tx.final.String(), "by", back)
 	}
-	if !w.dropping {
+	if own {
 		w.before = tx.commitTime
 	}
 	if w.skip != 0 && !w.dropping && (tx.skipped || m.EndLSN == w.skip || len(tx.changes) > 0 || tx.begun) {
@@ -322,8 +328,11 @@ func (w *Worker) storeVector(ctx context.Context, text string) error {
 		nodes, at = append(nodes, uint32(n)), append(at, lsn)
 	}
 	// A provider that follows a node by several subscriptions has seen of it what
-	// the last of them has.
-	if _, err := w.db.Exec(ctx, `INSERT INTO spock.pgdrover_vector (provider_id, origin_id, lsn)
+	// the last of them has. Whom it does not name any more, it has left: one that
+	// comes under that name later may be another, whose log begins anew.
+	if _, err := w.db.Exec(ctx, `WITH left_behind AS (DELETE FROM spock.pgdrover_vector
+			WHERE provider_id = $1 AND origin_id <> ALL ($2::oid[]) AND lsn > '0/0')
+		INSERT INTO spock.pgdrover_vector (provider_id, origin_id, lsn)
 		SELECT $1, v.node, min(v.at::pg_lsn) FROM unnest($2::oid[], $3::text[]) v (node, at) GROUP BY v.node
 		ON CONFLICT (provider_id, origin_id) DO UPDATE SET lsn = excluded.lsn, received_at = now()`,
 		uint32(w.sub.provider), nodes, at); err != nil {

@@ -39,6 +39,9 @@ type node struct {
 	conn   *pgx.Conn
 	stop   context.CancelFunc
 	done   *sync.WaitGroup
+
+	mu     sync.Mutex
+	warned []string
 }
 
 const database = "app"
@@ -85,7 +88,7 @@ func (n *node) start(t *testing.T) {
 	if os.Getenv("APPLY_DEBUG") != "" {
 		level = slog.LevelDebug
 	}
-	log := slog.New(slog.NewTextHandler(&testWriter{t: t, name: n.name}, &slog.HandlerOptions{Level: level}))
+	log := slog.New(slog.NewTextHandler(&testWriter{t: t, node: n}, &slog.HandlerOptions{Level: level}))
 	e, err := New(Config{ConnInfo: info, Logger: log, BinDir: n.server.Bin})
 	require.NoError(t, err)
 	e.piece, e.beside, e.backlog, e.frozen = 2, 1, 1, n.frozen
@@ -114,12 +117,23 @@ func (n *node) halt(t *testing.T) {
 
 type testWriter struct {
 	t    *testing.T
-	name string
+	node *node
 }
 
 func (w *testWriter) Write(b []byte) (int, error) {
-	w.t.Logf("%s: %s", w.name, strings.TrimSpace(string(b)))
+	line := strings.TrimSpace(string(b))
+	w.t.Logf("%s: %s", w.node.name, line)
+	w.node.mu.Lock()
+	defer w.node.mu.Unlock()
+	w.node.warned = append(w.node.warned, line)
 	return len(b), nil
+}
+
+// warnings are the lines that the engine has logged so far.
+func (n *node) warnings() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return strings.Join(n.warned, "\n")
 }
 
 func (n *node) exec(t *testing.T, sql string) {

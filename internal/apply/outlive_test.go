@@ -50,3 +50,16 @@ func TestTombstonesBelowAProviderThatHearsNothing(t *testing.T) {
 		})
 	}
 }
+
+// Whom a provider has left it names no more: what it said of that node is
+// forgotten, since another may come under its name, whose log begins anew.
+func TestVectorOfOneThatWasLeft(t *testing.T) {
+	t.Parallel()
+	a, b := pairOf(t, keyed, "", nil)
+	a.exec(t, "INSERT INTO t VALUES (1, 'a')")
+	settle(t, a, b)
+	a.exec(t, "INSERT INTO spock.pgdrover_vector (provider_id, origin_id, lsn) SELECT sub_origin, 4711, 'FF/FF' FROM spock.subscription")
+	a.exec(t, "INSERT INTO t VALUES (2, 'a')")
+	a.eventually(t, "SELECT count(*) FROM spock.pgdrover_vector WHERE origin_id = 4711", "0")
+	require.Equal(t, "t", a.text(t, "SELECT lsn > '0/0' FROM spock.pgdrover_vector WHERE origin_id = pgdrover.local_node_id()"))
+}

@@ -50,7 +50,8 @@ func (w *Worker) assignTables(ctx context.Context, c *copier) error {
 			return err
 		}
 		return tx.QueryRow(ctx, `SELECT count(*) FROM unnest($1::text[]) t WHERE NOT EXISTS (SELECT FROM spock.replication_set_table m JOIN spock.replication_set s USING (set_id)
-			WHERE m.set_reloid = t::regclass AND s.set_nodeid = $2)`, there, uint32(w.engine.node)).Scan(&left)
+			WHERE m.set_reloid = t::regclass AND s.set_nodeid = $2)
+			AND (SELECT c.relpersistence = 'p' FROM pg_class c WHERE c.oid = t::regclass)`, there, uint32(w.engine.node)).Scan(&left)
 	})
 	if err != nil {
 		return fmt.Errorf("add copied tables to replication sets: %w", err)
@@ -79,4 +80,27 @@ func (w *Worker) tablesThere(ctx context.Context, c *copier) ([]string, error) {
 		return nil, fmt.Errorf("look for tables of provider: %w", err)
 	}
 	return there, nil
+}
+
+// sayOutside names tables with rows whose rows stay on the provider, since they
+// are in none of the sets: a copy with nothing in it looks like success.
+func (c *copier) sayOutside(ctx context.Context) error {
+	result := c.provider.ExecParams(ctx, `SELECT count(*), coalesce(array_to_string((array_agg(x.t ORDER BY x.t))[:5], ', '), '')
+		FROM (SELECT quote_ident(n.nspname) || '.' || quote_ident(r.relname) AS t
+			FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace CROSS JOIN spock.local_node l
+			WHERE r.relkind = 'r' AND r.relpersistence = 'p' AND pg_relation_size(r.oid) > 0
+			  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND n.nspname <> ALL ($1::text[])
+			  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = r.oid AND d.deptype = 'e')
+			  AND NOT EXISTS (SELECT FROM spock.replication_set_table m JOIN spock.replication_set s USING (set_id)
+				WHERE m.set_reloid = r.oid AND s.set_nodeid = l.node_id AND s.set_name = ANY ($2::text[]))) x`,
+		[][]byte{[]byte(arrayText(c.w.leftOut())), []byte(arrayText(c.w.sub.sets))}, nil, nil, nil).Read()
+	row, err := one(result)
+	if err != nil {
+		return fmt.Errorf("read tables of provider: %w", err)
+	}
+	if string(row[0]) != "0" {
+		c.w.log.WarnContext(ctx, "tables of the provider are in none of the subscribed replication sets: their rows are not copied, and do not follow", "tables", string(row[0]),
+			"first", string(row[1]), "hint", "Add them there: SELECT spock.repset_add_table('default', '…', true), or to default_insert_only those without a key; true has them copied.")
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -78,4 +79,26 @@ func TestLeftoverStructureGoes(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, left, 1)
 	require.DirExists(t, others)
+}
+
+// A copy says which tables it leaves behind, and what the manual tells to add
+// them adds each where it fits.
+func TestTablesOutsideOfTheSets(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+	a.exec(t, `CREATE TABLE keyed (id int PRIMARY KEY); CREATE TABLE bare (v int); CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY); CREATE TABLE empty (id int PRIMARY KEY);
+		CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (10);
+		INSERT INTO keyed VALUES (1); INSERT INTO bare VALUES (1); INSERT INTO fleeting VALUES (1); INSERT INTO parts VALUES (1)`)
+	b.exec(t, fmt.Sprintf("SELECT spock.sub_create('sub_n1_n2', '%s'%s)", a.dsn(), wholeCopy))
+	b.eventually(t, "SELECT status FROM spock.sub_show_status()", "replicating")
+	require.Equal(t, "0|0|0", b.text(t, "SELECT (SELECT count(*) FROM keyed), (SELECT count(*) FROM bare), (SELECT count(*) FROM parts)"))
+	require.Regexp(t, `their rows are not copied.*tables=3 first="public.bare, public.keyed, public.part"`, b.warnings())
+	manual, err := os.ReadFile("../../docs/multimaster.md")
+	require.NoError(t, err)
+	_, sql, found := strings.Cut(string(manual), "SELECT spock.repset_add_table(CASE")
+	require.True(t, found)
+	sql, _, _ = strings.Cut(sql, "\n```")
+	a.exec(t, "SELECT spock.repset_add_table(CASE"+sql)
+	require.Equal(t, "default_insert_only bare|default empty|default keyed", a.text(t, `SELECT string_agg(set_name || ' ' || set_reloid, '|' ORDER BY set_reloid::text)
+		FROM spock.replication_set_table JOIN spock.replication_set USING (set_id) WHERE set_reloid::text IN ('bare', 'empty', 'keyed')`))
 }

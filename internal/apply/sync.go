@@ -367,6 +367,9 @@ func (w *Worker) copyWhole(ctx context.Context, c *copier, kind, status string, 
 			return err
 		}
 		if data {
+			if err := c.sayOutside(ctx); err != nil {
+				return err
+			}
 			if err := c.copyAll(ctx, kind, resumed); err != nil {
 				return err
 			}

@@ -40,8 +40,10 @@ type Worker struct {
 	postponed postponed            // those of them whose copy has failed
 	outliving outliving
 	current   *transaction
-	dropping  bool      // the current transaction is not for us
-	repairing bool      // neither are its changes from here on
+	dropping  bool // the current transaction is not for us
+	repairing bool // neither are its changes from here on
+	elsewhere bool // it came to the provider by replication
+	memory    memory
 	textual   bool      // values are not to come in binary form
 	whole     bool      // large transactions are not to come in blocks
 	block     time.Time // when the last block began
@@ -231,6 +233,7 @@ func (w *Worker) openApplying(ctx context.Context, which string, wake chan struc
 
 func (w *Worker) openSession(ctx context.Context, s settings) error {
 	w.durably = s.on("spock.synchronous_commit")
+	w.memory = memory{lenient: s.values["spock.forgotten_times"] == "lose"}
 	var err error
 	if w.applier.session, err = w.openApplying(ctx, "", make(chan struct{}, 1)); err != nil {
 		return err

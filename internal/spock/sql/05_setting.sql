@@ -53,6 +53,7 @@ RETURNS SETOF record LANGUAGE sql IMMUTABLE AS $$
     ('spock.update_missing', 'enum', 'insert', '{insert,error,skip}', NULL, NULL),
     ('spock.delete_conflict', 'enum', 'last_update_wins', '{last_update_wins,apply}', NULL, NULL),
     ('spock.truncate_conflict', 'enum', 'last_update_wins', '{last_update_wins,apply}', NULL, NULL),
+    ('spock.forgotten_times', 'enum', 'refuse', '{refuse,lose}', NULL, NULL),
     ('spock.save_remote_wins', 'bool', 'off', NULL, NULL, NULL),
     ('spock.max_clock_skew', 'int', '5000', NULL, 0, 2147483647),
     ('spock.apply_workers', 'int', '0', NULL, 0, 64)

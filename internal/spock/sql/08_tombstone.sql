@@ -189,6 +189,23 @@ BEGIN
 END
 $$;
 
+-- The time up to which this server has forgotten when rows were written: it keeps the times of commits no longer than it
+-- takes to freeze all of its databases, and not while track_commit_timestamp is off. NULL when it has forgotten nothing since
+-- this node was made: what was here before that is older than whatever comes.
+CREATE OR REPLACE FUNCTION pgdrover.forgotten_until()
+RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    -- Of the first transaction after those whose time stands for them all: one of this node's own, since what it applied has
+    -- the times of others.
+    SELECT s."timestamp"
+      FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS next,
+                   least(pg_catalog.age(c.oldest_commit_ts_xid), (SELECT pg_catalog.max(pg_catalog.age(d.datfrozenxid)) FROM pg_catalog.pg_database d))::bigint AS kept
+              FROM pg_catalog.pg_control_checkpoint() c WHERE c.oldest_commit_ts_xid <> '0'::xid) k
+           CROSS JOIN LATERAL pg_catalog.generate_series(greatest(k.next - k.kept, 3), least(k.next - k.kept + 100000, k.next - 1)) AS x(id)
+           CROSS JOIN LATERAL pg_catalog.pg_xact_commit_timestamp_origin(greatest(x.id % 4294967296, 3)::text::xid) AS s
+     WHERE s.roident = 0 AND NOT EXISTS (SELECT FROM spock.local_node l WHERE pg_catalog.pg_xact_commit_timestamp(l.xmin) IS NOT NULL)
+     ORDER BY x.id LIMIT 1
+$$;
+
 -- Gives deletes that have committed their stamp in columns, which outlives the server's own record of it, and to local
 -- ones a position of this node's WAL behind them, which is what peers report to have applied. Returns how many.
 CREATE OR REPLACE FUNCTION pgdrover.stamp_tombstones()
@@ -208,6 +225,15 @@ BEGIN
            author_lsn = CASE WHEN t.author IS NULL THEN pg_catalog.pg_current_wal_insert_lsn() ELSE t.author_lsn END
       FROM fresh f WHERE t.ctid = f.place;
     GET DIAGNOSTICS n = ROW_COUNT;
+    -- Whose time is forgotten, because nobody came here for so long, is not from after that.
+    IF n = 0 AND EXISTS (SELECT FROM spock.pgdrover_tombstone t WHERE t.commit_time IS NULL)
+       AND pg_catalog.current_setting('track_commit_timestamp')::boolean THEN
+        UPDATE spock.pgdrover_tombstone t
+           SET commit_time = coalesce(pgdrover.forgotten_until(), pg_catalog.now()), author = coalesce(t.author, pgdrover.local_node_id()),
+               author_lsn = CASE WHEN t.author IS NULL THEN pg_catalog.pg_current_wal_insert_lsn() ELSE t.author_lsn END
+         WHERE t.commit_time IS NULL AND (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin))."timestamp" IS NULL;
+        GET DIAGNOSTICS n = ROW_COUNT;
+    END IF;
     RETURN n;
 END
 $$;

@@ -141,12 +141,26 @@ BEGIN
             pgdrover.masked(other.if_dsn));
     END IF;
     PERFORM pgdrover.check_node_id(node, provider);
+    IF NOT EXISTS (SELECT FROM spock.node k WHERE k.node_id = node) THEN
+        -- Of an earlier one of this name others may have told us meanwhile.
+        DELETE FROM spock.pgdrover_vector v WHERE node IN (v.provider_id, v.origin_id);
+    END IF;
     INSERT INTO spock.node (node_id, node_name, location, country, info)
     SELECT node, provider, answer ->> 'location', answer ->> 'country', nullif(answer -> 'info', 'null')
      WHERE NOT EXISTS (SELECT FROM spock.node k WHERE k.node_id = node);
     INSERT INTO spock.node_interface (if_id, if_name, if_nodeid, if_dsn)
     VALUES (pgdrover.member_id(node, provider), provider, node, dsn) RETURNING * INTO i;
     RETURN i;
+END
+$$;
+
+-- A list of names is one: no element is missing or empty, and none is a list.
+CREATE OR REPLACE FUNCTION pgdrover.check_list(what text, list text[])
+RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF coalesce(pg_catalog.array_ndims(list), 1) > 1 OR EXISTS (SELECT FROM pg_catalog.unnest(list) AS e(name) WHERE coalesce(e.name, '') = '') THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format('%s must be a list of names, without NULL or empty ones', what);
+    END IF;
 END
 $$;
 
@@ -165,6 +179,14 @@ DECLARE
 BEGIN
     PERFORM pgdrover.check_length(subscription_name, 'subscription');
     PERFORM pgdrover.check_subscription_name(subscription_name::text);
+    PERFORM pgdrover.check_list('replication_sets', replication_sets), pgdrover.check_list('forward_origins', forward_origins),
+            pgdrover.check_list('skip_schema', skip_schema);
+    IF NOT forward_origins <@ ARRAY['all'] THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'option "forward_origins" may only contain "all"';
+    END IF;
+    IF apply_delay < '0' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'apply_delay must not be negative';
+    END IF;
     IF NOT enabled AND (synchronize_structure OR synchronize_data) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format(
             'subscription "%s" in disabled state is not allowed to synchronize structure or data', subscription_name);
@@ -506,6 +528,7 @@ DECLARE
     l spock.local_node := pgdrover.require_original_node();
     s spock.subscription := pgdrover.find_subscription(subscription_name);
 BEGIN
+    PERFORM pgdrover.check_list('replication_sets', ARRAY[replication_set::text]);
     IF replication_set::text = ANY (s.sub_replication_sets) THEN
         RETURN false;
     END IF;
@@ -579,6 +602,9 @@ BEGIN
                     RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'option "apply_delay" must be a string';
                 END IF;
                 s.sub_apply_delay := (o.value #>> '{}')::interval;
+                IF s.sub_apply_delay < '0' THEN
+                    RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'apply_delay must not be negative';
+                END IF;
             ELSE
                 RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format('unknown subscription option "%s"', o.key);
         END CASE;

@@ -114,9 +114,13 @@ DECLARE
     keep integer := coalesce(days, pgdrover.setting('spock.resolutions_retention_days')::integer);
     n bigint;
 BEGIN
+    IF days < 0 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'days must not be negative';
+    END IF;
     IF keep <= 0 AND days IS NULL THEN
         RETURN 0;
     END IF;
+    keep := least(keep, 1000000); -- before all timestamps that there are
     DELETE FROM spock.resolutions r WHERE r.log_time < pg_catalog.now() - keep * interval '1 day';
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
