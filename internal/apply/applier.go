@@ -49,6 +49,7 @@ type applier struct {
 	durable  *durability
 	reached  pg.LSN // end of the last transaction that committed here
 	time     pg.Timestamp
+	progress *progress // what others may see of that; nil before there is a stream
 }
 
 // errPipeline is the answer of a step that found the pipeline stopped.
@@ -150,6 +151,7 @@ func (a *applier) finished(tx *transaction) {
 		a.time = tx.commitTime
 	}
 	a.durable.committed(tx.end)
+	a.progress.committed(a)
 }
 
 // recycle takes back the memory of a transaction that nobody will look at again.
@@ -175,10 +177,14 @@ func (a *applier) letGo(tx *transaction) {
 	if a.crew != nil {
 		a.crew.ended(tx)
 	}
+	if tx.defines && tx.finished {
+		a.claims.defined.Add(1)
+	}
 	if tx.wish != nil {
 		a.claims.release(a, tx.wish)
 		tx.wish = nil
 	}
+	a.counts.end(tx)
 	a.amended.end(tx.amends, tx.finished)
 	tx.amends = nil
 }
@@ -454,6 +460,9 @@ func (a *applier) target(ctx context.Context, t *remoteTable) (*target, error) {
 func (a *applier) sendChanges(ctx context.Context, tx *transaction) error {
 	r := &a.gather
 	r.begin(a, tx)
+	if tx.mode != fast {
+		a.counts.write(a.subID, tx)
+	}
 	stretch := maxStretch
 	for i := 0; i < len(tx.changes); {
 		if tx.mode == fast {
@@ -473,6 +482,7 @@ func (a *applier) sendChanges(ctx context.Context, tx *transaction) error {
 				return wholly("a change needs to be looked at")
 			}
 			tx.mode = careful
+			a.counts.write(a.subID, tx)
 		}
 		if tx.mode == careful && stretch >= minStretch {
 			n, err := a.sendStretch(ctx, tx, i, stretch)

@@ -13,9 +13,12 @@ import (
 // counts are counters that wait to be written to the database.
 type counts struct {
 	mu         sync.Mutex
-	tables     map[countKey]*tableCounts
+	tables     map[countKey]*tableCounts // of what has committed
 	counters   map[counterKey]int64
-	exceptions int64 // logged actions since the engine's start
+	open       map[*transaction]*tally // of what has not yet
+	writing    map[uint32]*tally       // of that which a subscription writes step by step
+	spare      []*tally                // to be used again
+	exceptions int64                   // logged actions since the engine's start
 }
 
 type countKey struct{ sub, table uint32 }
@@ -32,8 +35,97 @@ type tableCounts struct {
 	types     [16]int64
 }
 
+// tally is what a transaction counts with once it has committed: one that is
+// repeated begins anew. Only who applies it writes it.
+type tally struct {
+	sub    uint32
+	tables []tableTally
+	places map[uint32]int
+	last   int
+}
+
+type tableTally struct {
+	table uint32
+	tableCounts
+}
+
+// of is the counts of a table, good until the next call.
+func (t *tally) of(table uint32) *tableCounts {
+	if t.last < len(t.tables) && t.tables[t.last].table == table {
+		return &t.tables[t.last].tableCounts
+	}
+	at, ok := t.places[table]
+	if !ok {
+		at = len(t.tables)
+		t.places[table] = at
+		t.tables = append(t.tables, tableTally{table: table})
+	}
+	t.last = at
+	return &t.tables[at].tableCounts
+}
+
 func newCounts() *counts {
-	return &counts{tables: map[countKey]*tableCounts{}, counters: map[counterKey]int64{}}
+	return &counts{
+		tables: map[countKey]*tableCounts{}, counters: map[counterKey]int64{}, open: map[*transaction]*tally{}, writing: map[uint32]*tally{},
+	}
+}
+
+// tally is that of a transaction.
+func (c *counts) tally(sub uint32, tx *transaction) *tally {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.open[tx]
+	if t != nil {
+		return t
+	}
+	if n := len(c.spare); n > 0 {
+		t, c.spare = c.spare[n-1], c.spare[:n-1]
+	} else {
+		t = &tally{places: map[uint32]int{}}
+	}
+	t.sub = sub
+	c.open[tx] = t
+	return t
+}
+
+// write makes a transaction the one that its subscription writes step by step.
+func (c *counts) write(sub uint32, tx *transaction) {
+	t := c.tally(sub, tx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing[sub] = t
+}
+
+// end counts a transaction that has committed, and forgets one that has not.
+func (c *counts) end(tx *transaction) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.open[tx]
+	if t == nil {
+		return
+	}
+	delete(c.open, tx)
+	if c.writing[t.sub] == t {
+		delete(c.writing, t.sub)
+	}
+	if tx.finished {
+		for i := range t.tables {
+			c.table(t.sub, t.tables[i].table).add(&t.tables[i].tableCounts)
+		}
+	}
+	if len(c.spare) < inflightLimit && len(t.tables) <= 16 {
+		t.tables, t.last = t.tables[:0], 0
+		clear(t.places)
+		c.spare = append(c.spare, t)
+	}
+}
+
+// now is where to count what is done step by step.
+func (c *counts) now(sub, table uint32) *tableCounts {
+	if t := c.writing[sub]; t != nil {
+		return t.of(table)
+	}
+	return c.table(sub, table)
 }
 
 func (c *counts) table(sub, table uint32) *tableCounts {
@@ -46,11 +138,25 @@ func (c *counts) table(sub, table uint32) *tableCounts {
 	return t
 }
 
-// row counts an attempt, whatever comes of it; minus one takes it back.
+// row counts a change, whatever comes of it; minus one takes it back.
 func (c *counts) row(sub, table uint32, kind pgoutput.Kind, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := c.table(sub, table)
+	c.now(sub, table).row(kind, n)
+}
+
+func (t *tableCounts) add(other *tableCounts) {
+	for i, n := range other.rows {
+		t.rows[i] += n
+	}
+	for i, n := range other.types {
+		t.types[i] += n
+	}
+	t.conflicts += other.conflicts
+	t.counters += other.counters
+}
+
+func (t *tableCounts) row(kind pgoutput.Kind, n int64) {
 	switch kind {
 	case pgoutput.KindInsert:
 		t.rows[0] += n
@@ -65,7 +171,7 @@ func (c *counts) row(sub, table uint32, kind pgoutput.Kind, n int64) {
 func (c *counts) conflict(sub, table uint32, x conflict.Conflict) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := c.table(sub, table)
+	t := c.now(sub, table)
 	if x.Stored {
 		t.conflicts++
 	}
@@ -77,7 +183,7 @@ func (c *counts) conflict(sub, table uint32, x conflict.Conflict) {
 func (c *counts) counter(sub, table uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.table(sub, table).counters++
+	c.now(sub, table).counters++
 }
 
 // add counts something that belongs to a subscription.

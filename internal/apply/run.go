@@ -20,6 +20,7 @@ type run struct {
 	n      int
 	bytes  int
 	seen   map[string]bool // keys of updates
+	tally  *tally          // of the transaction; nil before its first row
 
 	waiting []waiting // for others that one statement can write as well
 	looks   []waiting // inserted, and not looked for yet
@@ -29,7 +30,7 @@ type run struct {
 // begin prepares for a transaction, or for the next part of one.
 func (r *run) begin(a *applier, tx *transaction) {
 	r.a, r.tx, r.plan, r.target, r.n = a, tx, nil, nil, 0
-	r.waiting, r.looks = r.waiting[:0], r.looks[:0]
+	r.waiting, r.looks, r.tally = r.waiting[:0], r.looks[:0], nil
 }
 
 const (
@@ -68,7 +69,10 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 	}
 	r.tx.deferred = r.tx.deferred || g.Deferrable
 	r.tx.actions++
-	r.a.counts.row(r.a.subID, g.OID, c.kind, 1)
+	if r.tally == nil {
+		r.tally = r.a.counts.tally(r.a.subID, r.tx)
+	}
+	r.tally.of(g.OID).row(c.kind, 1)
 	if r.target != g || r.plan != p || r.n >= runRows || r.bytes >= runBytes || r.twice(g, row, c.kind) {
 		r.next()
 		r.start(g, p)

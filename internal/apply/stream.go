@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgdrover/pgdrover/internal/conflict"
@@ -28,7 +31,20 @@ const (
 	// inflightBytes what is kept of them.
 	inflightLimit = 1000
 	inflightBytes = 8 << 20
+	// witnessEvery is how long spock.progress may stay as it is while something
+	// waits.
+	witnessEvery = 2 * publicEvery
+	// partingPatience is how long a provider that shuts down may wait for us while
+	// nothing gets on here.
+	partingPatience = 10 * time.Second
+	// leaveTime is how long a worker that ends may take to come to the border of a
+	// transaction.
+	leaveTime = 5 * time.Second
 )
+
+// errParting ends the stream of a provider that shuts down: it would wait until
+// it has heard that everything is on disk here.
+var errParting = errors.New("end stream: the provider shuts down, and what it waits for does not get on here")
 
 // stream receives and applies until something ends it.
 func (w *Worker) stream(ctx context.Context) error {
@@ -36,15 +52,59 @@ func (w *Worker) stream(ctx context.Context) error {
 	var group sync.WaitGroup
 	defer group.Wait()
 	defer cancel(nil)
+	w.applier.progress, w.settled = newProgress(w.applier), false
+	defer w.breakWrites(ctx)()
 	received := make(chan error, 1) // holds 1: why nothing more will come
 	group.Go(func() {
 		received <- w.receiver.Run(ctx, func(m walreceiver.Message) error { return w.inbox.put(ctx, m) })
 	})
-	group.Go(func() { w.measure(ctx) })
+	group.Go(func() { w.measure(ctx, cancel) })
+	group.Go(func() { w.witness(ctx) })
 	if _, err := w.waiters(ctx); err != nil { // which reads the clock, too
 		return err
 	}
-	return w.applyAll(ctx, received)
+	err := w.applyAll(ctx, received)
+	if err != nil && errors.Is(context.Cause(ctx), errParting) {
+		return errParting // whatever was interrupted by it
+	}
+	return err
+}
+
+// breakWrites sees to it that a worker that is to end does: a server that waits
+// for a lock reads nothing, and what is being written to it has no end of its own.
+func (w *Worker) breakWrites(ctx context.Context) (stop func()) {
+	var group sync.WaitGroup
+	done := make(chan struct{})
+	group.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-done:
+			return
+		}
+		select {
+		case <-time.After(leaveTime + time.Second):
+			for _, s := range w.applier.sessions() {
+				_ = s.conn.SetWriteDeadline(time.Unix(1, 0))
+			}
+		case <-done:
+		}
+	})
+	return func() {
+		close(done)
+		group.Wait()
+	}
+}
+
+// sessions are all that apply.
+func (a *applier) sessions() []*session {
+	if a.crew == nil {
+		return []*session{a.session}
+	}
+	var all []*session
+	for _, h := range a.crew.hands {
+		all = append(all, h.session)
+	}
+	return all
 }
 
 func (w *Worker) applyAll(ctx context.Context, ended <-chan error) error {
@@ -82,7 +142,7 @@ func (w *Worker) applyAll(ctx context.Context, ended <-chan error) error {
 
 // leave ends the worker at the border of a transaction, if that comes soon.
 func (w *Worker) leave(ctx context.Context, cause error) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
 	if err := w.applier.drain(ctx); err != nil {
 		return errors.Join(cause, err)
@@ -118,6 +178,11 @@ func (w *Worker) settle(ctx context.Context) error {
 }
 
 func (w *Worker) handleAll(ctx context.Context, b batch) error {
+	p := w.applier.progress
+	if n := len(b.messages); n > 0 {
+		p.received.Store(max(p.received.Load(), uint64(b.messages[n-1].end)))
+	}
+	defer func() { p.await(w.applier, w.current) }()
 	for _, m := range b.messages {
 		if m.kind == walreceiver.Data {
 			w.received = max(w.received, m.end)
@@ -365,30 +430,193 @@ func (w *Worker) acknowledge(ctx context.Context) error {
 func (w *Worker) tell(ctx context.Context) error {
 	a := w.applier
 	inserted := max(w.received, pg.LSN(w.inserted.Load())).String()
+	if a.progress.isWitnessed() {
+		w.settled = false // what is public was right while something waited
+	}
 	if a.time != 0 && a.time != w.lastTime {
 		w.lastTime, w.settled, w.heard = a.time, false, time.Now()
-		return w.publish(ctx, a.time.Time(), a.reached.String(), inserted, true)
+		return w.publish(ctx, a.time.Time(), a.reached, inserted, true)
 	}
 	left := w.current != nil || len(a.inflight) > 0 || max(a.reached, w.idle) < w.received
 	if left || w.settled && time.Since(w.heard) < idleEvery {
 		return nil
 	}
 	w.settled, w.heard = true, time.Now()
-	return w.publish(ctx, nil, max(a.reached, w.idle).String(), inserted, false)
+	return w.publish(ctx, nil, max(a.reached, w.idle), inserted, false)
 }
 
-func (w *Worker) publish(ctx context.Context, at any, reached, inserted string, busy bool) error {
-	_, err := w.db.Exec(ctx, "SELECT pgdrover.store_progress($1, $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, $6)",
-		uint32(w.sub.provider), at, reached, inserted, w.received.String(), busy)
+const publishText = "SELECT pgdrover.store_progress($1, $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, $6)"
+
+func (w *Worker) publish(ctx context.Context, at any, reached pg.LSN, inserted string, busy bool) error {
+	p := w.applier.progress
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, err := w.db.Exec(ctx, publishText, uint32(w.sub.provider), at, reached.String(), inserted, w.received.String(), busy)
 	if err != nil {
 		return fmt.Errorf("store progress: %w", err)
 	}
+	p.told, p.floor, p.witnessed = time.Now(), reached, false
 	return nil
 }
 
+// progress is how far a worker is, for whoever tells of it while the worker
+// itself is busy with a transaction, or waits for a lock.
+type progress struct {
+	reached  atomic.Uint64 // end of the last transaction that committed here
+	time     atomic.Int64  // its commit time
+	waiting  atomic.Int64  // commit time of the first that has not; 0 when none is known
+	received atomic.Uint64
+
+	mu        sync.Mutex // held while something is told
+	told      time.Time
+	floor     pg.LSN // what was told to be applied
+	witnessed bool   // not by the worker itself
+}
+
+func newProgress(a *applier) *progress {
+	p := &progress{told: time.Now()}
+	p.committed(a)
+	return p
+}
+
+// committed notes how far an applier is.
+func (p *progress) committed(a *applier) {
+	if p == nil {
+		return
+	}
+	p.reached.Store(uint64(a.reached))
+	p.time.Store(int64(a.time))
+	p.await(a, nil)
+}
+
+// await notes what is the first to commit, if nothing is on its way that one.
+func (p *progress) await(a *applier, next *transaction) {
+	switch {
+	case len(a.inflight) > 0:
+		next = a.inflight[0]
+	case len(a.todo) > 0:
+		next = a.todo[0]
+	}
+	at := int64(0)
+	if next != nil {
+		at = int64(next.commitTime)
+	}
+	p.waiting.Store(at)
+}
+
+func (p *progress) isWitnessed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.witnessed
+}
+
+// witness tells how far the worker is when the worker has not done so for a
+// while, though something waits. It has a connection of its own, which nothing
+// that is applied can block.
+func (w *Worker) witness(ctx context.Context) {
+	p := w.applier.progress
+	var db *pgx.Conn
+	leave := func() {
+		if db != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+			defer cancel()
+			_ = db.Close(ctx)
+			db = nil
+		}
+	}
+	defer leave()
+	var first int64
+	var since time.Time
+	for sleep(ctx, publicEvery) {
+		if now := p.waiting.Load(); now != first || now == 0 {
+			first, since = now, time.Now()
+			leave()
+			continue
+		}
+		if time.Since(since) < witnessEvery {
+			continue
+		}
+		if db == nil || db.IsClosed() {
+			var err error
+			// A lock of the table itself is somebody's who will not have it for long.
+			if db, err = w.engine.connect(ctx, "pgdrover worker "+w.sub.name, map[string]string{"lock_timeout": "2000"}); err != nil {
+				db = nil
+				continue
+			}
+		}
+		if err := w.bearWitness(ctx, db); err != nil && ctx.Err() == nil {
+			w.log.DebugContext(ctx, "progress was not stored", "error", err)
+		}
+	}
+}
+
+func (w *Worker) bearWitness(ctx context.Context, db *pgx.Conn) error {
+	p := w.applier.progress
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	first := pg.Timestamp(p.waiting.Load())
+	if time.Since(p.told) < witnessEvery || first == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, closeTime)
+	defer cancel()
+	// What has committed there before the first that waits is all here.
+	at := max(pg.Timestamp(p.time.Load()), first-1)
+	reached, received := max(pg.LSN(p.reached.Load()), p.floor), pg.LSN(p.received.Load())
+	if _, err := db.Exec(ctx, publishText, uint32(w.sub.provider), at.Time(), reached.String(),
+		max(received, pg.LSN(w.inserted.Load())).String(), received.String(), true); err != nil {
+		return fmt.Errorf("store progress: %w", err)
+	}
+	p.told, p.witnessed = time.Now(), true
+	return nil
+}
+
+// standing is what changes as long as anything gets on here.
+type standing struct {
+	reached, flushed pg.LSN
+	unanswered       int // statements
+}
+
+func (w *Worker) standing() standing {
+	s := standing{reached: pg.LSN(w.applier.progress.reached.Load())}
+	w.durable.mu.Lock()
+	s.flushed = w.durable.flushed
+	w.durable.mu.Unlock()
+	for _, session := range w.applier.sessions() {
+		session.mu.Lock()
+		s.unanswered += len(session.pending) - session.head
+		session.mu.Unlock()
+	}
+	return s
+}
+
+// parting tells whether a stream keeps its provider from shutting down, and for
+// how long nothing has got on here meanwhile.
+type parting struct {
+	since time.Time // zero while the provider takes new sessions
+	at    standing
+}
+
+// refused is called for each attempt to open a session with a provider whose
+// stream is there: one that takes no more is on its way down, since one on its
+// way up has no streams yet.
+func (p *parting) refused(err error, at standing, now time.Time) (ended bool) {
+	if sqlState(err) != pgerrcode.CannotConnectNow {
+		p.since = time.Time{}
+		return false
+	}
+	if p.since.IsZero() || p.at != at {
+		p.since, p.at = now, at
+	}
+	return now.Sub(p.since) >= partingPatience
+}
+
 // measure asks the provider once a second where its log ends: the stream only
-// says how far it was sent.
-func (w *Worker) measure(ctx context.Context) {
+// says how far it was sent. A provider that shuts down ends that session, takes
+// no other, and keeps the stream until everything it has sent is confirmed; what
+// cannot be confirmed comes again when it is back.
+func (w *Worker) measure(ctx context.Context, end context.CancelCauseFunc) {
+	var parting parting
 	dsn := w.engine.peerDSN(w.sub.dsn)
 	var conn *pgconn.PgConn
 	defer func() {
@@ -403,10 +631,15 @@ func (w *Worker) measure(ctx context.Context) {
 			var err error
 			if conn, err = dial(ctx, dsn, w.sub.name+"_lag", nil); err != nil {
 				conn = nil
+				if parting.refused(err, w.standing(), time.Now()) {
+					end(errParting)
+					return
+				}
 				continue // the stream itself says what is wrong
 			}
+			parting.since = time.Time{}
 		}
-		result := conn.ExecParams(ctx, "SELECT pg_current_wal_insert_lsn()", nil, nil, nil, nil).Read()
+		result := w.applier.peers.askWith(ctx, conn, "SELECT pg_current_wal_insert_lsn()", nil, nil, nil)
 		if result.Err != nil {
 			continue
 		}
@@ -422,6 +655,7 @@ func (w *Worker) put(ctx context.Context, tx *transaction) error {
 		w.defined = now
 		w.applier.epoch++ // somebody has changed a table here
 	}
+	w.applier.progress.await(w.applier, tx)
 	if !tx.begun && !tx.position {
 		if err := w.wait(ctx, tx); err != nil {
 			return err
