@@ -248,6 +248,67 @@ func TestIncludeInSets(t *testing.T) {
 	require.Equal(t, []string{"d: del ins trunc upd"}, n.published(t))
 }
 
+// TestTriggersStayOn: who switches a table's triggers off does not mean those that note deletes.
+func TestTriggersStayOn(t *testing.T) {
+	t.Parallel()
+	n := create(t, "n1")
+	n.exec(t, `CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+		CREATE TABLE a (id int PRIMARY KEY); CREATE TRIGGER own BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION f();
+		CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+		CREATE TABLE bare (id int);
+		SELECT spock.repset_add_table('default', 'a'); SELECT spock.repset_add_table('default', 'p'); SELECT spock.repset_add_table('default_insert_only', 'bare')`)
+	const states = `(SELECT string_agg(DISTINCT concat(tgname, tgenabled), ' ' ORDER BY concat(tgname, tgenabled)) FROM pg_trigger
+		WHERE NOT tgisinternal AND tgrelid::regclass::text NOT LIKE 'spock.%')`
+	const on = "pgdrover_tombstone_deleteO pgdrover_tombstone_truncateO pgdrover_tombstone_updateO"
+	require.Equal(t, "ownO "+on, n.text(t, states))
+	for _, sql := range []string{
+		`ALTER TABLE a DISABLE TRIGGER USER; ALTER TABLE p DISABLE TRIGGER USER; ALTER TABLE p1 DISABLE TRIGGER USER; ALTER TABLE bare DISABLE TRIGGER USER`,
+		`ALTER TABLE a DISABLE TRIGGER ALL; ALTER TABLE p1 DISABLE TRIGGER ALL; ALTER TABLE bare DISABLE TRIGGER ALL`,
+		`ALTER TABLE a DISABLE TRIGGER pgdrover_tombstone_delete, ENABLE ALWAYS TRIGGER pgdrover_tombstone_update, ENABLE REPLICA TRIGGER pgdrover_tombstone_truncate`,
+		`SET session_replication_role = replica; ALTER TABLE a DISABLE TRIGGER ALL; RESET session_replication_role`, // as the engine does
+	} {
+		n.exec(t, sql)
+		require.Equal(t, "ownD "+on, n.text(t, states), sql)
+	}
+	n.exec(t, `INSERT INTO a VALUES (1); DELETE FROM a; INSERT INTO p VALUES (1); DELETE FROM p`)
+	require.Equal(t, "2", n.text(t, `(SELECT count(*) FROM spock.pgdrover_tombstone)`))
+}
+
+// TestForeignEventTriggers: those of others fire for what others run, not for our own DDL, which runs under a path of its own.
+func TestForeignEventTriggers(t *testing.T) {
+	t.Parallel()
+	n := capturing(t)
+	role := "author_" + n.text(t, `current_database()`)
+	n.exec(t, `SET spock.enable_ddl_replication = off; CREATE ROLE `+role+`; GRANT CREATE ON SCHEMA public TO `+role+`;
+		CREATE TABLE elog (n serial, tag text); GRANT ALL ON elog, elog_n_seq TO PUBLIC; CREATE FUNCTION audit() RETURNS event_trigger LANGUAGE plpgsql
+		AS $$ BEGIN INSERT INTO elog (tag) VALUES (replace(TG_EVENT, 'ddl_command_', '') || ' ' || TG_TAG || ' as ' || current_setting('session_replication_role')); END $$;
+		CREATE EVENT TRIGGER audit_start ON ddl_command_start EXECUTE FUNCTION audit(); CREATE EVENT TRIGGER z_audit_end ON ddl_command_end EXECUTE FUNCTION audit();
+		CREATE EVENT TRIGGER z_audit_drop ON sql_drop EXECUTE FUNCTION audit(); SET spock.enable_ddl_replication = on; SET spock.include_ddl_repset = on`)
+	t.Cleanup(func() {
+		_, err := n.sql.Exec(context.WithoutCancel(t.Context()), `RESET SESSION AUTHORIZATION; DROP EVENT TRIGGER audit_start; DROP EVENT TRIGGER z_audit_end; DROP EVENT TRIGGER z_audit_drop`)
+		require.NoError(t, err)
+		dropRole(t, n, role)
+	})
+	const create, alter, drop = "start CREATE TABLE as origin, end CREATE TABLE as origin", "start ALTER TABLE as origin, end ALTER TABLE as origin",
+		"start DROP TABLE as origin, sql_drop DROP TABLE as origin, end DROP TABLE as origin"
+	for _, c := range []struct{ sql, want string }{
+		{`CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int)`, create + ", " + create},
+		{`ALTER TABLE a DISABLE TRIGGER USER`, alter},
+		{`ALTER TABLE b ADD PRIMARY KEY (id)`, alter},
+		{`SELECT spock.repset_create('other'); SELECT spock.repset_add_table('other', 'b')`, "NULL"},
+		{`DROP TABLE a, b`, drop},
+		{`SET SESSION AUTHORIZATION ` + role + `; CREATE TABLE c (id int PRIMARY KEY); DROP TABLE c; RESET SESSION AUTHORIZATION`, create + ", " + drop},
+		{`SET session_replication_role = local; CREATE TABLE d (id int PRIMARY KEY); RESET session_replication_role`, strings.ReplaceAll(create, "origin", "local")},
+	} {
+		n.exec(t, `DELETE FROM elog`)
+		n.exec(t, c.sql)
+		require.Equal(t, c.want, n.text(t, `(SELECT string_agg(tag, ', ' ORDER BY n) FROM elog)`), c.sql)
+	}
+	require.Equal(t, []string{"d: del ins trunc upd"}, n.published(t))
+	n.exec(t, `DO $$ BEGIN PERFORM pgdrover.run('CREATE NONSENSE'); EXCEPTION WHEN syntax_error THEN NULL; END $$`)
+	require.Equal(t, "origin", n.text(t, `current_setting('session_replication_role')`))
+}
+
 func TestDenyAllDDL(t *testing.T) {
 	t.Parallel()
 	n := create(t, "n1")

@@ -62,6 +62,17 @@ func TestCaptureOfMessages(t *testing.T) {
 			replicated,
 		},
 		{"(select 1 as x into inside_parentheses); select 1", []string{}, notSent},
+		{
+			"create function be() returns int begin atomic select x.end from (select 1 as end) x; end; create table cf6(id int primary key)",
+			[]string{"create function be() returns int begin atomic select x.end from (select 1 as end) x; end", "create table cf6(id int primary key)"},
+			replicated,
+		},
+		{
+			"create function g() returns int language sql as $é1$ select 1; $é1$; create table cf7(id int primary key)",
+			[]string{"create function g() returns int language sql as $é1$ select 1; $é1$", "create table cf7(id int primary key)"},
+			replicated,
+		},
+		{"create table é$a$(id int); create table b$a$(id int)", []string{"create table é$a$(id int)", "create table b$a$(id int)"}, replicated},
 	} {
 		t.Run(c.sql, func(t *testing.T) { //nolint:paralleltest // one session
 			n.heard()
@@ -109,6 +120,87 @@ func TestCaptureSettings(t *testing.T) {
 	n.exec(t, `CREATE TABLE c (id int)`)
 	n.exec(t, `SELECT spock.replicate_ddl('CREATE TABLE d (id int)')`)
 	require.Equal(t, []string{before + "CREATE TABLE c (id int)", before + "CREATE TABLE d (id int)"}, n.queued(t))
+	n.exec(t, `RESET timezone; RESET datestyle; RESET intervalstyle; RESET xmloption; RESET array_nulls; SET extra_float_digits = 3; CREATE TABLE e (id int)`)
+	n.exec(t, `SET bytea_output = escape; SET extra_float_digits = 0; SET transform_null_equals = on; SET xmlbinary = hex; CREATE TABLE f (id int)`)
+	require.Equal(t, []string{
+		"CREATE TABLE e (id int)",
+		"SET LOCAL bytea_output TO 'escape'; SET LOCAL extra_float_digits TO '0'; SET LOCAL transform_null_equals TO 'on'; SET LOCAL xmlbinary TO 'hex'; CREATE TABLE f (id int)",
+	}, n.queued(t))
+}
+
+// TestCaptureOfRefresh: what the server does itself for a statement is no statement of anybody's.
+func TestCaptureOfRefresh(t *testing.T) {
+	t.Parallel()
+	n := capturing(t)
+	const refresh = "REFRESH MATERIALIZED VIEW CONCURRENTLY m"
+	n.exec(t, `CREATE MATERIALIZED VIEW m AS SELECT 1 AS id; CREATE UNIQUE INDEX ON m (id)`)
+	for _, setting := range []string{"off", "on"} {
+		n.exec(t, `SET spock.allow_ddl_from_functions = `+setting)
+		n.queued(t)
+		n.heard()
+		n.exec(t, refresh)
+		require.Equal(t, []string{replicated}, n.heard())
+		n.exec(t, "SELECT 1; "+refresh+"; CREATE TABLE after_"+setting+" (id int)")
+		require.Equal(t, []string{refresh, refresh, "CREATE TABLE after_" + setting + " (id int)"}, n.queued(t))
+	}
+	n.heard()
+	n.exec(t, `DO $$ BEGIN `+refresh+`; END $$`)
+	require.Equal(t, []string{refresh}, n.queued(t))
+	require.Equal(t, []string{replicated}, n.heard())
+}
+
+// TestCaptureOfTheSession: what names things that only this session has would fail elsewhere, or mean others.
+func TestCaptureOfTheSession(t *testing.T) {
+	t.Parallel()
+	n := capturing(t)
+	role := "reader_" + n.text(t, `current_database()`)
+	n.exec(t, `SET spock.enable_ddl_replication = off; SET spock.allow_ddl_from_functions = on; CREATE ROLE `+role+`; CREATE SCHEMA s;
+		CREATE TABLE p (id int); CREATE TABLE s.passing (id int); CREATE TEMP TABLE passing (id int); CREATE TEMP TABLE "Odd ""(name" (id int, name text); CREATE TEMP TABLE é$1 (id int);
+		CREATE TEMP VIEW seen AS SELECT * FROM passing; SET spock.enable_ddl_replication = on`)
+	t.Cleanup(func() { dropRole(t, n, role) })
+	n.queued(t)
+	for _, c := range []struct {
+		sql  string
+		want []string
+		said string
+	}{
+		{"CREATE TABLE a1 AS SELECT * FROM passing", []string{}, notSent},
+		{"CREATE TABLE a2 AS SELECT * FROM p JOIN /* it */ pg_temp . Passing USING (id)", []string{}, notSent},
+		{"SELECT seen.* INTO a3 FROM p, seen", []string{}, notSent},
+		{`CREATE TABLE a4 AS SELECT * FROM p WHERE id IN (SELECT id FROM "Odd ""(name")`, []string{}, notSent},
+		{"CREATE TABLE a5 AS TABLE é$1", []string{}, notSent},
+		{"CREATE TABLE a6 (LIKE passing)", []string{}, notSent},
+		{"CREATE FUNCTION f1() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM passing; END", []string{}, notSent},
+		{"GRANT SELECT ON p, passing TO " + role, []string{}, notSent},
+		{"CREATE TRIGGER tr BEFORE UPDATE ON passing FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()", []string{}, notSent},
+		{"CREATE STATISTICS st ON id, name FROM \"Odd \"\"(name\"", []string{}, notSent},
+		{"CREATE RULE ru AS ON INSERT TO passing DO NOTHING; DROP RULE ru ON passing", []string{}, notSent},
+		{"DO $$ BEGIN EXECUTE 'CREATE TABLE a7 AS SELECT $1 AS v' USING 5; END $$", []string{}, notSent},
+		{"DO $$ BEGIN EXECUTE 'CREATE TABLE a8 AS SELECT ''$1'' AS v, 1 AS a$1' USING 5; END $$", []string{"CREATE TABLE a8 AS SELECT '$1' AS v, 1 AS a$1"}, unsafe},
+		// What is only called so, though somebody reads it.
+		{"BEGIN; SELECT * FROM passing; CREATE TABLE b1 AS SELECT * FROM s.passing; COMMIT", []string{"CREATE TABLE b1 AS SELECT * FROM s.passing"}, unsafe},
+		{"BEGIN; SELECT * FROM passing; CREATE TABLE b2 AS SELECT id AS passing2, 'passing' AS passing_ FROM p; COMMIT", []string{"CREATE TABLE b2 AS SELECT id AS passing2, 'passing' AS passing_ FROM p"}, unsafe},
+		{"CREATE TABLE b3 AS SELECT id AS passing FROM p", []string{"CREATE TABLE b3 AS SELECT id AS passing FROM p"}, unsafe},
+		{"CREATE TABLE b4 (LIKE s.passing, passing int)", []string{"CREATE TABLE b4 (LIKE s.passing, passing int)"}, replicated},
+		{"GRANT SELECT ON p TO " + role + " /* passing */", []string{"GRANT SELECT ON p TO " + role + " /* passing */"}, replicated},
+		{"CREATE FUNCTION f2(int) RETURNS int LANGUAGE sql RETURN $1 + 1", []string{"CREATE FUNCTION f2(int) RETURNS int LANGUAGE sql RETURN $1 + 1"}, replicated},
+		// Of several only what others have.
+		{`CREATE TEMP TABLE d1 (id int); CREATE TABLE "D 2" (id int); DROP TABLE d1, "D 2"`, []string{`CREATE TABLE "D 2" (id int)`, `DROP TABLE public."D 2"`}, replicated},
+		{
+			"CREATE TEMP TABLE d1 (id int); CREATE TABLE d2 (id int PRIMARY KEY); CREATE TABLE s.d3 (id int); SELECT spock.repset_add_table('default', 'd2'); DROP TABLE IF EXISTS d2, d1, s.d3 CASCADE",
+			[]string{"CREATE TABLE d2 (id int PRIMARY KEY)", "CREATE TABLE s.d3 (id int)", "DROP TABLE IF EXISTS public.d2, s.d3 CASCADE"},
+			replicated,
+		},
+		{"CREATE TABLE d4 (id int); DROP TABLE d4", []string{"CREATE TABLE d4 (id int)", "DROP TABLE d4"}, replicated},
+		{"DROP FUNCTION f1; DROP VIEW seen; DROP TABLE passing", []string{"DROP FUNCTION f1"}, notSent},
+	} {
+		t.Run(c.sql, func(t *testing.T) { //nolint:paralleltest // one session
+			n.heard()
+			n.exec(t, c.sql)
+			require.ElementsMatch(t, c.want, n.queued(t))
+			require.Contains(t, n.heard(), c.said)
+		})
+	}
 }
 
 // translated starts a server that speaks German.

@@ -28,9 +28,15 @@ func TestSplitStatements(t *testing.T) {
 		`a (b; c); d`:                          {`a (b; c)`, "d"},
 		`a begin atomic b; case c end; end; d`: {`a begin atomic b; case c end; end`, "d"},
 		`begin; a; end; b`:                     {"begin", "a", "end", "b"},
-		`a 'never closed; b`:                   {`a 'never closed; b`},
-		`é 'ü;'; ß`:                            {`é 'ü;'`, "ß"},
-		`a; /* only a comment */`:              {"a"},
+		// What is called so ends no body, and begins none.
+		`a begin atomic select x.end from (select 1 as end) x; end; d`:                            {`a begin atomic select x.end from (select 1 as end) x; end`, "d"},
+		"a begin atomic select x . /* y */ end, 2 case, 3 end; -- ;\n end; d":                     {"a begin atomic select x . /* y */ end, 2 case, 3 end; -- ;\n end", "d"},
+		`a begin atomic select x.case, 1 as case, case when b then case c end end; select 1; END`: {`a begin atomic select x.case, 1 as case, case when b then case c end end; select 1; END`},
+		`a begin /* x */ atomic end; d`:                                                           {`a begin /* x */ atomic end`, "d"},
+		`select a.begin atomic, b as begin; d`:                                                    {`select a.begin atomic, b as begin`, "d"},
+		`a 'never closed; b`:                                                                      {`a 'never closed; b`},
+		`é 'ü;'; ß`:                                                                               {`é 'ü;'`, "ß"},
+		`a; /* only a comment */`:                                                                 {"a"},
 	} {
 		var got []string
 		require.NoError(t, n.sql.QueryRow(t.Context(), `SELECT pgdrover.split_statements($1)`, text).Scan(&got), text)

@@ -120,13 +120,22 @@ RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT coalesce(pg_catalog.current_setting('pgdrover.internal', true) = 'on', false)
 $$;
 
+-- Nor do event triggers of others fire for it: they would run under our search path.
 CREATE OR REPLACE FUNCTION pgdrover.run(ddl text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     before pg_catalog.text := coalesce(pg_catalog.current_setting('pgdrover.internal', true), '');
+    role_before pg_catalog.text := pg_catalog.current_setting('session_replication_role');
+    quiet boolean := role_before <> 'replica' AND pg_catalog.has_parameter_privilege('session_replication_role', 'SET');
 BEGIN
     PERFORM pg_catalog.set_config('pgdrover.internal', 'on', true);
+    IF quiet THEN
+        PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    END IF;
     EXECUTE ddl;
+    IF quiet THEN
+        PERFORM pg_catalog.set_config('session_replication_role', role_before, true);
+    END IF;
     PERFORM pg_catalog.set_config('pgdrover.internal', before, true);
 END
 $$;

@@ -19,10 +19,11 @@ DECLARE
     depth integer;
     width integer;
     glued pg_catalog.text := '';     -- the word that ends where the piece begins, in lower case
-    last_word pg_catalog.text := ''; -- the same with blanks and comments between; a quote behind a literal that escapes
+    last_word pg_catalog.text := ''; -- the same with blanks and comments between, or a mark; a quote behind a literal that escapes
+    begins boolean := false;         -- last_word is a BEGIN, not the name of a column
     number integer := 0;
     parens integer := 0;
-    bodies integer := 0;    -- BEGIN ATOMIC and the CASEs within it
+    body boolean := false;  -- within BEGIN ATOMIC
 BEGIN
     -- Words as the server takes them: beyond ASCII everything is a letter. A backslash and what it may take along are one.
     SELECT pg_catalog.array_agg(coalesce(m[1], m[2], m[3])),
@@ -37,11 +38,13 @@ BEGIN
         kind := kinds[i];
         IF kind = 'w' THEN
             tok := pg_catalog.lower(pieces[i]);
-            IF bodies = 0 THEN
-                bodies := CASE WHEN tok = 'atomic' AND last_word = 'begin' THEN 1 ELSE 0 END;
-            ELSIF glued = '' THEN
-                bodies := bodies + CASE tok WHEN 'case' THEN 1 WHEN 'end' THEN -1 ELSE 0 END;
+            IF NOT body THEN
+                body := tok = 'atomic' AND begins;
+            ELSIF tok = 'end' AND last_word IN (';', 'atomic') THEN
+                -- That of a CASE, or a name, stands within a statement.
+                body := false;
             END IF;
+            begins := tok = 'begin' AND glued = '' AND last_word NOT IN ('.', 'as');
             glued := tok;
             last_word := tok;
             numbers := numbers || number;
@@ -97,7 +100,7 @@ BEGIN
         ELSE
             parens := parens + CASE kind WHEN '(' THEN 1 WHEN ')' THEN -1 ELSE 0 END;
         END IF;
-        IF kind = ';' AND parens <= 0 AND bodies = 0 THEN
+        IF kind = ';' AND parens <= 0 AND NOT body THEN
             numbers := numbers || NULL::integer;
             number := number + 1;
             parens := 0;
@@ -111,7 +114,8 @@ BEGIN
             numbers := numbers || number;
         END LOOP;
         glued := CASE WHEN tok = '$' AND glued <> '' THEN '$' ELSE '' END;
-        last_word := CASE WHEN kind = '-' THEN last_word WHEN escapes THEN '''' ELSE '' END;
+        begins := begins AND kind = '-';
+        last_word := CASE WHEN kind = '-' THEN last_word WHEN escapes THEN '''' WHEN kind IN (';', '.') THEN tok ELSE '' END;
         i := last + 1;
     END LOOP;
     kinds := coalesce(kinds, '{}');
