@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -177,6 +178,9 @@ const (
 // serve holds one session with the database, and the workers.
 func (e *Engine) serve(ctx context.Context) error {
 	db, err := e.connect(ctx, "spock manager", map[string]string{"session_replication_role": "origin"})
+	if sqlState(err) == pgerrcode.InsufficientPrivilege {
+		return &refusal{err, "The engine needs a superuser of this database: name one in --dsn."}
+	}
 	if err != nil {
 		return err
 	}

@@ -106,7 +106,7 @@ func (m *merger) load(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	if len(there) == 0 {
-		return 0, errNoTable
+		return 0, fmt.Errorf("%w %s", errNoTable, p.quoted())
 	}
 	remote, key := string(there[0][0]), string(there[0][1])
 	if err := m.run(ctx, fmt.Sprintf(`DROP TABLE IF EXISTS pg_temp.pgdrover_copy, pg_temp.pgdrover_gone;

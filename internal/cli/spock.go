@@ -93,6 +93,14 @@ func openSpock(ctx context.Context, env *Env, info pg.ConnInfo) (*spock.DB, erro
 		hint = "give a user and a password that the server accepts: in --dsn, in ~/.pgpass or as a rule of pg_hba.conf"
 	case pgerrcode.InvalidCatalogName:
 		hint = "create the database first, or name another one in --dsn"
+	case pgerrcode.TooManyConnections:
+		hint = "end sessions that nobody needs, or raise max_connections and restart the server"
+	case pgerrcode.CannotConnectNow:
+		hint = "the server starts, stops or recovers: try again in a while, and read its log if that lasts"
+	case "":
+		if text := err.Error(); strings.Contains(text, "tls:") || strings.Contains(text, "x509:") {
+			hint = "check sslmode, sslrootcert and sslcert of the connection string, and the name in the server's certificate"
+		}
 	}
 	failure := &placed{text: place(info) + ": " + onceEach(err.Error()), err: err}
 	return nil, &exitError{code: exitPgSQL, level: slog.LevelError, err: failure, hint: hint}
