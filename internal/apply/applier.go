@@ -40,7 +40,8 @@ type applier struct {
 	shapes  shapes
 	crew    *crew // nil where one session applies
 
-	epoch    int // of targets: what was known of tables before is void
+	epoch    int    // of targets: what was known of tables before is void
+	defined  uint64 // of claims, when targets were made
 	inflight []*transaction
 	weight   int // bytes that those in flight hold
 	todo     []*transaction
@@ -364,6 +365,13 @@ func (a *applier) begin(ctx context.Context, tx *transaction) error {
 			return err
 		}
 	}
+	if a.redefined() {
+		// Tables are looked at while nothing of it is on its way.
+		if _, err := a.wishOf(ctx, tx); err != nil {
+			a.claims.release(a, w)
+			return err
+		}
+	}
 	tx.wish = w
 	tx.begun = true
 	tx.actions = 1
@@ -380,6 +388,19 @@ func (a *applier) begin(ctx context.Context, tx *transaction) error {
 		return a.session.run(ctx, "SAVEPOINT pgdrover_start")
 	}
 	return nil
+}
+
+// redefined tells whether another stream has changed tables since targets were
+// made, and has them made anew. What is claimed is asked first: no DDL of another
+// stream comes then.
+func (a *applier) redefined() bool {
+	now := a.claims.defined.Load()
+	if now == a.defined {
+		return false
+	}
+	a.defined = now
+	a.epoch++
+	return true
 }
 
 // drain waits until everything that was sent is answered.
@@ -446,7 +467,7 @@ func (a *applier) target(ctx context.Context, t *remoteTable) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := newTarget(local, t.relation, t.rule, a.binary)
+	g, err := newTarget(local, t.relation, t.rule, a.binary, uint32(a.author))
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // claims keep transactions of different streams apart: no two may hold
@@ -19,6 +20,9 @@ type claims struct {
 	owners map[any]int // every owner of anything, to be weighed against a wish for all
 	freed  chan struct{}
 	queue  []*waiter // who waits for freed, in the order of their coming
+	// defined counts the transactions that have run DDL: who has claimed something
+	// after one of them must not go by what it knew of tables before.
+	defined atomic.Uint64
 }
 
 // waiter is one who waits. It holds nothing meanwhile, and nobody who comes

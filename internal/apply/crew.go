@@ -116,6 +116,10 @@ func (a *applier) assign(ctx context.Context, tx *transaction) (bool, error) {
 			return false, err
 		}
 	}
+	if a.redefined() {
+		a.claims.release(a, w)
+		return a.assign(ctx, tx)
+	}
 	tx.wish = w
 	for {
 		err := a.settle()

@@ -112,11 +112,18 @@ func (g *target) insertPlan() *plan {
 		p.one = fmt.Sprintf("INSERT INTO %s DEFAULT VALUES", g.name)
 		return p
 	}
+	var constants strings.Builder
+	for _, f := range g.behind {
+		names = append(names, pg.QuoteIdent(g.Columns[f.local].Name))
+		constants.WriteString(", " + f.value)
+	}
 	into := fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE ", g.name, strings.Join(names, ", "))
-	p.one, p.oneOf = into+"VALUES ("+strings.Join(values, ", ")+")", single.types
+	p.one, p.oneOf = into+"VALUES ("+strings.Join(values, ", ")+constants.String()+")", single.types
 	if len(arrays) == len(g.sent) {
-		p.copy = fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", g.name, strings.Join(names, ", "))
-		p.many = into + fmt.Sprintf("SELECT %s FROM unnest(%s) v (%s)", strings.Join(casts, ", "),
+		if len(g.behind) == 0 {
+			p.copy = fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", g.name, strings.Join(names, ", "))
+		}
+		p.many = into + fmt.Sprintf("SELECT %s FROM unnest(%s) v (%s)", strings.Join(casts, ", ")+constants.String(),
 			strings.Join(arrays, ", "), strings.ReplaceAll(strings.Join(casts, ", "), "v.", ""))
 		p.manyOf = multi.types
 	}
@@ -126,7 +133,7 @@ func (g *target) insertPlan() *plan {
 			values[i] = m.add(c.typ)
 		}
 		counted = fmt.Sprintf("w%d", number)
-		return fmt.Sprintf("%s AS (%sVALUES (%s) RETURNING 1)", counted, into, strings.Join(values, ", ")), counted
+		return fmt.Sprintf("%s AS (%sVALUES (%s) RETURNING 1)", counted, into, strings.Join(values, ", ")+constants.String()), counted
 	}
 	g.lookPlan(p)
 	return p
@@ -220,11 +227,13 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 	for i, c := range p.columns[:written] {
 		setMany = append(setMany, fmt.Sprintf("%s = v.c%d", pg.QuoteIdent(g.Columns[c.local].Name), i))
 	}
+	setMany = append(setMany, g.fillList()...)
 	one := func(m *parameters, time string) string {
 		set := make([]string, written)
 		for i, c := range p.columns[:written] {
 			set[i] = pg.QuoteIdent(g.Columns[c.local].Name) + " = " + m.add(c.typ)
 		}
+		set = append(set, g.fillList()...)
 		where := []string{g.keyTest(m)}
 		for _, c := range fixed {
 			where = append(where, fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), m.add(c.typ)))
@@ -278,6 +287,7 @@ func (g *target) movePlan(v verdict) *plan {
 		for _, c := range g.sent {
 			set = append(set, pg.QuoteIdent(g.Columns[c.local].Name)+" = "+m.add(c.typ))
 		}
+		set = append(set, g.fillList()...)
 		for i, k := range g.key {
 			name, value := pg.QuoteIdent(g.Columns[k].Name), m.add(p.columns[len(g.sent)+i].typ)
 			where = append(where, fmt.Sprintf("k.%s %s %s", name, g.Indexes[0].Operators[i], value))
@@ -297,6 +307,15 @@ func (g *target) movePlan(v verdict) *plan {
 	p.one, p.oneOf = "WITH "+tables+" SELECT "+holds("EXISTS (SELECT FROM "+counted+")"), single.types
 	g.lookPlan(p)
 	return p
+}
+
+// fillList are the assignments of what the provider does not have yet.
+func (g *target) fillList() []string {
+	var list []string
+	for _, f := range g.behind {
+		list = append(list, pg.QuoteIdent(g.Columns[f.local].Name)+" = "+f.value)
+	}
+	return list
 }
 
 func (g *target) isKey(local int) bool {

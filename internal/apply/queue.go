@@ -68,9 +68,11 @@ func (c *carefully) execute(ctx context.Context, q *queued) error {
 }
 
 // usual is what a queued text expects where it does not say otherwise:
-// pgdrover.statement_settings writes the rest before it.
+// pgdrover.statement_settings writes the rest before it. Queries of its author's
+// see what policies let him see, as they did there.
 const usual = `; SET LOCAL timezone TO 'UTC'; SET LOCAL datestyle TO 'ISO, MDY'; SET LOCAL intervalstyle TO 'postgres'; ` +
-	`SET LOCAL xmloption TO 'content'; SET LOCAL array_nulls TO 'on'`
+	`SET LOCAL xmloption TO 'content'; SET LOCAL array_nulls TO 'on'; SET LOCAL bytea_output TO 'hex'; SET LOCAL extra_float_digits TO '1'; ` +
+	`SET LOCAL transform_null_equals TO 'off'; SET LOCAL xmlbinary TO 'base64'; SET LOCAL row_security TO 'on'`
 
 // ddl runs a statement as the role that ran it there. The text sets the search
 // path itself.
@@ -94,6 +96,9 @@ func (c *carefully) ddl(ctx context.Context, q *queued) error {
 		err = c.ddlConfined(ctx, q)
 	}
 	if err != nil {
+		return err
+	}
+	if err := c.rewritten(ctx); err != nil {
 		return err
 	}
 	// What the text has set for the session, the path with it, must not stay, nor
@@ -122,14 +127,25 @@ func (c *carefully) ddlConfined(ctx context.Context, q *queued) error {
 	if err := c.session.run(ctx, fmt.Sprintf(definition, pg.QuoteIdent(q.role))); err != nil {
 		return err
 	}
-	// A function of this language runs no SELECT INTO by itself.
-	const call = `SELECT pg_temp.pgdrover_ddl(coalesce(array_agg(CASE WHEN pgdrover.bare_text(x.s) ~* '^\s*(select|with)\M'
-		THEN 'EXPLAIN (ANALYZE, TIMING off) ' ELSE '' END || x.s ORDER BY x.n), '{}'))
-		FROM unnest(pgdrover.split_statements($1)) WITH ORDINALITY x (s, n)`
-	if _, err := c.session.query(ctx, call, []uint32{textOID}, textValue(q.text)); err != nil {
+	// A function of that language runs no SELECT INTO; one of this does, as event
+	// triggers see. All of them go with what else is temporary.
+	const into = `SELECT format('CREATE FUNCTION pg_temp.pgdrover_into_%1$s() RETURNS void LANGUAGE sql SECURITY DEFINER AS %2$L;
+		ALTER FUNCTION pg_temp.pgdrover_into_%1$s() OWNER TO %3$I', x.n, x.s, $2::text)
+		FROM unnest(pgdrover.split_statements($1)) WITH ORDINALITY x (s, n) WHERE pgdrover.bare_text(x.s) ~* '^(select|with)\M'`
+	reply, err := c.session.query(ctx, into, []uint32{textOID, textOID}, textValue(q.text), textValue(q.role))
+	if err != nil {
 		return err
 	}
-	return c.session.run(ctx, "DROP FUNCTION pg_temp.pgdrover_ddl(text[])")
+	for _, row := range reply.rows {
+		if err := c.session.run(ctx, string(row[0].Data)); err != nil {
+			return err
+		}
+	}
+	const call = `SELECT pg_temp.pgdrover_ddl(coalesce(array_agg(CASE WHEN pgdrover.bare_text(x.s) ~* '^(select|with)\M'
+		THEN 'SELECT pg_temp.pgdrover_into_' || x.n || '()' ELSE x.s END ORDER BY x.n), '{}'))
+		FROM unnest(pgdrover.split_statements($1)) WITH ORDINALITY x (s, n)`
+	_, err = c.session.query(ctx, call, []uint32{textOID}, textValue(q.text))
+	return err
 }
 
 type named struct {

@@ -61,6 +61,23 @@ func (c *carefully) assignment(r *rowChange, step conflict.Step, s sent, at int,
 	}
 }
 
+// fill is assignment for a column that the provider does not have yet: there it
+// is a constant, which no change changes.
+func (r *rowChange) fill(step conflict.Step, f fill) string {
+	col := r.g.Columns[f.local]
+	name := "k." + pg.QuoteIdent(col.Name)
+	switch step.Assign(conflict.Column{Counter: col.Counter, OldKnown: true}) {
+	case conflict.TakeNew:
+		return f.value
+	case conflict.AddNew:
+		return name + " + " + f.value
+	case conflict.TakeChange:
+		return f.value + " - " + f.value
+	default:
+		return ""
+	}
+}
+
 func (c *carefully) insertRow(r *rowChange, step conflict.Step) *ask {
 	var p parameters
 	var names, exprs []string
@@ -73,6 +90,11 @@ func (c *carefully) insertRow(r *rowChange, step conflict.Step) *ask {
 		names = append(names, pg.QuoteIdent(r.g.Columns[s.local].Name))
 		exprs = append(exprs, expr)
 		values = append(values, v...)
+	}
+	for _, f := range r.g.behind {
+		if expr := r.fill(step, f); expr != "" {
+			names, exprs = append(names, pg.QuoteIdent(r.g.Columns[f.local].Name)), append(exprs, expr)
+		}
 	}
 	text := "INSERT INTO " + r.g.name
 	if len(names) == 0 {
@@ -103,6 +125,11 @@ func (c *carefully) updateRow(ctx context.Context, r *rowChange, step conflict.S
 		}
 		set = append(set, pg.QuoteIdent(r.g.Columns[s.local].Name)+" = "+expr)
 		values = append(values, v...)
+	}
+	for _, f := range r.g.behind {
+		if expr := r.fill(step, f); expr != "" {
+			set = append(set, pg.QuoteIdent(r.g.Columns[f.local].Name)+" = "+expr)
+		}
 	}
 	if step.Kind == conflict.AmendRow {
 		// Mostly the row has what was fetched.
@@ -153,6 +180,11 @@ func (c *carefully) replaceRow(r *rowChange, step conflict.Step, h *held) *ask {
 			values = append(values, v...)
 		}
 	}
+	for _, f := range r.g.behind {
+		if expr := r.fill(step, f); expr != "" {
+			given[f.local] = expr
+		}
+	}
 	for i, col := range r.g.Columns {
 		if col.Generated {
 			continue
@@ -187,6 +219,11 @@ func (c *carefully) differs(ctx context.Context, r *rowChange, step conflict.Ste
 		col := r.g.Columns[s.local]
 		tests = append(tests, fmt.Sprintf("k.%s::text IS DISTINCT FROM (%s)::%s::text", pg.QuoteIdent(col.Name), expr, col.TypeName))
 		values = append(values, v...)
+	}
+	for _, f := range r.g.behind {
+		if expr := r.fill(step, f); expr != "" && which(r.g.Columns[f.local]) {
+			tests = append(tests, fmt.Sprintf("k.%s::text IS DISTINCT FROM (%s)::text", pg.QuoteIdent(r.g.Columns[f.local].Name), expr))
+		}
 	}
 	if len(tests) == 0 {
 		return false, nil

@@ -25,11 +25,19 @@ type table struct {
 	Indexes    []index  `json:"indexes"` // the unique ones, the key's first
 	computed   []index  // the unique ones over what is computed from a row
 	Dropped    []string `json:"dropped"` // columns that peers may still send
+	Added      []added  `json:"added"`   // columns that peers may not have yet
 	key        []int    // positions in Columns; empty without a key
 	keyIndex   string   // its name
 	byName     map[string]int
 	name       string // qualified and quoted
 	plain      string // qualified, not quoted
+}
+
+// added is a column that came by DDL which travels.
+type added struct {
+	Name   string   `json:"name"`
+	Value  *string  `json:"value"`  // what the rows of before have there; nil for NULL
+	Passed []uint32 `json:"passed"` // providers that have it, if they ever will
 }
 
 type column struct {
@@ -80,6 +88,10 @@ SELECT pg_catalog.json_build_object(
   'counters', EXISTS (SELECT FROM spock.pgdrover_delta_column d WHERE d.relid = c.oid),
   'key_bytes', pgdrover.key_expression(c.oid, 'k'),
   'dropped', (SELECT pg_catalog.json_agg(d.column_name) FROM spock.pgdrover_dropped_column d WHERE d.relid = c.oid),
+  'added', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', d.column_name, 'value', d.value,
+       'passed', (SELECT pg_catalog.json_agg(v.provider_id::bigint) FROM spock.pgdrover_vector v WHERE v.origin_id = d.author AND v.lsn >= d.author_lsn)))
+     FROM spock.pgdrover_added_column d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.relid AND a.attname = d.column_name
+    WHERE d.relid = c.oid AND a.attgenerated = '' AND a.attidentity = '' AND (d.value IS NOT NULL OR NOT a.attnotnull)),
   'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
        'name', a.attname, 'num', a.attnum, 'type', a.atttypid::bigint, 'element', t.typelem::bigint,
        'always', a.attidentity = 'a', 'generated', a.attgenerated <> '',
@@ -136,7 +148,7 @@ func loadTable(ctx context.Context, s *session, schema, name string) (*table, er
 		return nil, fmt.Errorf("read definition of %s.%s: %w", schema, name, err)
 	}
 	if len(r.rows) == 0 {
-		return nil, errNoTable
+		return nil, fmt.Errorf("%w %s.%s", errNoTable, schema, name)
 	}
 	t := &table{name: pg.QuoteIdent(schema) + "." + pg.QuoteIdent(name), plain: schema + "." + name}
 	if err := json.Unmarshal(r.rows[0][0].Data, t); err != nil {
@@ -194,6 +206,7 @@ type target struct {
 	remote   *pgoutput.Relation
 	sent     []sent // those remote columns that are written here
 	place    []int  // local column → position in sent, or -1
+	behind   []fill // those columns that the provider does not have yet
 	plans    map[uint64]*plan
 	hasKey   bool // the key's columns are all sent
 	moves    bool // the fast form knows how to move rows to another key
@@ -210,10 +223,36 @@ type sent struct {
 	typ    uint32
 }
 
+// fill is a column that rows do not bring because they were written before it
+// came to the provider. It is written with what those rows get there when it
+// comes: else a row that wins here would keep another's value in it, and there
+// that one's whole row loses.
+type fill struct {
+	local int
+	value string // as SQL
+}
+
+// fills finds the columns that a provider does not have yet. What the sets leave
+// out, and what is this node's alone, never comes, and is let be.
+func (g *target) fills(r rule, provider uint32) {
+	for _, a := range g.Added {
+		at, ok := g.byName[a.Name]
+		if !ok || g.place[at] >= 0 || r.columns != nil && !r.columns[a.Name] || slices.Contains(a.Passed, provider) ||
+			slices.ContainsFunc(g.remote.Columns, func(c pgoutput.Column) bool { return c.Name == a.Name }) {
+			continue
+		}
+		value := "NULL"
+		if a.Value != nil {
+			value = pg.QuoteLiteral(*a.Value)
+		}
+		g.behind = append(g.behind, fill{local: at, value: value + "::" + g.Columns[at].TypeName})
+	}
+}
+
 // builtin is the first type number that is not the same on every server.
 const firstOwnOID = 16384
 
-func newTarget(t *table, remote *pgoutput.Relation, r rule, binary bool) (*target, error) {
+func newTarget(t *table, remote *pgoutput.Relation, r rule, binary bool, provider uint32) (*target, error) {
 	g := &target{table: t, remote: remote, binary: binary, plans: map[uint64]*plan{}, place: make([]int, len(t.Columns))}
 	for i := range g.place {
 		g.place[i] = -1
@@ -239,6 +278,7 @@ func newTarget(t *table, remote *pgoutput.Relation, r rule, binary bool) (*targe
 		g.place[at] = len(g.sent)
 		g.sent = append(g.sent, sent{remote: i, local: at, typ: typ})
 	}
+	g.fills(r, provider)
 	g.hasKey = len(t.key) > 0
 	for _, k := range t.key {
 		g.hasKey = g.hasKey && g.place[k] >= 0

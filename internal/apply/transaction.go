@@ -27,6 +27,7 @@ type transaction struct {
 	durable  bool // its commit waits for the disk
 	early    bool // it comes in blocks, and is applied before its end is here
 	deferred bool // it touched tables with checks that may wait for its end
+	defines  bool // it has run DDL
 	stamped  bool // its stamp was sent along with its last change
 	actions  int  // counted as in the exception log, from BEGIN = 1
 

@@ -140,6 +140,17 @@ CREATE TABLE spock.pgdrover_dropped_column (
     PRIMARY KEY (relid, column_name)
 );
 
+-- Columns that came by DDL that travels, while peers may still send rows of before, and what such a row gets there when the
+-- DDL arrives. The position is one of its author's log that is not before it.
+CREATE TABLE spock.pgdrover_added_column (
+    relid       oid NOT NULL,
+    column_name name NOT NULL,
+    value       text,
+    author      oid,
+    author_lsn  pg_lsn,
+    PRIMARY KEY (relid, column_name)
+);
+
 -- Sequences that draw values of this node alone.
 CREATE TABLE spock.pgdrover_spread (
     one         boolean PRIMARY KEY DEFAULT true CHECK (one),

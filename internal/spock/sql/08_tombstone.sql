@@ -62,8 +62,9 @@ BEGIN
 END
 $$;
 
--- Makes the triggers of a table, or makes them anew when its key is another one. The update trigger names no columns
--- and has no condition: either would forbid the application to change a key column's type.
+-- Makes the triggers of a table, or makes them anew when its key is another one, or somebody has switched one off (DISABLE
+-- TRIGGER USER means them, too): made anew it is on. The update trigger names no columns and has no condition: either would
+-- forbid the application to change a key column's type.
 CREATE OR REPLACE FUNCTION pgdrover.watch(rel oid)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -81,7 +82,8 @@ BEGIN
     END IF;
     SELECT w.definition INTO old_definition FROM spock.pgdrover_watch w WHERE w.relid = rel;
     IF old_definition = coalesce(expression, '') AND
-       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = rel AND t.tgname LIKE E'pgdrover\\_tombstone\\_%')
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t
+         WHERE t.tgrelid = rel AND t.tgname LIKE E'pgdrover\\_tombstone\\_%' AND t.tgenabled = 'O')
        = (CASE WHEN expression IS NULL THEN 1 ELSE 3 END) THEN
         RETURN;
     END IF;
@@ -290,6 +292,7 @@ BEGIN
     GET DIAGNOSTICS n = ROW_COUNT;
     DELETE FROM spock.pgdrover_dropped_column c
      WHERE coalesce(pgdrover.passed(pgdrover.local_node_id()) >= c.dropped_lsn, true);
+    PERFORM pgdrover.purge_added_columns();
     -- A stamp that stands beside its row is of no use any more when nothing older can arrive.
     WITH passed AS MATERIALIZED (
         SELECT a.author, pgdrover.outlived(a.author) AS lsn

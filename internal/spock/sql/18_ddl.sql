@@ -11,13 +11,16 @@ RETURNS text LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- What is written before a statement, so that it means elsewhere what it means here: literals of times, intervals and
--- XML are read by these. An engine has the values named here when it begins with a statement.
+-- XML are read by these, and what becomes a text is written by them. An engine has the values named here when it begins
+-- with a statement, or what is the same.
 CREATE OR REPLACE FUNCTION pgdrover.statement_settings()
 RETURNS text LANGUAGE sql STABLE AS $$
     SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('SET LOCAL %s TO %L; ', s.name, s.value), '' ORDER BY s.n), '')
       FROM (SELECT b.n, b.name, b.usual, pg_catalog.current_setting(b.name) AS value
               FROM (VALUES (1, 'timezone', '{UTC,Etc/UTC,UCT,Etc/UCT,GMT,Etc/GMT}'::text[]), (2, 'datestyle', '{"ISO, MDY"}'),
-                           (3, 'intervalstyle', '{postgres}'), (4, 'xmloption', '{content}'), (5, 'array_nulls', '{on}'))
+                           (3, 'intervalstyle', '{postgres}'), (4, 'xmloption', '{content}'), (5, 'array_nulls', '{on}'),
+                           (6, 'bytea_output', '{hex}'), (7, 'extra_float_digits', '{1,2,3}'), (8, 'transform_null_equals', '{off}'),
+                           (9, 'xmlbinary', '{base64}'))
                    AS b(n, name, usual)) AS s
      WHERE s.value <> ALL (s.usual)
 $$;
@@ -102,7 +105,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.callers_context(context text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    place integer := pg_catalog.regexp_instr(context, E'(^|\\n)PL/pgSQL function (pgdrover\\.)?on_(ddl_end|sql_drop)\\(\\)[^\\n]*(\\n|$)',
+    place integer := pg_catalog.regexp_instr(context, E'(^|\\n)PL/pgSQL function ("?pgdrover"?\\.)?"?on_(ddl_end|sql_drop)"?\\(\\)[^\\n]*(\\n|$)',
                                              1, 1, 1);
 BEGIN
     RETURN CASE WHEN place > 0 THEN pg_catalog.substr(context, place) END;
@@ -283,12 +286,60 @@ BEGIN
         OR bare ~ E'\\mDETACH PARTITION\\M.*\\mCONCURRENTLY$'
         OR bare ~ E'^CREATE .*\\mAS EXECUTE\\M' AND tag = 'CREATE TABLE AS'
         OR coalesce(pg_catalog.current_setting('pgdrover.dropped_temporary', true) = 'on', false)
+        OR pgdrover.reads_session(tag, statement)
         OR EXISTS (SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() c
                     WHERE c.schema_name = 'pg_temp' OR c.schema_name LIKE E'pg\\_temp\\_%'
+                       OR c.object_identity ~ E' on pg_temp(_[0-9]+)?\\.' -- a trigger, a rule, a policy
                        OR EXISTS (SELECT FROM spock.reserved_object r
                                    WHERE r.kind = 'schema' AND NOT r.replicate_ddl
                                      AND (r.name = c.schema_name::name
                                           OR c.object_type = 'schema' AND r.name = c.object_identity::name)));
+END
+$$;
+
+-- Whether a statement reads what only this session has: its temporary relations, or the parameters of an EXECUTE. A name
+-- alone may be that of something else: who reads a relation keeps it locked. GRANT locks nothing.
+CREATE OR REPLACE FUNCTION pgdrover.reads_session(tag text, statement text)
+RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    makes_rows CONSTANT boolean := tag IN ('CREATE TABLE AS', 'SELECT INTO', 'CREATE MATERIALIZED VIEW');
+    grants CONSTANT boolean := tag IN ('GRANT', 'REVOKE');
+    -- What may be within a name, as for lex.
+    inside CONSTANT pg_catalog.text := E'[^\\x01-\\x23\\x25-\\x2f\\x3a-\\x40\\x5b-\\x5e\\x60\\x7b-\\x7f]';
+    code pg_catalog.text;
+BEGIN
+    IF NOT makes_rows AND NOT (pg_catalog.pg_my_temp_schema() <> 0 AND (
+               grants OR tag IN ('CREATE FUNCTION', 'CREATE PROCEDURE', 'CREATE RULE', 'CREATE STATISTICS')
+               OR tag = 'CREATE TABLE' AND statement ~* E'\\mlike\\M')) THEN
+        RETURN false;
+    END IF;
+    SELECT pg_catalog.string_agg(CASE u.kind WHEN '-' THEN ' ' WHEN '''' THEN '''''' WHEN '_' THEN '' WHEN 'w' THEN pg_catalog.lower(u.piece)
+                                 ELSE u.piece END, '' ORDER BY u.n) INTO code
+      FROM pgdrover.lex(statement) AS l,
+           ROWS FROM (pg_catalog.unnest(l.pieces), pg_catalog.unnest(l.kinds)) WITH ORDINALITY AS u(piece, kind, n);
+    IF makes_rows AND code ~ ('(?<!' || inside || E')\\$[0-9]') THEN
+        RETURN true;
+    END IF;
+    code := pg_catalog.regexp_replace(code, E'\\s*\\.\\s*', '.', 'g');
+    code := pg_catalog.regexp_replace(code, '(?<!' || inside || E')"?pg_temp(_[0-9]+)?"?\\.', ' ', 'g');
+    IF grants THEN
+        code := pg_catalog.substring(code, E'\\mon\\M\\s*(.*?)\\s(?:to|from)\\M');
+        IF code IS NULL OR code ~ E'^(all|database|domain|foreign|function|language|large|parameter|procedure|routine|schema|tablespace|type)\\M' THEN
+            RETURN false;
+        END IF;
+    END IF;
+    -- Not what a schema stands before. A name needs no quotes that has nothing but such characters, and none in upper case.
+    RETURN EXISTS (
+        SELECT FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p', 'v', 'S')
+           AND code ~ ('(?<![.]|' || inside || ')('
+                       || CASE WHEN c.relname ~ ('^' || inside || '+$') AND c.relname !~ E'[\\x41-\\x5a]'
+                               THEN pg_catalog.replace(c.relname, '$', E'\\$') || '(?!' || inside || ')|' ELSE '' END
+                       || '"' || pg_catalog.regexp_replace(pg_catalog.replace(c.relname, '"', '""'),
+                                     E'([\\x21\\x23-\\x2f\\x3a-\\x40\\x5b-\\x5e\\x60\\x7b-\\x7e])', E'\\\\\\1', 'g') || '")')
+           AND (grants OR EXISTS (
+                   SELECT FROM pg_catalog.pg_locks k
+                    WHERE k.locktype = 'relation' AND k.pid = pg_catalog.pg_backend_pid() AND k.relation = c.oid AND k.granted)));
 END
 $$;
 
@@ -333,6 +384,8 @@ DECLARE
     commands bigint;
     ours bigint;
     s pg_catalog.record;
+    -- What a statement dropped that is not temporary, when it dropped both.
+    lasting CONSTANT pg_catalog.text := substring(current_setting('pgdrover.dropped_temporary', true), E'^\\{.*$');
 BEGIN
     IF pgdrover.script_depth(tag, -1) > 0 THEN
         RETURN;
@@ -352,10 +405,19 @@ BEGIN
     IF commands > 0 AND commands = ours THEN
         RETURN;
     END IF;
+    -- The server does that for REFRESH … CONCURRENTLY.
+    IF s.from_function AND s.statement ~ E'^(CREATE TEMP|ALTER|DROP) TABLE pg_temp(_[0-9]+)?\\.pg_temp_[0-9]+' THEN
+        RETURN;
+    END IF;
     IF NOT enabled OR pgdrover.flag('spock.replication_repair_mode')
        OR coalesce(current_setting('pgdrover.applying', true), '') <> ''
        OR s.from_function AND NOT pgdrover.flag('spock.allow_ddl_from_functions') THEN
         RETURN;
+    END IF;
+    IF lasting IS NOT NULL AND tag LIKE 'DROP %' AND s.statement IS NOT NULL THEN
+        s.statement := tag || CASE WHEN pgdrover.outline(s.statement) ~ E'^DROP [A-Z ]+ IF EXISTS\\M' THEN ' IF EXISTS ' ELSE ' ' END
+                       || array_to_string(lasting::text[], ', ')
+                       || CASE WHEN pgdrover.outline(s.statement) ~ E'\\mCASCADE$' THEN ' CASCADE' ELSE '' END;
     END IF;
     IF s.statement IS NULL OR pgdrover.stays_local(tag, s.statement) OR NOT pg_has_role(session_user, caller, 'MEMBER') THEN
         PERFORM pgdrover.tell('warning', 'This DDL statement will not be replicated.');
@@ -433,6 +495,8 @@ CREATE OR REPLACE FUNCTION pgdrover.on_ddl_end()
 RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgdrover.capture(TG_TAG, pg_catalog.current_setting('search_path'), current_user);
+    -- It says nothing about the statement that this one may be a part of.
+    PERFORM pg_catalog.set_config('pgdrover.dropped_temporary', '', true);
 END
 $$;
 
@@ -468,6 +532,9 @@ BEGIN
     IF coalesce(current_setting('pgdrover.applying', true), '') = 'D' AND current_setting('session_replication_role') = 'replica'
        AND pgdrover.local_node_id() IS NOT NULL THEN
         PERFORM pgdrover.assign_created();
+    END IF;
+    IF TG_TAG = 'ALTER TABLE' THEN
+        PERFORM pgdrover.note_added_columns();
     END IF;
     SELECT array_agg(DISTINCT k.rel) INTO rels
       FROM (SELECT coalesce(i.indrelid, c.objid) AS rel

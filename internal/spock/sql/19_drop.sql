@@ -52,17 +52,16 @@ DECLARE
     m pg_catalog.record;
     lines pg_catalog.text[];
     details pg_catalog.text[];
+    lasting pg_catalog.text[];
 BEGIN
     IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() THEN
         RETURN;
     END IF;
-    -- Who drops nothing but temporary objects says nothing to other nodes.
-    IF (SELECT bool_and(o.is_temporary) FROM pg_event_trigger_dropped_objects() o WHERE o.original) THEN
+    -- Who drops nothing but temporary objects says nothing to other nodes. Of rules the server does not say it.
+    IF (SELECT bool_and(o.is_temporary OR coalesce(o.address_names[1] = 'pg_temp', false)) FROM pg_event_trigger_dropped_objects() o WHERE o.original) THEN
         PERFORM set_config('pgdrover.dropped_temporary', 'on', true);
         RETURN;
     END IF;
-    PERFORM set_config('pgdrover.dropped_temporary', '', true);
-    PERFORM set_config('pgdrover.dropped', pgdrover.drop_concerns()::text, true);
     SELECT array_agg('drop cascades to ' || d.member || ' membership in replication set ' || d.set_name),
            array_agg(d.member || ' membership in replication set ' || d.set_name || ' depends on ' || d.object)
       INTO lines, details FROM pgdrover.dropped_memberships(visible) d;
@@ -85,6 +84,14 @@ BEGIN
         END IF;
     END IF;
     PERFORM pgdrover.forget_dropped();
+    -- Other nodes have none of what is temporary.
+    IF tag LIKE 'DROP %' AND tag <> 'DROP OWNED' THEN
+        SELECT array_agg(o.object_identity ORDER BY o.object_identity) FILTER (WHERE NOT o.is_temporary) INTO lasting
+          FROM pg_event_trigger_dropped_objects() o WHERE o.original HAVING bool_or(o.is_temporary);
+    END IF;
+    -- Last, as DDL of our own clears it.
+    PERFORM set_config('pgdrover.dropped_temporary', coalesce(lasting::text, ''), true);
+    PERFORM set_config('pgdrover.dropped', pgdrover.drop_concerns()::text, true);
 END
 $$;
 
@@ -128,6 +135,7 @@ BEGIN
               WHERE d.classid = 'pg_catalog.pg_class'::regclass LOOP
         IF o.object_type = 'table column' THEN
             DELETE FROM spock.pgdrover_delta_column c WHERE c.relid = o.objid AND c.column_name = o.address_names[3]::name;
+            DELETE FROM spock.pgdrover_added_column c WHERE c.relid = o.objid AND c.column_name = o.address_names[3]::name;
             INSERT INTO spock.pgdrover_dropped_column (relid, column_name, dropped_lsn)
             SELECT o.objid, o.address_names[3]::name, pg_catalog.pg_current_wal_insert_lsn()
              WHERE EXISTS (SELECT FROM spock.subscription)
@@ -139,11 +147,68 @@ BEGIN
         ELSIF o.object_type = 'table' THEN
             DELETE FROM spock.pgdrover_delta_column c WHERE c.relid = o.objid;
             DELETE FROM spock.pgdrover_dropped_column c WHERE c.relid = o.objid;
+            DELETE FROM spock.pgdrover_added_column c WHERE c.relid = o.objid;
             IF EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = o.objid) THEN
                 PERFORM pgdrover.unwatch(o.objid);
             END IF;
         END IF;
     END LOOP;
+END
+$$;
+
+-- Notes what an ALTER TABLE that travels has added, and what it gave to the rows that were there: values that each node
+-- computes for itself are not noted. A column that was changed otherwise is taken for one as well, which does no harm: all
+-- peers send it. Values are written as the engine reads them.
+CREATE OR REPLACE FUNCTION pgdrover.note_added_columns()
+RETURNS void LANGUAGE plpgsql SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 3 AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM spock.subscription)
+       OR coalesce(pg_catalog.current_setting('pgdrover.applying', true), '') = ''
+          AND (NOT pgdrover.flag('spock.enable_ddl_replication') OR pgdrover.flag('spock.replication_repair_mode')) THEN
+        RETURN;
+    END IF;
+    INSERT INTO spock.pgdrover_added_column (relid, column_name, value)
+    WITH RECURSIVE changed (rel) AS (
+        SELECT c.objid FROM pg_catalog.pg_event_trigger_ddl_commands() c WHERE c.classid = 'pg_catalog.pg_class'::regclass
+         UNION SELECT i.inhrelid FROM changed p JOIN pg_catalog.pg_inherits i ON i.inhparent = p.rel
+    )
+    SELECT a.attrelid, a.attname, CASE
+               WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1]
+               WHEN e.expr LIKE 'NULL::%' THEN NULL
+               WHEN e.expr LIKE '''%' THEN pg_catalog.replace(pg_catalog.substring(e.expr, '^''((?:[^'']|'''')*)'''), '''''', '''')
+               ELSE e.expr END
+      FROM (SELECT DISTINCT c.rel FROM changed c) r
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = r.rel AND a.attnum > 0 AND NOT a.attisdropped
+           AND a.attgenerated = '' AND a.attidentity = '' AND pg_catalog.age(a.xmin) <= 0 -- of this transaction
+      LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+      CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_expr(f.adbin, f.adrelid) AS expr) e
+     WHERE (EXISTS (SELECT FROM spock.replication_set_table t WHERE t.set_reloid = r.rel)
+            OR EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = r.rel))
+       AND (a.atthasmissing OR e.expr IS NULL
+            -- The table was written anew, or has no rows of its own. This is a constant.
+            OR e.expr ~ E'^(-?[0-9.]+|true|false|NULL::[^()'']+|''([^''\\\\]|'''')*''::[^()'']+)$')
+        ON CONFLICT (relid, column_name) DO NOTHING;
+END
+$$;
+
+-- Columns that every provider sends by now. Whose DDL it was, its commit tells; where that author's stream is by then, it is
+-- past the DDL.
+CREATE OR REPLACE FUNCTION pgdrover.purge_added_columns()
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE spock.pgdrover_added_column c
+       SET author = x.author,
+           author_lsn = CASE WHEN x.author = pgdrover.local_node_id() THEN pg_catalog.pg_current_wal_insert_lsn()
+               ELSE coalesce((SELECT pg_catalog.max(s.remote_lsn) FROM spock.pgdrover_origin o
+                                JOIN pg_catalog.pg_replication_origin_status s ON s.local_id = o.roident
+                               WHERE o.node_id = x.author), '0/0') END
+      FROM (SELECT n.ctid AS place, coalesce(pgdrover.origin_node(s.roident), pgdrover.local_node_id()) AS author
+              FROM spock.pgdrover_added_column n CROSS JOIN LATERAL pg_catalog.pg_xact_commit_timestamp_origin(n.xmin) s
+             WHERE n.author IS NULL) x
+     WHERE c.ctid = x.place;
+    DELETE FROM spock.pgdrover_added_column c
+     WHERE coalesce(pgdrover.passed(c.author) >= c.author_lsn, c.author IS NOT NULL)
+        OR NOT EXISTS (SELECT FROM spock.subscription);
 END
 $$;
 
