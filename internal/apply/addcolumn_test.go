@@ -101,3 +101,23 @@ func TestColumnIsAddedInAMesh(t *testing.T) {
 		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"))
 	}
 }
+
+// Whoever does not follow the node that adds a column will never have it: rows
+// from there leave it as it is.
+func TestColumnThatOthersNeverGet(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+	for _, n := range []*node{a, b} {
+		n.exec(t, keyed)
+	}
+	a.subscribe(t, b, "")
+	b.exec(t, "INSERT INTO t VALUES (1, 'b'), (2, 'b')")
+	a.eventually(t, "SELECT count(*) FROM t", "2")
+	a.exec(t, travels+"ALTER TABLE t ADD c int; UPDATE t SET c = 7")
+	b.exec(t, "UPDATE t SET v = 'later' WHERE id = 1")
+	a.eventually(t, "SELECT v FROM t WHERE id = 1", "later")
+	a.eventually(t, "SELECT count(*) FROM spock.pgdrover_added_column", "0")
+	b.exec(t, "UPDATE t SET v = 'later' WHERE id = 2")
+	a.eventually(t, "SELECT v FROM t WHERE id = 2", "later")
+	require.Equal(t, "1 7,2 7", a.text(t, "SELECT string_agg(id || ' ' || coalesce(c::text, 'gone'), ',' ORDER BY id) FROM t"))
+}

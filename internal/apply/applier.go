@@ -366,11 +366,9 @@ func (a *applier) begin(ctx context.Context, tx *transaction) error {
 		}
 	}
 	if a.redefined() {
-		// Tables are looked at while nothing of it is on its way.
-		if _, err := a.wishOf(ctx, tx); err != nil {
-			a.claims.release(a, w)
-			return err
-		}
+		// What it wishes for may be something else now.
+		a.claims.release(a, w)
+		return a.begin(ctx, tx)
 	}
 	tx.wish = w
 	tx.begun = true

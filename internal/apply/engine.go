@@ -525,11 +525,11 @@ func (e *Engine) housekeeping(ctx context.Context, db *pgx.Conn) error {
 // what it speaks of is on disk here. An author of whom nothing has come yet is
 // named all the same: what is not named counts as never to come.
 func (e *Engine) sendVector(ctx context.Context, db *pgx.Conn) error {
-	var vector *string
+	var vector string
 	// Of a node that is followed by several subscriptions that is known to have been applied which
 	// all of them have, of one with several sessions what the furthest has; origins of copies say nothing.
 	// A stream leaves out what comes for a table that waits for its copy: of it nothing is known.
-	if err := db.QueryRow(ctx, `SELECT string_agg(v.node_id::text || '=' || v.at::text, ',' ORDER BY v.node_id) FROM (
+	if err := db.QueryRow(ctx, `SELECT coalesce(string_agg(v.node_id::text || '=' || v.at::text, ',' ORDER BY v.node_id), '') FROM (
 		SELECT p.node_id, min(p.at) AS at FROM (
 			SELECT o.node_id, CASE WHEN EXISTS (SELECT FROM spock.local_sync_status y WHERE y.sync_subid = o.sub_id AND y.sync_relname IS NOT NULL
 				AND y.sync_status NOT IN ('r', 'y')) THEN '0/0' ELSE max(coalesce(s.remote_lsn, '0/0')) END AS at
@@ -537,12 +537,12 @@ func (e *Engine) sendVector(ctx context.Context, db *pgx.Conn) error {
 			 WHERE o.retired_at IS NULL AND o.worker < 100 GROUP BY o.node_id, o.sub_id, coalesce(o.sub_id, o.roident)) p GROUP BY p.node_id) v`).Scan(&vector); err != nil {
 		return fmt.Errorf("read progress: %w", err)
 	}
-	if vector == nil || *vector == e.last {
+	if vector == e.last {
 		return nil
 	}
-	if _, err := db.Exec(ctx, "SELECT pg_logical_emit_message(false, 'pgdrover/v', $1::text)", *vector); err != nil {
+	if _, err := db.Exec(ctx, "SELECT pg_logical_emit_message(false, 'pgdrover/v', $1::text)", vector); err != nil {
 		return fmt.Errorf("send vector: %w", err)
 	}
-	e.last = *vector
+	e.last = vector
 	return nil
 }

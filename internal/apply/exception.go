@@ -40,9 +40,28 @@ var errDisabled = errors.New("subscription disabled because of an exception")
 // go away. After that the worker ends, which shows, and starts again a while later.
 const attemptLimit = 5
 
-// errPassing is wrapped by what keeps a transaction from being applied without
-// being its fault.
-var errPassing = errors.New("nothing is wrong with the transaction, it is tried again")
+// delayed is what keeps a transaction from being applied without being its
+// fault.
+type delayed struct {
+	name  string
+	at    pg.LSN
+	cause error
+}
+
+func (d *delayed) Error() string {
+	return fmt.Sprintf("apply transaction %s: %v (it is tried again)", d.at, d.cause)
+}
+
+func (d *delayed) Unwrap() error { return d.cause }
+
+// Hint says what to do.
+func (d *delayed) Hint() string {
+	hint := fmt.Sprintf("Mend what it says; or leave the transaction out: SELECT spock.sub_alter_skiplsn('%s', '%s').", d.name, d.at)
+	if server := hintOf(d.cause); server != "" {
+		return strings.TrimSuffix(server, ".") + ". " + hint
+	}
+	return hint
+}
 
 // passing tells whether an error is none of the change: of resources, of the
 // machine, of others at work. However long it lasts, it leaves nothing out.
@@ -57,15 +76,20 @@ func passing(err error) bool {
 		pgErr.Code == "0A000" && strings.Contains(pgErr.Message, "cached plan"):
 		return true
 	}
-	return pgerrcode.IsInsufficientResources(pgErr.Code) || pgerrcode.IsOperatorIntervention(pgErr.Code) || pgerrcode.IsSystemError(pgErr.Code) ||
+	// A file that DDL names and this machine lacks is the DDL's.
+	return pgerrcode.IsInsufficientResources(pgErr.Code) || pgerrcode.IsOperatorIntervention(pgErr.Code) ||
+		pgErr.Code == pgerrcode.SystemError || pgErr.Code == pgerrcode.IOError ||
 		pgErr.Code == pgerrcode.DataCorrupted || pgErr.Code == pgerrcode.IndexCorrupted
 }
 
 // isSessionError tells whether an error is one of the connection, or of the
 // order of things, rather than of a change.
 func isSessionError(err error) bool {
-	if err == nil || errors.Is(err, errPeer) || errors.Is(err, errPassing) {
+	if err == nil || errors.Is(err, errPeer) {
 		return err != nil
+	}
+	if _, ok := errors.AsType[*delayed](err); ok {
+		return true
 	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgerrcode.IsConnectionException(pgErr.Code) || pgErr.Severity == "FATAL"
@@ -86,15 +110,15 @@ func (a *applier) blame(tx *transaction, err error, action int) error {
 		tx.mode, tx.failedAt = exception, action
 		return nil
 	}
-	return tx.patience(err)
+	return a.patience(tx, err)
 }
 
 // patience is at an end with what was tried often enough for now.
-func (tx *transaction) patience(err error) error {
+func (a *applier) patience(tx *transaction, err error) error {
 	if tx.attempts < attemptLimit {
 		return nil
 	}
-	return fmt.Errorf("apply transaction %s: %w (%w)", tx.final, err, errPassing)
+	return &delayed{name: a.name, at: tx.final, cause: err}
 }
 
 // sendCareful writes one change and waits for it.
@@ -134,7 +158,7 @@ func (c *carefully) try(ctx context.Context, ch *change) error {
 		return t.err // the worker starts again
 	}
 	if passing(t.err) {
-		if err := c.tx.patience(t.err); err != nil {
+		if err := c.patience(c.tx, t.err); err != nil {
 			return err
 		}
 		return &rereadError{final: c.tx.final, mode: exception, cause: t.err, failedAt: c.tx.failedAt, attempts: c.tx.attempts + 1}

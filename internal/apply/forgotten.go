@@ -8,8 +8,8 @@ import (
 	"github.com/pgdrover/pgdrover/internal/pg"
 )
 
-// forgetsWithin is how long what was learned of the server's memory holds: it
-// loses nothing younger than some tens of millions of transactions.
+// forgetsWithin is how long what was learned of the server's memory is taken for
+// true: what is forgotten meanwhile is seldom as young as what is late.
 const forgetsWithin = 5 * time.Minute
 
 // memory is how far back this server knows when rows were written, and whether

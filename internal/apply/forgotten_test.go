@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,4 +63,30 @@ func TestForgottenTimes(t *testing.T) {
 	b.exec(t, "INSERT INTO t VALUES (3, 'later')")
 	a.eventually(t, "SELECT v FROM t WHERE id = 3", "later")
 	a.eventually(t, "SELECT count(*) FROM spock.pgdrover_tombstone", "0")
+}
+
+// A server that has not kept times for a while has forgotten all before, also as
+// long as its first checkpoint after that has not come.
+func TestTimesAreSwitchedOffAndOn(t *testing.T) {
+	t.Parallel()
+	a, b := pairOf(t, keyed, "", nil)
+	a.exec(t, "INSERT INTO t VALUES (1, 'first')")
+	settle(t, a, b)
+	a.exec(t, "SELECT spock.sub_disable('sub_n2_n1', true)")
+	a.eventually(t, "SELECT status FROM spock.sub_show_status('sub_n2_n1')", "disabled")
+	b.exec(t, "UPDATE t SET v = 'older'")
+	a.exec(t, "UPDATE t SET v = 'newer'")
+	b.eventually(t, "SELECT v FROM t", "newer")
+	a.halt(t)
+	for _, value := range []string{"off", "on"} {
+		a.exec(t, "ALTER SYSTEM SET track_commit_timestamp = "+value)
+		a.server.Stop(t, syscall.SIGINT)
+		a.server.Start(t)
+		a.conn = a.server.Connect(t, database)
+	}
+	require.NotEmpty(t, a.text(t, "SELECT pgdrover.forgotten_until()"))
+	a.exec(t, "SELECT spock.sub_enable('sub_n2_n1')")
+	a.start(t)
+	a.eventually(t, "SELECT state || ' ' || (last_error LIKE '%has forgotten when rows were written%')::text FROM spock.pgdrover_subscription", "refused true")
+	require.Equal(t, "newer", a.text(t, "SELECT v FROM t"))
 }

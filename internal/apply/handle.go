@@ -311,8 +311,7 @@ func (w *Worker) storeVectors(ctx context.Context) error {
 }
 
 func (w *Worker) storeVector(ctx context.Context, text string) error {
-	var nodes []uint32
-	var at []string
+	nodes, at := []uint32{}, []string{} // of no node, too: NULL would be another question
 	for part := range strings.SplitSeq(text, ",") {
 		node, lsn, ok := strings.Cut(part, "=")
 		if !ok {

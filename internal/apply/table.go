@@ -36,8 +36,8 @@ type table struct {
 // added is a column that came by DDL which travels.
 type added struct {
 	Name   string   `json:"name"`
-	Value  *string  `json:"value"`  // what the rows of before have there; nil for NULL
-	Passed []uint32 `json:"passed"` // providers that have it, if they ever will
+	Value  *string  `json:"value"`   // what the rows of before have there; nil for NULL
+	Awaits []uint32 `json:"awaited"` // providers that do not have it yet
 }
 
 type column struct {
@@ -89,7 +89,7 @@ SELECT pg_catalog.json_build_object(
   'key_bytes', pgdrover.key_expression(c.oid, 'k'),
   'dropped', (SELECT pg_catalog.json_agg(d.column_name) FROM spock.pgdrover_dropped_column d WHERE d.relid = c.oid),
   'added', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', d.column_name, 'value', d.value,
-       'passed', (SELECT pg_catalog.json_agg(v.provider_id::bigint) FROM spock.pgdrover_vector v WHERE v.origin_id = d.author AND v.lsn >= d.author_lsn)))
+       'awaited', (SELECT pg_catalog.json_agg(b) FROM pgdrover.awaited_by(d.author, d.author_lsn, d.xmin) b)))
      FROM spock.pgdrover_added_column d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.relid AND a.attname = d.column_name
     WHERE d.relid = c.oid AND a.attgenerated = '' AND a.attidentity = '' AND (d.value IS NOT NULL OR NOT a.attnotnull)),
   'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
@@ -237,7 +237,7 @@ type fill struct {
 func (g *target) fills(r rule, provider uint32) {
 	for _, a := range g.Added {
 		at, ok := g.byName[a.Name]
-		if !ok || g.place[at] >= 0 || r.columns != nil && !r.columns[a.Name] || slices.Contains(a.Passed, provider) ||
+		if !ok || g.place[at] >= 0 || r.columns != nil && !r.columns[a.Name] || !slices.Contains(a.Awaits, provider) ||
 			slices.ContainsFunc(g.remote.Columns, func(c pgoutput.Column) bool { return c.Name == a.Name }) {
 			continue
 		}

@@ -111,3 +111,13 @@ func TestConforming(t *testing.T) {
 	require.Equal(t, `E'\\' || b`, n.text(t, `conforming($1)`, `'\\' || b`))
 	require.Equal(t, `'\\' || b`, n.text(t, `pgdrover.conforming($1)`, `'\\' || b`))
 }
+
+// TestLongStatements: a statement may be longer than what is read at a time, alone or before others.
+func TestLongStatements(t *testing.T) {
+	t.Parallel()
+	n := capturing(t)
+	long := "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT '" + strings.Repeat("x", 60000) + "' $$"
+	n.exec(t, long+";")
+	n.exec(t, "SELECT 1; "+strings.Replace(long, "f()", "g()", 1)+"; CREATE TABLE a (id int); DO $$ BEGIN PERFORM '"+strings.Repeat("y ", 30000)+"'; END $$; CREATE TABLE b (id int)")
+	require.Equal(t, []string{long, strings.Replace(long, "f()", "g()", 1), "CREATE TABLE a (id int)", "CREATE TABLE b (id int)"}, n.queued(t))
+}

@@ -196,16 +196,17 @@ $$;
 -- this node was made: what was here before that is older than whatever comes.
 CREATE OR REPLACE FUNCTION pgdrover.forgotten_until()
 RETURNS timestamptz LANGUAGE sql STABLE AS $$
-    -- Of the first transaction after those whose time stands for them all: one of this node's own, since what it applied has
-    -- the times of others.
-    SELECT s."timestamp"
-      FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS next,
-                   least(pg_catalog.age(c.oldest_commit_ts_xid), (SELECT pg_catalog.max(pg_catalog.age(d.datfrozenxid)) FROM pg_catalog.pg_database d))::bigint AS kept
-              FROM pg_catalog.pg_control_checkpoint() c WHERE c.oldest_commit_ts_xid <> '0'::xid) k
-           CROSS JOIN LATERAL pg_catalog.generate_series(greatest(k.next - k.kept, 3), least(k.next - k.kept + 100000, k.next - 1)) AS x(id)
-           CROSS JOIN LATERAL pg_catalog.pg_xact_commit_timestamp_origin(greatest(x.id % 4294967296, 3)::text::xid) AS s
-     WHERE s.roident = 0 AND NOT EXISTS (SELECT FROM spock.local_node l WHERE pg_catalog.pg_xact_commit_timestamp(l.xmin) IS NOT NULL)
-     ORDER BY x.id LIMIT 1
+    -- The first transaction after those stands for them all: one of this node's own, since what it applied has the times of
+    -- others. Up to the first checkpoint after the times were switched on, the record says what that begins with as its next.
+    SELECT CASE WHEN NOT EXISTS (SELECT FROM spock.local_node l WHERE pg_catalog.pg_xact_commit_timestamp(l.xmin) IS NOT NULL) THEN coalesce((
+        SELECT s."timestamp"
+          FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS next,
+                       least(pg_catalog.age(coalesce(nullif(c.oldest_commit_ts_xid, '0'::xid), pg_catalog.split_part(c.next_xid, ':', 2)::xid)),
+                             (SELECT pg_catalog.max(pg_catalog.age(d.datfrozenxid)) FROM pg_catalog.pg_database d))::bigint AS kept
+                  FROM pg_catalog.pg_control_checkpoint() c) k
+               CROSS JOIN LATERAL pg_catalog.generate_series(greatest(k.next - k.kept, 3), least(k.next - k.kept + 100000, k.next - 1)) AS x(id)
+               CROSS JOIN LATERAL pg_catalog.pg_xact_commit_timestamp_origin(greatest(x.id % 4294967296, 3)::text::xid) AS s
+         WHERE s.roident = 0 ORDER BY x.id LIMIT 1), pg_catalog.now()) END
 $$;
 
 -- Gives deletes that have committed their stamp in columns, which outlives the server's own record of it, and to local

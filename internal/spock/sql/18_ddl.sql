@@ -251,7 +251,8 @@ BEGIN
             END IF;
         END LOOP;
         EXIT WHEN place + width >= whole AND part.statements = '{}';
-        width := least(width * 4, 50000);
+        -- Some at a time, of which one may be as long as it likes.
+        width := CASE WHEN part.statements = '{}' THEN least(width::bigint * 4, whole) ELSE least(width * 4, 50000) END;
     END LOOP;
     IF behind = 0 AND seen = 1 THEN
         statement := lone;

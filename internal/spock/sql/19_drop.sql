@@ -191,8 +191,19 @@ BEGIN
 END
 $$;
 
--- Columns that every provider sends by now. Whose DDL it was, its commit tells; where that author's stream is by then, it is
--- past the DDL.
+-- The providers to which a column is still on its way: those that follow who added it, and are not past that. Whoever does
+-- not will never have it.
+CREATE OR REPLACE FUNCTION pgdrover.awaited_by(author oid, author_lsn pg_lsn, noted_by xid)
+RETURNS SETOF bigint LANGUAGE sql STABLE AS $$
+    SELECT v.provider_id::bigint FROM spock.pgdrover_vector v
+     WHERE v.origin_id = coalesce(awaited_by.author, (SELECT pgdrover.origin_node(s.roident) FROM pg_catalog.pg_xact_commit_timestamp_origin(noted_by) s),
+                                  pgdrover.local_node_id())
+       AND (v.lsn > '0/0' OR v.outlived IS NULL) AND NOT coalesce(v.lsn >= awaited_by.author_lsn, false)
+       AND EXISTS (SELECT FROM spock.subscription s WHERE s.sub_origin = v.provider_id)
+$$;
+
+-- Forgets columns that every provider sends by now, as far as it ever will. Whose DDL it was, its commit tells; where that
+-- author's stream is by then, it is past the DDL.
 CREATE OR REPLACE FUNCTION pgdrover.purge_added_columns()
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -207,8 +218,11 @@ BEGIN
              WHERE n.author IS NULL) x
      WHERE c.ctid = x.place;
     DELETE FROM spock.pgdrover_added_column c
-     WHERE coalesce(pgdrover.passed(c.author) >= c.author_lsn, c.author IS NOT NULL)
-        OR NOT EXISTS (SELECT FROM spock.subscription);
+     WHERE c.author IS NOT NULL AND NOT EXISTS (SELECT FROM pgdrover.awaited_by(c.author, c.author_lsn, NULL));
+    IF FOUND THEN
+        -- Who has passed it without the column will not have it.
+        PERFORM pg_catalog.pg_notify('spock_change', 'definition');
+    END IF;
 END
 $$;
 
