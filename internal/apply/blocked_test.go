@@ -88,12 +88,15 @@ func TestCountsOnce(t *testing.T) {
 // could not hand over comes when it is back.
 func TestProviderStopsWhileBlocked(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ name, block, unblock, options string }{
-		{"lock", "BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE", "COMMIT", ""},
-		{"delay", "", "", ", apply_delay := '1 hour'"},
-		{"standby", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'; SELECT pg_reload_conf()", "ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()", ""},
+	for _, c := range []struct {
+		name, block, unblock, options string
+		rows                          []int
+	}{
+		{"lock", "BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE", "COMMIT", "", []int{1, 300000}},
+		{"delay", "", "", ", apply_delay := '1 hour'", []int{1}},
+		{"standby", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'; SELECT pg_reload_conf()", "ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()", "", []int{1}},
 	} {
-		for _, rows := range []int{1, 300000} {
+		for _, rows := range c.rows {
 			t.Run(fmt.Sprintf("%s/%d", c.name, rows), func(t *testing.T) {
 				t.Parallel()
 				a, b := newNode(t, "n1", map[string]string{"wal_sender_timeout": "0"}), newNode(t, "n2", nil)
