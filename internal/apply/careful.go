@@ -319,14 +319,11 @@ func (g *target) stampText(alias string) string {
 	text := fmt.Sprintf(`(SELECT ((extract(epoch FROM s."timestamp") * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
 		` pgdrover.origin_node(s.roident)::text || ' ' || s."timestamp"::text`+
 		` FROM pg_xact_commit_timestamp_origin(%s.xmin) s WHERE s."timestamp" IS NOT NULL)`, alias)
-	if g.KeyBytes == nil {
-		return text
+	if g.Amended || g.Counters {
+		text = fmt.Sprintf(`coalesce((SELECT ((extract(epoch FROM o.commit_time) * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
+			` coalesce(o.author, pgdrover.local_node_id())::text || ' ' || o.commit_time::text FROM spock.pgdrover_stamp o`+
+			` WHERE o.relid = %d AND o.key = %s AND o.written_by = %s.xmin), %s)`, g.OID, *g.KeyBytes, alias, text)
 	}
-	// Also where nothing is known to stand beside: what somebody has just rewritten is known a moment later.
-	text = fmt.Sprintf(`coalesce((SELECT CASE WHEN octet_length(o.key) <= %[4]d THEN ((extract(epoch FROM o.commit_time) * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
-		` coalesce(o.author, pgdrover.local_node_id())::text || ' ' || o.commit_time::text END FROM spock.pgdrover_stamp o`+
-		` WHERE o.relid IN (%[1]d, %[3]s.tableoid) AND o.key IN (%[2]s, %[5]s, %[5]s || %[2]s) AND o.written_by = %[3]s.xmin`+
-		` ORDER BY octet_length(o.key) = %[4]d LIMIT 1), %[6]s)`, g.OID, *g.KeyBytes, alias, rewrittenKeySize, rewrittenKey, text)
 	return text
 }
 

@@ -98,9 +98,6 @@ func (c *carefully) ddl(ctx context.Context, q *queued) error {
 	if err != nil {
 		return err
 	}
-	if err := c.rewritten(ctx); err != nil {
-		return err
-	}
 	// What the text has set for the session, the path with it, must not stay, nor
 	// a cursor whose query would go on with our rights, nor temporary objects.
 	if err := c.session.run(ctx, "RESET ROLE; RESET ALL; CLOSE ALL; DISCARD TEMP"); err != nil {

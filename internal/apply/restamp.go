@@ -160,8 +160,7 @@ func (c *copier) restamp(ctx context.Context, l *lane, p *piece) error {
 			coalesce(o.author, pgdrover.origin_node(s.roident)) AS author
 		FROM ONLY %s AS k CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(k.xmin) s
 		LEFT JOIN spock.pgdrover_stamp o ON o.relid = %s AND o.key = %s AND o.written_by = k.xmin
-		WHERE s."timestamp" > %s AND (o.relid IS NOT NULL OR NOT %s) AND %s) r`, table, xid, c.recent.behind("r.author"), key, p.quoted(), remote, key,
-		pg.QuoteLiteral(c.recent.since), rewritten(remote, key, "k.xmin"), p.where("k."))
+		WHERE s."timestamp" > %s AND %s) r`, table, xid, c.recent.behind("r.author"), key, p.quoted(), remote, key, pg.QuoteLiteral(c.recent.since), p.where("k."))
 	var ignored atomic.Int64
 	if _, err := l.pipe(ctx, "COPY ("+rows+") TO STDOUT",
 		"COPY spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn) FROM STDIN", nil, &ignored, c.pace); err != nil || p.n > 0 {

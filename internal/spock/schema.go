@@ -30,8 +30,8 @@ func repeatable() []string {
 		"04_name.sql", "05_setting.sql", "06_text.sql", "07_key.sql",
 		"08_tombstone.sql", "09_origin.sql", "10_remote.sql", "11_node.sql", "12_repset.sql", "13_row_filter.sql",
 		"14_sequence.sql", "15_subscription.sql", "16_sync.sql", "17_event.sql", "18_ddl.sql", "19_drop.sql",
-		"20_delta.sql", "21_view.sql", "22_run.sql", "23_fence.sql", "24_inventory.sql", "25_zodan.sql", "26_rewrite.sql",
-		"30_trigger.sql", "31_fence_trigger.sql", "40_grant.sql",
+		"20_delta.sql", "21_view.sql", "22_run.sql", "23_fence.sql", "24_inventory.sql", "25_zodan.sql", "30_trigger.sql", "31_fence_trigger.sql",
+		"40_grant.sql",
 	}
 }
 

@@ -42,8 +42,6 @@ func dropSchemas() []string {
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_sql_drop`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_end`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_upkeep`,
-		`DROP EVENT TRIGGER IF EXISTS pgdrover_table_rewrite`,
-		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_rewritten`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_fence_drop`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_fence_end`,
 		`DROP SCHEMA IF EXISTS spock, pgdrover CASCADE`,

@@ -78,16 +78,6 @@ BEGIN
             REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.set_changed();
         ALTER TABLE spock.replication_set ENABLE ALWAYS TRIGGER pgdrover_set_changed;
     END IF;
-    IF NOT pgdrover.has_trigger('pgdrover_rewrite', 'pgdrover_end_rewrite') THEN
-        CREATE CONSTRAINT TRIGGER pgdrover_end_rewrite AFTER INSERT ON spock.pgdrover_rewrite DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW WHEN (NEW.place IS NULL) EXECUTE FUNCTION pgdrover.end_rewrite();
-        ALTER TABLE spock.pgdrover_rewrite ENABLE ALWAYS TRIGGER pgdrover_end_rewrite;
-    END IF;
-    IF NOT pgdrover.has_trigger('pgdrover_tombstone', 'pgdrover_forget_rewrite') THEN
-        CREATE TRIGGER pgdrover_forget_rewrite AFTER DELETE ON spock.pgdrover_tombstone
-            FOR EACH ROW WHEN (OLD.relid = 'spock.pgdrover_stamp'::pg_catalog.regclass) EXECUTE FUNCTION pgdrover.forget_rewrite();
-        ALTER TABLE spock.pgdrover_tombstone ENABLE ALWAYS TRIGGER pgdrover_forget_rewrite;
-    END IF;
 END
 $$;
 
@@ -109,15 +99,6 @@ BEGIN
     END IF;
     IF NOT pgdrover.has_event_trigger('pgdrover_ddl_end') THEN
         CREATE EVENT TRIGGER pgdrover_ddl_end ON ddl_command_end EXECUTE FUNCTION pgdrover.on_ddl_end();
-    END IF;
-    IF NOT pgdrover.has_event_trigger('pgdrover_table_rewrite') THEN
-        CREATE EVENT TRIGGER pgdrover_table_rewrite ON table_rewrite EXECUTE FUNCTION pgdrover.on_table_rewrite();
-        ALTER EVENT TRIGGER pgdrover_table_rewrite ENABLE ALWAYS;
-    END IF;
-    -- Before the next one, in the order of names: that notes the keys that tables have now.
-    IF NOT pgdrover.has_event_trigger('pgdrover_ddl_rewritten') THEN
-        CREATE EVENT TRIGGER pgdrover_ddl_rewritten ON ddl_command_end EXECUTE FUNCTION pgdrover.on_rewritten();
-        ALTER EVENT TRIGGER pgdrover_ddl_rewritten ENABLE ALWAYS;
     END IF;
     IF NOT pgdrover.has_event_trigger('pgdrover_ddl_upkeep') THEN
         CREATE EVENT TRIGGER pgdrover_ddl_upkeep ON ddl_command_end EXECUTE FUNCTION pgdrover.on_ddl_upkeep();
