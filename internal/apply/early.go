@@ -63,7 +63,7 @@ func (w *Worker) startBlock(ctx context.Context, m *pgoutput.StreamStart) error 
 		return wholly("the transaction comes from elsewhere")
 	}
 	w.current = &transaction{commitTime: at, xid: m.XID, early: true, arena: w.applier.arena()}
-	w.dropping, w.repairing, w.elsewhere = !local, false, !local
+	w.dropping, w.repairing, w.author = !local, false, w.sub.provider
 	return nil
 }
 

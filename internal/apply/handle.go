@@ -26,7 +26,7 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 		w.beginTransaction(m)
 		return nil
 	case *pgoutput.Origin:
-		w.elsewhere = true
+		w.author = w.authors[m.Name]
 		w.dropping = w.dropping || w.fromElsewhere(m.Name)
 		return nil
 	case *pgoutput.Commit:
@@ -87,7 +87,7 @@ func numbered(m *pgoutput.Relation) bool {
 
 func (w *Worker) beginTransaction(m *pgoutput.Begin) {
 	tx := &transaction{final: m.FinalLSN, commitTime: m.CommitTime, xid: m.XID, arena: w.applier.arena()}
-	w.current, w.dropping, w.repairing, w.elsewhere = tx, false, false, false
+	w.current, w.dropping, w.repairing, w.author = tx, false, false, w.sub.provider
 	if f := w.forced[m.FinalLSN]; f != nil {
 		tx.mode, tx.cause, tx.failedAt, tx.attempts = f.mode, f.cause, f.failedAt, f.attempts
 	}
@@ -128,14 +128,13 @@ func (w *Worker) endTransaction(ctx context.Context, m *pgoutput.Commit) error {
 	w.current = nil
 	tx.end, tx.complete = m.EndLSN, true
 	delete(w.forced, tx.final)
-	// What it forwards has the times of others.
-	own := !w.dropping && !w.elsewhere
-	if back, stepped := conflict.SteppedBack(w.before, tx.commitTime); stepped && w.before != 0 && own {
-		w.applier.counts.add(w.sub.id, "clock_stepped_back", 1)
-		w.log.WarnContext(ctx, "commit times of the stream fell", "lsn", tx.final.String(), "by", back)
-	}
-	if own {
-		w.before = tx.commitTime
+	if !w.dropping && w.author != 0 {
+		// What a provider forwards has the times of others.
+		if back, stepped := conflict.SteppedBack(w.before[w.author], tx.commitTime); stepped && w.before[w.author] != 0 {
+			w.applier.counts.add(w.sub.id, "clock_stepped_back", 1)
+			w.log.WarnContext(ctx, "commit times of the stream fell", "lsn", tx.final.String(), "by", back)
+		}
+		w.before[w.author] = tx.commitTime
 	}
 	if w.skip != 0 && !w.dropping && (tx.skipped || m.EndLSN == w.skip || len(tx.changes) > 0 || tx.begun) {
 		if m.EndLSN == w.skip && !tx.begun {

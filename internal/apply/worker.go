@@ -40,9 +40,9 @@ type Worker struct {
 	postponed postponed            // those of them whose copy has failed
 	outliving outliving
 	current   *transaction
-	dropping  bool // the current transaction is not for us
-	repairing bool // neither are its changes from here on
-	elsewhere bool // it came to the provider by replication
+	dropping  bool            // the current transaction is not for us
+	repairing bool            // neither are its changes from here on
+	author    conflict.NodeID // whose it is; 0 when nobody knows
 	memory    memory
 	textual   bool      // values are not to come in binary form
 	whole     bool      // large transactions are not to come in blocks
@@ -60,8 +60,8 @@ type Worker struct {
 	skip      pg.LSN
 	limit     int // bytes of a transaction that are kept
 	lastTime  pg.Timestamp
-	defined   uint64       // what the engine knew of definitions when targets were made
-	before    pg.Timestamp // commit time of the transaction before
+	defined   uint64                           // what the engine knew of definitions when targets were made
+	before    map[conflict.NodeID]pg.Timestamp // commit times of the transactions before, by author
 	heard     time.Time
 	public    time.Time
 	looked    time.Time
@@ -99,7 +99,7 @@ func (w *Worker) run(ctx context.Context) (err error) {
 	w.relations, w.current, w.dropping, w.repairing = map[uint32]*remoteTable{}, nil, false, false
 	w.durable, w.inbox, w.vectors = &durability{}, newInbox(), nil
 	// What an earlier life has received and not applied comes again.
-	w.received, w.idle, w.before, w.lastTime = 0, 0, 0, 0
+	w.received, w.idle, w.before, w.lastTime = 0, 0, map[conflict.NodeID]pg.Timestamp{}, 0
 	if w.db, err = w.engine.connect(ctx, "pgdrover worker "+w.sub.name, nil); err != nil {
 		return err
 	}
