@@ -469,6 +469,9 @@ func (a *applier) target(ctx context.Context, t *remoteTable) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := g.convert(ctx, a.session, t.types); err != nil {
+		return nil, err
+	}
 	if local.Amended {
 		a.amended.learn(local.OID)
 	}

@@ -324,7 +324,15 @@ func (g *target) stampText(alias string) string {
 			` coalesce(o.author, pgdrover.local_node_id())::text || ' ' || o.commit_time::text FROM spock.pgdrover_stamp o`+
 			` WHERE o.relid = %d AND o.key = %s AND o.written_by = %s.xmin), %s)`, g.OID, *g.KeyBytes, alias, text)
 	}
-	return text
+	return fmt.Sprintf("CASE WHEN NOT %s THEN %s END", rewritten(alias), text)
+}
+
+// rewritten is the test whether DDL has written a row anew. Then nobody knows how
+// old it is, and it loses, as a very old one does: those that write it while the
+// DDL is on its way to them have mostly seen what is in it.
+func rewritten(alias string) string {
+	return fmt.Sprintf("EXISTS (SELECT FROM spock.pgdrover_rewrite w WHERE w.relid = %[1]s.tableoid AND w.xmin = %[1]s.xmin"+
+		" AND %[1]s.cmin::text::int8 < w.cmin::text::int8)", alias)
 }
 
 func (g *target) only() string {
@@ -382,7 +390,7 @@ func (c *carefully) find(ctx context.Context, r *rowChange, x index, row pgoutpu
 			tests = append(tests, "k."+pg.QuoteIdent(g.Columns[col].Name)+" IS NULL")
 			continue
 		}
-		tests = append(tests, fmt.Sprintf("k.%s %s %s", pg.QuoteIdent(g.Columns[col].Name), x.Operators[i], p.add(s.typ)))
+		tests = append(tests, fmt.Sprintf("k.%s %s %s", pg.QuoteIdent(g.Columns[col].Name), x.Operators[i], s.bind(&p)))
 		values = append(values, g.value(s, v))
 	}
 	if x.Predicate != nil {
@@ -452,7 +460,7 @@ func (g *target) literalRow(p *parameters, row pgoutput.Tuple, columns []int) (s
 		name, typ := pg.QuoteIdent(g.Columns[col].Name), g.Columns[col].TypeName
 		if place := g.place[col]; place >= 0 && row[g.sent[place].remote].Kind != pgoutput.Unchanged {
 			s := g.sent[place]
-			list = append(list, p.add(s.typ)+"::"+typ+" AS "+name)
+			list = append(list, s.bind(p)+"::"+typ+" AS "+name)
 			values = append(values, g.value(s, row[s.remote]))
 			continue
 		}

@@ -51,7 +51,7 @@ func (r *rowChange) computedRow(p *parameters, x index) (from string, values []p
 			return "", nil, false
 		}
 		s, c := g.sent[place], g.Columns[at]
-		columns = append(columns, p.add(s.typ)+"::"+c.TypeName+c.Collate+" AS "+pg.QuoteIdent(c.Name))
+		columns = append(columns, s.bind(p)+"::"+c.TypeName+c.Collate+" AS "+pg.QuoteIdent(c.Name))
 		values = append(values, g.value(s, r.row[s.remote]))
 	}
 	list := append([]string{"r.*"}, formulas...)

@@ -40,7 +40,10 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 				return err
 			}
 		}
-		w.relations[m.ID] = &remoteTable{relation: m, rule: w.sets.rule(m.ID)}
+		w.relations[m.ID] = &remoteTable{relation: m, types: w.typesOf(m), rule: w.sets.rule(m.ID)}
+		return nil
+	case *pgoutput.Type:
+		w.types[m.ID] = m
 		return nil
 	case *pgoutput.StreamStart:
 		return w.startBlock(ctx, m)
@@ -48,7 +51,7 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 		return w.endBlocks(ctx, m)
 	case *pgoutput.StreamAbort:
 		return wholly("a part of the transaction was rolled back")
-	case *pgoutput.Type, *pgoutput.StreamStop:
+	case *pgoutput.StreamStop:
 		return nil
 	case *pgoutput.LogicalMessage:
 		return w.message(ctx, m)
@@ -83,6 +86,20 @@ func numbered(m *pgoutput.Relation) bool {
 		}
 		return false
 	})
+}
+
+// typesOf are the types of a table's columns that are the provider's own.
+func (w *Worker) typesOf(m *pgoutput.Relation) map[uint32]*pgoutput.Type {
+	var types map[uint32]*pgoutput.Type
+	for _, c := range m.Columns {
+		if t := w.types[c.Type]; t != nil {
+			if types == nil {
+				types = map[uint32]*pgoutput.Type{}
+			}
+			types[c.Type] = t
+		}
+	}
+	return types
 }
 
 func (w *Worker) beginTransaction(m *pgoutput.Begin) {
@@ -257,7 +274,7 @@ func (w *Worker) system(ctx context.Context, rel *pgoutput.Relation, kind pgoutp
 		return fmt.Errorf("follow %s: %w", rel.Name, err)
 	}
 	for id, t := range w.relations {
-		w.relations[id] = &remoteTable{relation: t.relation, rule: w.sets.rule(id)}
+		w.relations[id] = &remoteTable{relation: t.relation, types: t.types, rule: w.sets.rule(id)}
 	}
 	return nil
 }

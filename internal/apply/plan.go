@@ -102,7 +102,7 @@ func (g *target) insertPlan() *plan {
 	var names, values, arrays, casts []string
 	for i, c := range g.sent {
 		names = append(names, pg.QuoteIdent(g.Columns[c.local].Name))
-		values = append(values, single.add(c.typ))
+		values = append(values, c.bind(&single))
 		if a := g.array(c); a != 0 {
 			arrays = append(arrays, multi.add(a))
 			casts = append(casts, fmt.Sprintf("v.c%d", i))
@@ -130,7 +130,7 @@ func (g *target) insertPlan() *plan {
 	p.part = func(m *parameters, number int, _, _ string) (tables, counted string) {
 		values := make([]string, len(g.sent))
 		for i, c := range g.sent {
-			values[i] = m.add(c.typ)
+			values[i] = c.bind(m)
 		}
 		counted = fmt.Sprintf("w%d", number)
 		return fmt.Sprintf("%s AS (%sVALUES (%s) RETURNING 1)", counted, into, strings.Join(values, ", ")+constants.String()), counted
@@ -169,7 +169,7 @@ func (g *target) lookPlan(p *plan) {
 	p.look = func(m *parameters, time string) string {
 		values := make([]string, len(g.key))
 		for i, k := range g.key {
-			values[i] = m.add(p.keys[i].typ) + "::" + g.Columns[k].TypeName + " AS " + names[i]
+			values[i] = p.keys[i].bind(m) + "::" + g.Columns[k].TypeName + " AS " + names[i]
 		}
 		if time == "" {
 			time = m.add(timestamptzOID)
@@ -231,12 +231,12 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 	one := func(m *parameters, time string) string {
 		set := make([]string, written)
 		for i, c := range p.columns[:written] {
-			set[i] = pg.QuoteIdent(g.Columns[c.local].Name) + " = " + m.add(c.typ)
+			set[i] = pg.QuoteIdent(g.Columns[c.local].Name) + " = " + c.bind(m)
 		}
 		set = append(set, g.fillList()...)
 		where := []string{g.keyTest(m)}
 		for _, c := range fixed {
-			where = append(where, fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), m.add(c.typ)))
+			where = append(where, fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), c.bind(m)))
 		}
 		if p.time && time == "" {
 			time = m.add(timestamptzOID)
@@ -285,11 +285,11 @@ func (g *target) movePlan(v verdict) *plan {
 	p.part = func(m *parameters, number int, time, lsn string) (tables, counted string) {
 		var set, where, key []string
 		for _, c := range g.sent {
-			set = append(set, pg.QuoteIdent(g.Columns[c.local].Name)+" = "+m.add(c.typ))
+			set = append(set, pg.QuoteIdent(g.Columns[c.local].Name)+" = "+c.bind(m))
 		}
 		set = append(set, g.fillList()...)
 		for i, k := range g.key {
-			name, value := pg.QuoteIdent(g.Columns[k].Name), m.add(p.columns[len(g.sent)+i].typ)
+			name, value := pg.QuoteIdent(g.Columns[k].Name), p.columns[len(g.sent)+i].bind(m)
 			where = append(where, fmt.Sprintf("k.%s %s %s", name, g.Indexes[0].Operators[i], value))
 			key = append(key, fmt.Sprintf("%s::%s AS %s", value, g.Columns[k].TypeName, name))
 		}
@@ -330,7 +330,7 @@ func (g *target) keyTest(p *parameters) string {
 	var tests []string
 	for i, k := range g.key {
 		tests = append(tests, fmt.Sprintf("k.%s %s %s", pg.QuoteIdent(g.Columns[k].Name), g.Indexes[0].Operators[i],
-			p.add(g.sent[g.place[k]].typ)))
+			g.sent[g.place[k]].bind(p)))
 	}
 	return strings.Join(tests, " AND ")
 }

@@ -47,15 +47,15 @@ func (c *carefully) assignment(r *rowChange, step conflict.Step, s sent, at int,
 	name := "k." + pg.QuoteIdent(col.Name)
 	switch source {
 	case conflict.TakeNew:
-		return p.add(s.typ), []pgoutput.Value{value}
+		return s.bind(p), []pgoutput.Value{value}
 	case conflict.TakeFetch:
 		return p.add(col.Type), []pgoutput.Value{r.fetched[at]}
 	case conflict.AddChange:
-		return fmt.Sprintf("%s + (%s - %s)", name, p.add(s.typ), p.add(s.typ)), []pgoutput.Value{value, r.g.value(s, r.old[s.remote])}
+		return fmt.Sprintf("%s + (%s - %s)", name, s.bind(p), s.bind(p)), []pgoutput.Value{value, r.g.value(s, r.old[s.remote])}
 	case conflict.AddNew:
-		return fmt.Sprintf("%s + %s", name, p.add(s.typ)), []pgoutput.Value{value}
+		return fmt.Sprintf("%s + %s", name, s.bind(p)), []pgoutput.Value{value}
 	case conflict.TakeChange:
-		return fmt.Sprintf("%s - %s", p.add(s.typ), p.add(s.typ)), []pgoutput.Value{value, r.g.value(s, r.old[s.remote])}
+		return fmt.Sprintf("%s - %s", s.bind(p), s.bind(p)), []pgoutput.Value{value, r.g.value(s, r.old[s.remote])}
 	default:
 		return "", nil
 	}
@@ -290,9 +290,9 @@ func (c *carefully) keyless(ctx context.Context, r *rowChange) error {
 			tests = append(tests, name+" IS NULL")
 			continue
 		case col.Exact:
-			tests = append(tests, name+" = "+p.add(s.typ))
+			tests = append(tests, name+" = "+s.bind(&p))
 		default: // some types have no equality
-			tests = append(tests, fmt.Sprintf("%s::text = %s::%s::text", name, p.add(s.typ), col.TypeName))
+			tests = append(tests, fmt.Sprintf("%s::text = %s::%s::text", name, s.bind(&p), col.TypeName))
 		}
 		values = append(values, r.g.value(s, r.old[s.remote]))
 	}

@@ -195,6 +195,7 @@ func (t *table) finish() {
 // what the replication sets let through.
 type remoteTable struct {
 	relation *pgoutput.Relation
+	types    map[uint32]*pgoutput.Type // of its columns, those that are the provider's own
 	rule     rule
 	target   *target // the table here, once looked up
 	epoch    int     // of target
@@ -218,9 +219,19 @@ type target struct {
 
 // sent is a remote column that has a place here.
 type sent struct {
-	remote int // position in the tuple
-	local  int // position in Columns
-	typ    uint32
+	remote  int // position in the tuple
+	local   int // position in Columns
+	typ     uint32
+	element uint32 // of an array type
+	cast    string // where the column has another type by now, or not yet: what makes one of the other
+}
+
+// bind writes a value of a remote column as one of the column here.
+func (s sent) bind(p *parameters) string {
+	if s.cast == "" {
+		return p.add(s.typ)
+	}
+	return "(" + p.add(s.typ) + s.cast + ")"
 }
 
 // fill is a column that rows do not bring because they were written before it
@@ -271,12 +282,8 @@ func newTarget(t *table, remote *pgoutput.Relation, r rule, binary bool, provide
 		if t.Columns[at].Generated {
 			continue
 		}
-		typ := t.Columns[at].Type
-		if binary && c.Type != typ && c.Type < firstOwnOID {
-			typ = c.Type // the server converts
-		}
 		g.place[at] = len(g.sent)
-		g.sent = append(g.sent, sent{remote: i, local: at, typ: typ})
+		g.sent = append(g.sent, sent{remote: i, local: at, typ: t.Columns[at].Type, element: t.Columns[at].Element})
 	}
 	g.fills(r, provider)
 	g.hasKey = len(t.key) > 0
@@ -319,8 +326,8 @@ func (g *target) value(c sent, v pgoutput.Value) pgoutput.Value {
 	if v.Kind != pgoutput.Binary {
 		return v
 	}
-	if e := g.Columns[c.local].Element; e >= firstOwnOID && c.typ >= firstOwnOID && len(v.Data) >= 12 {
-		return pgoutput.Value{Kind: v.Kind, Data: withElement(v.Data, e)}
+	if c.element >= firstOwnOID && c.typ >= firstOwnOID && len(v.Data) >= 12 {
+		return pgoutput.Value{Kind: v.Kind, Data: withElement(v.Data, c.element)}
 	}
 	return v
 }

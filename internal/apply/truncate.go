@@ -49,7 +49,7 @@ func (c *carefully) truncate(ctx context.Context, tables []*remoteTable, m *pgou
 func (c *carefully) olderRows(g *target) string {
 	v := c.verdict
 	v.strict = false
-	plain := v.over("$1", false)
+	plain := "(" + v.over("$1", false) + " OR " + rewritten("k") + ")"
 	if !g.Amended && !g.Counters || g.KeyBytes == nil {
 		return plain
 	}

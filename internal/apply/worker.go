@@ -36,8 +36,9 @@ type Worker struct {
 	sets     *sets
 
 	relations map[uint32]*remoteTable
-	syncing   map[string]tableSync // tables that are not followed yet
-	postponed postponed            // those of them whose copy has failed
+	types     map[uint32]*pgoutput.Type // those of the provider's own, by its numbers
+	syncing   map[string]tableSync      // tables that are not followed yet
+	postponed postponed                 // those of them whose copy has failed
 	outliving outliving
 	current   *transaction
 	dropping  bool            // the current transaction is not for us
@@ -96,7 +97,7 @@ func (r *refusal) Hint() string { return r.hint }
 
 // run is one life.
 func (w *Worker) run(ctx context.Context) (err error) {
-	w.relations, w.current, w.dropping, w.repairing = map[uint32]*remoteTable{}, nil, false, false
+	w.relations, w.types, w.current, w.dropping, w.repairing = map[uint32]*remoteTable{}, map[uint32]*pgoutput.Type{}, nil, false, false
 	w.durable, w.inbox, w.vectors = &durability{}, newInbox(), nil
 	// What an earlier life has received and not applied comes again.
 	w.received, w.idle, w.before, w.lastTime = 0, 0, map[conflict.NodeID]pg.Timestamp{}, 0

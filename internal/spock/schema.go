@@ -10,7 +10,7 @@ import (
 )
 
 // SchemaNumber is the version of the schema that this program installs and needs.
-const SchemaNumber = 8
+const SchemaNumber = 9
 
 // CompatVersion is the version of Spock that the schema says it is.
 const CompatVersion = "5.0.11"

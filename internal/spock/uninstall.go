@@ -40,6 +40,7 @@ func dropSchemas() []string {
 		`DROP EXTENSION IF EXISTS spock CASCADE`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_start`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_sql_drop`,
+		`DROP EVENT TRIGGER IF EXISTS pgdrover_table_rewrite`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_end`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_ddl_upkeep`,
 		`DROP EVENT TRIGGER IF EXISTS pgdrover_fence_drop`,

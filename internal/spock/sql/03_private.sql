@@ -151,6 +151,14 @@ CREATE TABLE spock.pgdrover_added_column (
     PRIMARY KEY (relid, column_name)
 );
 
+-- Tables that DDL has written anew. All rows then bear its mark, and not that of who wrote them: of those that have the xmin
+-- of a row here, and a smaller cmin, nobody knows any more how old they are. What changed them later in that transaction has
+-- a larger one.
+CREATE TABLE spock.pgdrover_rewrite (
+    relid oid NOT NULL
+);
+CREATE INDEX pgdrover_rewrite_relid ON spock.pgdrover_rewrite (relid);
+
 -- Sequences that draw values of this node alone.
 CREATE TABLE spock.pgdrover_spread (
     one         boolean PRIMARY KEY DEFAULT true CHECK (one),

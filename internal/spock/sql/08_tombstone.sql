@@ -294,6 +294,8 @@ BEGIN
     DELETE FROM spock.pgdrover_dropped_column c
      WHERE coalesce(pgdrover.passed(pgdrover.local_node_id()) >= c.dropped_lsn, true);
     PERFORM pgdrover.purge_added_columns();
+    -- The server has forgotten it, as it has of the rows.
+    DELETE FROM spock.pgdrover_rewrite w WHERE pg_catalog.pg_xact_commit_timestamp(w.xmin) IS NULL;
     -- A stamp that stands beside its row is of no use any more when nothing older can arrive.
     WITH passed AS MATERIALIZED (
         SELECT a.author, pgdrover.outlived(a.author) AS lsn

@@ -537,6 +537,7 @@ BEGIN
     IF TG_TAG = 'ALTER TABLE' THEN
         PERFORM pgdrover.note_added_columns();
     END IF;
+    PERFORM pgdrover.note_rewritten();
     SELECT array_agg(DISTINCT k.rel) INTO rels
       FROM (SELECT coalesce(i.indrelid, c.objid) AS rel
               FROM pg_event_trigger_ddl_commands() c LEFT JOIN pg_index i ON i.indexrelid = c.objid

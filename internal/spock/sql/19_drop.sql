@@ -148,6 +148,7 @@ BEGIN
             DELETE FROM spock.pgdrover_delta_column c WHERE c.relid = o.objid;
             DELETE FROM spock.pgdrover_dropped_column c WHERE c.relid = o.objid;
             DELETE FROM spock.pgdrover_added_column c WHERE c.relid = o.objid;
+            DELETE FROM spock.pgdrover_rewrite c WHERE c.relid = o.objid;
             IF EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = o.objid) THEN
                 PERFORM pgdrover.unwatch(o.objid);
             END IF;
@@ -188,6 +189,30 @@ BEGIN
             -- The table was written anew, or has no rows of its own. This is a constant.
             OR e.expr ~ E'^(-?[0-9.]+|true|false|NULL::[^()'']+|''([^''\\\\]|'''')*''::[^()'']+)$')
         ON CONFLICT (relid, column_name) DO NOTHING;
+END
+$$;
+
+-- Of which tables the running statement writes all rows anew. Nobody may note anything before it has: see below.
+CREATE OR REPLACE FUNCTION pgdrover.on_table_rewrite()
+RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('pgdrover.rewritten', concat_ws(' ', nullif(current_setting('pgdrover.rewritten', true), ''), pg_event_trigger_table_rewrite_oid()), true);
+END
+$$;
+
+-- Notes them behind what was rewritten, and before what the transaction does next.
+CREATE OR REPLACE FUNCTION pgdrover.note_rewritten()
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    rels pg_catalog.text := coalesce(pg_catalog.current_setting('pgdrover.rewritten', true), '');
+BEGIN
+    IF rels = '' THEN
+        RETURN;
+    END IF;
+    INSERT INTO spock.pgdrover_rewrite (relid)
+    SELECT DISTINCT r::oid FROM pg_catalog.regexp_split_to_table(rels, ' ') r
+     WHERE EXISTS (SELECT FROM spock.subscription);
+    PERFORM pg_catalog.set_config('pgdrover.rewritten', '', true);
 END
 $$;
 

@@ -86,6 +86,7 @@ BEGIN
     DELETE FROM spock.pgdrover_delta_column t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
     DELETE FROM spock.pgdrover_dropped_column t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
     DELETE FROM spock.pgdrover_added_column t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
+    DELETE FROM spock.pgdrover_rewrite t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relid);
     DELETE FROM spock.pgdrover_spread;
     DELETE FROM spock.queue;
     DELETE FROM spock.pgdrover_inventory i WHERE i.run_id = run;

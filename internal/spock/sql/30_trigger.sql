@@ -97,6 +97,10 @@ BEGIN
         CREATE EVENT TRIGGER pgdrover_sql_drop ON sql_drop EXECUTE FUNCTION pgdrover.on_sql_drop();
         ALTER EVENT TRIGGER pgdrover_sql_drop ENABLE ALWAYS;
     END IF;
+    IF NOT pgdrover.has_event_trigger('pgdrover_table_rewrite') THEN
+        CREATE EVENT TRIGGER pgdrover_table_rewrite ON table_rewrite EXECUTE FUNCTION pgdrover.on_table_rewrite();
+        ALTER EVENT TRIGGER pgdrover_table_rewrite ENABLE ALWAYS;
+    END IF;
     IF NOT pgdrover.has_event_trigger('pgdrover_ddl_end') THEN
         CREATE EVENT TRIGGER pgdrover_ddl_end ON ddl_command_end EXECUTE FUNCTION pgdrover.on_ddl_end();
     END IF;

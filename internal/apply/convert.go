@@ -1,0 +1,92 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/pgdrover/pgdrover/internal/pgoutput"
+)
+
+// A column may have one type on the provider and another here: by design, or for
+// the moment in which a change of its type is on its way. Values then come as
+// what they were there, and the server makes of them what the column is here.
+
+// foreign is a type of the provider's, as this database knows it.
+type foreign struct {
+	At      int    `json:"at"` // in sent
+	Type    uint32 `json:"type"`
+	Element uint32 `json:"element"`
+	Cast    bool   `json:"cast"` // there is one to the column's type
+}
+
+// foreignQuery looks for types by their names, or by numbers that are the same on
+// all servers, and for ways to the types of columns. A provider tells a domain by
+// the name of the type that it is made of. Types of another name, and those that
+// have no namesake here, are left out.
+const foreignQuery = `
+SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('at', x.at, 'type', y.oid::bigint, 'element', y.typelem::bigint,
+         'cast', EXISTS (SELECT FROM pg_catalog.pg_cast m WHERE m.castsource = y.oid AND m.casttarget = z.base))), '[]')::text
+  FROM pg_catalog.json_to_recordset($1::pg_catalog.json) AS x (at int, type oid, namespace text, name text, local oid)
+  JOIN pg_catalog.pg_type y ON y.oid = CASE WHEN x.name IS NULL THEN x.type
+       ELSE pg_catalog.to_regtype(pg_catalog.format('%I.%I', x.namespace, x.name))::oid END
+ CROSS JOIN LATERAL (
+       WITH RECURSIVE base AS (
+           SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t WHERE t.oid = x.local
+            UNION ALL SELECT t.oid, t.typbasetype FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype)
+       SELECT b.oid AS base FROM base b WHERE b.typbasetype = 0) z
+ WHERE y.oid <> z.base`
+
+// convert finds the columns whose values have to be made into another type. Text
+// needs nothing: the column's own type reads it.
+func (g *target) convert(ctx context.Context, s *session, types map[uint32]*pgoutput.Type) error {
+	if !g.binary {
+		return nil
+	}
+	type asked struct {
+		At        int     `json:"at"`
+		Type      uint32  `json:"type"`
+		Namespace string  `json:"namespace"`
+		Name      *string `json:"name"`
+		Local     uint32  `json:"local"`
+	}
+	var all []asked
+	for i := range g.sent {
+		remote, local := &g.remote.Columns[g.sent[i].remote], g.Columns[g.sent[i].local].Type
+		t := types[remote.Type]
+		switch {
+		case t != nil:
+			a := asked{At: i, Namespace: t.Namespace, Name: &t.Name, Local: local}
+			if a.Namespace == "" {
+				a.Namespace = "pg_catalog"
+			}
+			all = append(all, a)
+		case remote.Type < firstOwnOID && remote.Type != local:
+			g.sent[i].typ, g.sent[i].element = remote.Type, 0
+			all = append(all, asked{At: i, Type: remote.Type, Local: local})
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	question, err := json.Marshal(all)
+	if err != nil {
+		return fmt.Errorf("ask for types of %s: %w", g.plain, err)
+	}
+	r, err := s.query(ctx, foreignQuery, []uint32{textOID}, textValue(string(question)))
+	if err != nil {
+		return fmt.Errorf("look for types of %s: %w", g.plain, err)
+	}
+	var found []foreign
+	if err := json.Unmarshal(r.rows[0][0].Data, &found); err != nil {
+		return fmt.Errorf("read types of %s: %w", g.plain, err)
+	}
+	for _, f := range found {
+		c := &g.sent[f.At]
+		c.typ, c.element, c.cast = f.Type, f.Element, "::"+g.Columns[c.local].TypeName
+		if !f.Cast {
+			c.cast = "::text" + c.cast
+		}
+	}
+	return nil
+}

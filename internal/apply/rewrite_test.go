@@ -1,0 +1,111 @@
+package apply
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// heardFrom waits until a node has all that its only provider wrote.
+func heardFrom(t *testing.T, n, from *node) {
+	t.Helper()
+	lsn := from.text(t, "SELECT spock.sync_event()")
+	n.eventually(t, "SELECT (remote_lsn >= '"+lsn+"')::text FROM pg_replication_origin_status WHERE external_id = (SELECT sub_slot_name FROM spock.subscription)", "true")
+}
+
+// A column changes its type while another node, which has yet to hear of it,
+// writes rows in the old one: they win over rows that DDL alone has written
+// anew, and mean here what they mean there.
+func TestTypeChangesWhileOthersWrite(t *testing.T) {
+	t.Parallel()
+	cases := []struct{ before, value, other, after string }{
+		{"int", "7", "8", "bigint"},
+		{"bigint", "7", "8", "int"},
+		{"int", "7", "8", "text"},
+		{"text", "7", "8", "int USING v::int"},
+		{"int", "7", "8", "numeric(10,2)"},
+		{"numeric", "7", "8", "int"},
+		{"varchar(10)", "x", "y", "text"},
+		{"text", "x", "y", "mood USING v::mood"},
+		{"mood", "x", "y", "text"},
+		{"small", "7", "8", "bigint"},
+		{"int", "7", "8", "large"},
+		{"small", "7", "8", "large"},
+		{"json", `{"a":1}`, `{"b":2}`, "jsonb"},
+		{"jsonb", `{"a":1}`, `{"b":2}`, "json"},
+		{"int[]", "{1,2}", "{3}", "bigint[]"},
+		{"mood[]", "{x,y}", "{y}", "text[]"},
+		{"timestamp", "2020-01-01 12:00", "2021-01-01 12:00", "timestamptz USING v AT TIME ZONE 'UTC'"},
+		{"pair", "(1,x)", "(2,y)", "text USING v::text"},
+	}
+	setup := "CREATE TYPE mood AS ENUM ('x', 'y'); CREATE DOMAIN small AS int; CREATE DOMAIN large AS bigint; CREATE TYPE pair AS (a int, b text);"
+	var fill, alter, write strings.Builder
+	for i, c := range cases {
+		setup += fmt.Sprintf("CREATE TABLE t%d (id int PRIMARY KEY, v %s, w int); SELECT spock.repset_add_table('default', 't%[1]d');", i, c.before)
+		fmt.Fprintf(&fill, "INSERT INTO t%d SELECT i, '%s', i FROM generate_series(1, 9) i;", i, c.value)
+		fmt.Fprintf(&alter, "ALTER TABLE t%d ALTER v TYPE %s;", i, c.after)
+		fmt.Fprintf(&write, "UPDATE t%d SET v = '%[2]s' WHERE id = 1; DELETE FROM t%[1]d WHERE id = 2; INSERT INTO t%[1]d VALUES (20, '%[2]s', 1);"+
+			"INSERT INTO t%[1]d SELECT i, '%[3]s', i FROM generate_series(100, 400) i; UPDATE t%[1]d SET w = 0 WHERE id > 300; UPDATE t%[1]d SET id = 30 WHERE id = 3;",
+			i, c.other, c.value)
+	}
+	a, b := pairOf(t, setup, "", nil)
+	a.exec(t, fill.String())
+	settle(t, a, b)
+	b.halt(t)
+	a.exec(t, travels+alter.String()+"RESET spock.enable_ddl_replication")
+	for _, statement := range strings.SplitAfter(write.String(), ";") {
+		b.exec(t, statement)
+	}
+	heardFrom(t, a, b)
+	b.start(t)
+	settle(t, a, b)
+	for i, c := range cases {
+		t.Log(c.before, "to", c.after)
+		equal(t, fmt.Sprintf("SELECT id, v::text, w FROM t%d ORDER BY id", i), a, b)
+		require.Equal(t, "310|1|100", a.text(t, fmt.Sprintf(
+			"SELECT count(*), count(*) FILTER (WHERE id = 30), count(*) FILTER (WHERE w = 0) FROM t%d WHERE v IS NOT NULL", i)))
+	}
+	for _, n := range []*node{a, b} {
+		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"))
+	}
+}
+
+// Rows that DDL writes anew lose against what others have written before they
+// heard of it; those that its transaction also changes do not.
+func TestRowsThatDDLRewrites(t *testing.T) {
+	t.Parallel()
+	a, b := pairOf(t, `CREATE TABLE t (id int PRIMARY KEY, v text, u int UNIQUE); CREATE TABLE emptied (id int PRIMARY KEY, v int);
+		CREATE TABLE parted (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (100);
+		SELECT spock.repset_add_table('default', r) FROM unnest('{t,emptied,parted}'::regclass[]) r;`, "", nil)
+	a.exec(t, `INSERT INTO t SELECT i, 'a', i FROM generate_series(1, 20) i; INSERT INTO emptied VALUES (1, 1); INSERT INTO parted VALUES (1, 1), (2, 2)`)
+	settle(t, a, b)
+	b.halt(t)
+	b.exec(t, `UPDATE t SET v = 'b' WHERE id < 6; DELETE FROM t WHERE id = 6; UPDATE t SET id = 70 WHERE id = 7; UPDATE t SET u = 80 WHERE id = 8;
+		TRUNCATE emptied; UPDATE parted SET v = 7`)
+	a.eventually(t, "SELECT count(*) FROM t WHERE v = 'b'", "5") // what follows is later, by the clock
+	a.exec(t, "SELECT spock.sub_disable('sub_n2_n1')")
+	a.eventually(t, "SELECT status FROM spock.sub_show_status('sub_n2_n1')", "disabled")
+	b.exec(t, `UPDATE t SET v = 'b1' WHERE id < 6; DELETE FROM t WHERE id = 9; UPDATE t SET id = 100 WHERE id = 10; UPDATE t SET u = 110 WHERE id = 11;
+		INSERT INTO emptied VALUES (2, 2); TRUNCATE emptied; UPDATE parted SET v = 8 WHERE id = 1`)
+	a.exec(t, travels+`ALTER TABLE t ALTER id TYPE bigint, ALTER u TYPE bigint;
+		BEGIN; INSERT INTO t VALUES (50, 'new', 50); ALTER TABLE t ADD r float DEFAULT random(); UPDATE t SET v = 'a2' WHERE id = 1; COMMIT;
+		BEGIN; SAVEPOINT s; ALTER TABLE parted ALTER v TYPE bigint; ROLLBACK TO s; ALTER TABLE parted ALTER v TYPE numeric; RELEASE s; COMMIT;
+		ALTER TABLE emptied ALTER v TYPE bigint; ALTER TABLE emptied SET (fillfactor = 90); RESET spock.enable_ddl_replication`)
+	require.Equal(t, "t 2,parted 0,part 1,emptied 1", a.text(t, `SELECT string_agg(n || ' ' || (SELECT count(*) FROM spock.pgdrover_rewrite w WHERE w.relid = n::regclass), ',')
+		FROM unnest('{t,parted,part,emptied}'::text[]) n`))
+	a.exec(t, "UPDATE t SET v = 'a3' WHERE id = 2; SELECT spock.sub_enable('sub_n2_n1')")
+	heardFrom(t, a, b)
+	b.start(t)
+	settle(t, a, b)
+	for _, query := range []string{"SELECT id, v, u FROM t ORDER BY id", "SELECT * FROM emptied", "SELECT * FROM parted ORDER BY id"} {
+		equal(t, query, a, b)
+	}
+	require.Equal(t, "1 a2,2 a3,3 b1,4 b1,5 b1", a.text(t, "SELECT string_agg(concat_ws(' ', id, v), ',' ORDER BY id) FROM t WHERE id < 6"))
+	a.exec(t, "DROP TABLE parted, emptied CASCADE")
+	require.Equal(t, "2", a.text(t, "SELECT count(*) FROM spock.pgdrover_rewrite"))
+	for _, n := range []*node{a, b} {
+		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"))
+	}
+}
