@@ -64,6 +64,7 @@ type rereadError struct {
 	cause error
 
 	failedAt int
+	reread   bool
 	attempts int // in the exception form that ended with what may go away
 	// whole: transactions shall come as a whole; final is not known.
 	whole bool
@@ -251,7 +252,7 @@ func (a *applier) lineUp(again []*transaction) error {
 			return wholly("a transaction needs to be looked at")
 		}
 		if tx.partial {
-			return &rereadError{final: first.final, mode: first.mode, cause: first.cause, failedAt: first.failedAt}
+			return &rereadError{final: first.final, mode: first.mode, cause: first.cause, failedAt: first.failedAt, reread: first.reread}
 		}
 		tx.begun, tx.saved, tx.stamped = false, false, false
 		tx.trials, tx.failed, tx.described, tx.untold = nil, false, 0, 0

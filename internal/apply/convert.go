@@ -18,24 +18,24 @@ type foreign struct {
 	Type    uint32 `json:"type"`
 	Element uint32 `json:"element"`
 	Cast    bool   `json:"cast"` // there is one to the column's type
+	Own     bool   `json:"own"`  // the column's type is none that all servers have
 }
 
 // foreignQuery looks for types by their names, or by numbers that are the same on
 // all servers, and for ways to the types of columns. A provider tells a domain by
-// the name of the type that it is made of. Types of another name, and those that
-// have no namesake here, are left out.
+// the name of the type that it is made of. Columns of the very type are left out.
 const foreignQuery = `
-SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('at', x.at, 'type', y.oid::bigint, 'element', y.typelem::bigint,
-         'cast', EXISTS (SELECT FROM pg_catalog.pg_cast m WHERE m.castsource = y.oid AND m.casttarget = z.base))), '[]')::text
+SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('at', x.at, 'type', coalesce(y.oid::bigint, 0), 'element', coalesce(y.typelem::bigint, 0),
+         'cast', EXISTS (SELECT FROM pg_catalog.pg_cast m WHERE m.castsource = y.oid AND m.casttarget = z.base), 'own', z.base >= 16384)), '[]')::text
   FROM pg_catalog.json_to_recordset($1::pg_catalog.json) AS x (at int, type oid, namespace text, name text, local oid)
-  JOIN pg_catalog.pg_type y ON y.oid = CASE WHEN x.name IS NULL THEN x.type
+  LEFT JOIN pg_catalog.pg_type y ON y.oid = CASE WHEN x.name IS NULL THEN x.type
        ELSE pg_catalog.to_regtype(pg_catalog.format('%I.%I', x.namespace, x.name))::oid END
  CROSS JOIN LATERAL (
        WITH RECURSIVE base AS (
            SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t WHERE t.oid = x.local
             UNION ALL SELECT t.oid, t.typbasetype FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype)
        SELECT b.oid AS base FROM base b WHERE b.typbasetype = 0) z
- WHERE y.oid <> z.base`
+ WHERE y.oid IS DISTINCT FROM z.base`
 
 // convert finds the columns whose values have to be made into another type. Text
 // needs nothing: the column's own type reads it.
@@ -83,6 +83,12 @@ func (g *target) convert(ctx context.Context, s *session, types map[uint32]*pgou
 	}
 	for _, f := range found {
 		c := &g.sent[f.At]
+		if f.Type == 0 {
+			if f.Own {
+				continue // it has another name by now
+			}
+			return &rereadError{text: true, cause: fmt.Errorf("column %q of %s comes in a type that is not here", g.Columns[c.local].Name, g.plain)} //nolint:err113 // for the log
+		}
 		c.typ, c.element, c.cast = f.Type, f.Element, "::"+g.Columns[c.local].TypeName
 		if !f.Cast {
 			c.cast = "::text" + c.cast

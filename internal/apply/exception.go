@@ -91,8 +91,12 @@ func isSessionError(err error) bool {
 	if _, ok := errors.AsType[*delayed](err); ok {
 		return true
 	}
+	if _, ok := errors.AsType[*rereadError](err); ok {
+		return true
+	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pgerrcode.IsConnectionException(pgErr.Code) || pgErr.Severity == "FATAL"
+		// Of a value that does not fit its type the server says that the protocol is violated.
+		return pgerrcode.IsConnectionException(pgErr.Code) && pgErr.Code != pgerrcode.ProtocolViolation || pgErr.Severity == "FATAL"
 	}
 	return errors.Is(err, errPipeline) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, errBroken)
@@ -132,6 +136,13 @@ func (a *applier) sendCareful(ctx context.Context, tx *transaction, i int) error
 	err := c.change(ctx, ch)
 	if err == nil || isSessionError(err) {
 		return err
+	}
+	if ch.row() && !tx.reread {
+		// Its table may have been changed since it was read. It is read again, and held.
+		tx.reread = true
+		a.epoch++
+		a.log.DebugContext(ctx, "read table again", "lsn", tx.final.String(), "error", err)
+		return errPipeline
 	}
 	if err := a.blame(tx, err, tx.actions); err != nil {
 		return err

@@ -106,7 +106,7 @@ func (w *Worker) beginTransaction(m *pgoutput.Begin) {
 	tx := &transaction{final: m.FinalLSN, commitTime: m.CommitTime, xid: m.XID, arena: w.applier.arena()}
 	w.current, w.dropping, w.repairing, w.author = tx, false, false, w.sub.provider
 	if f := w.forced[m.FinalLSN]; f != nil {
-		tx.mode, tx.cause, tx.failedAt, tx.attempts = f.mode, f.cause, f.failedAt, f.attempts
+		tx.mode, tx.cause, tx.failedAt, tx.reread, tx.attempts = f.mode, f.cause, f.failedAt, f.reread, f.attempts
 	}
 	tx.skipped = w.skip != 0 && m.FinalLSN == w.skip
 }

@@ -1,10 +1,16 @@
 package apply
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 )
 
@@ -39,8 +45,9 @@ func TestTypeChangesWhileOthersWrite(t *testing.T) {
 		{"mood[]", "{x,y}", "{y}", "text[]"},
 		{"timestamp", "2020-01-01 12:00", "2021-01-01 12:00", "timestamptz USING v AT TIME ZONE 'UTC'"},
 		{"pair", "(1,x)", "(2,y)", "text USING v::text"},
+		{"digit", "7", "8888", "int USING v::text::int; DROP TYPE digit"},
 	}
-	setup := "CREATE TYPE mood AS ENUM ('x', 'y'); CREATE DOMAIN small AS int; CREATE DOMAIN large AS bigint; CREATE TYPE pair AS (a int, b text);"
+	setup := "CREATE TYPE mood AS ENUM ('x', 'y'); CREATE DOMAIN small AS int; CREATE DOMAIN large AS bigint; CREATE TYPE pair AS (a int, b text); CREATE TYPE digit AS ENUM ('7', '8888');"
 	var fill, alter, write strings.Builder
 	for i, c := range cases {
 		setup += fmt.Sprintf("CREATE TABLE t%d (id int PRIMARY KEY, v %s, w int); SELECT spock.repset_add_table('default', 't%[1]d');", i, c.before)
@@ -107,5 +114,77 @@ func TestRowsThatDDLRewrites(t *testing.T) {
 	require.Equal(t, "2", a.text(t, "SELECT count(*) FROM spock.pgdrover_rewrite"))
 	for _, n := range []*node{a, b} {
 		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"))
+	}
+}
+
+// Nodes change the types of columns in turn while all of them write rows, each
+// its own: nothing is lost, and nobody stumbles over a definition that changes
+// beside him.
+func TestTypesChangeUnderWriters(t *testing.T) {
+	t.Parallel()
+	all := []*node{newNode(t, "n1", nil), newNode(t, "n2", nil), newNode(t, "n3", nil)}
+	for _, n := range all {
+		n.exec(t, "CREATE TABLE t (id int PRIMARY KEY, v int, w text, u int UNIQUE); SELECT spock.repset_add_table('default', 't')")
+	}
+	for _, n := range all {
+		for _, provider := range all {
+			if n != provider {
+				n.subscribe(t, provider, "")
+			}
+		}
+	}
+	for i, n := range all {
+		n.exec(t, fmt.Sprintf("INSERT INTO t SELECT i, i, '7', i FROM generate_series(%d, %d) i", i*1000+1, i*1000+300))
+	}
+	settle(t, all...)
+	var writers sync.WaitGroup
+	var stop atomic.Bool
+	var written [3]atomic.Int64
+	defer writers.Wait()
+	defer stop.Store(true)
+	for i, n := range all {
+		conn, err := pgx.Connect(t.Context(), n.dsn())
+		require.NoError(t, err)
+		writers.Go(func() {
+			defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+			r := rand.New(rand.NewPCG(uint64(i), 1))
+			for !stop.Load() {
+				id := i*1000 + 1 + r.IntN(300)
+				sql := fmt.Sprintf("UPDATE t SET v = %d, w = '%d' WHERE id = %d", r.IntN(1000), r.IntN(1000), id)
+				switch r.IntN(4) {
+				case 0:
+					sql = fmt.Sprintf("DELETE FROM t WHERE id = %d", id)
+				case 1:
+					sql = fmt.Sprintf("INSERT INTO t VALUES (%d, %[1]d, '5', %[1]d) ON CONFLICT DO NOTHING", id)
+				}
+				if _, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+					t.Error(err)
+					return
+				}
+				written[i].Add(1)
+			}
+		})
+	}
+	for k, change := range []string{
+		"v TYPE bigint", "w TYPE int USING w::int", "v TYPE text", "w TYPE text", "v TYPE int USING v::int", "u TYPE bigint", "u TYPE int",
+	} {
+		n := all[k%3]
+		n.exec(t, travels+"ALTER TABLE t ALTER "+change+"; RESET spock.enable_ddl_replication")
+		lsn := n.text(t, "SELECT spock.sync_event()")
+		for i, m := range all {
+			if m != n {
+				m.eventually(t, fmt.Sprintf("SELECT max(remote_lsn) >= '%s' FROM pg_replication_origin_status WHERE external_id LIKE '%%sub_n%d\\_%%'", lsn, k%3+1), "t")
+			}
+			before := written[i].Load()
+			require.Eventually(t, func() bool { return written[i].Load() > before+10 }, time.Minute, 10*time.Millisecond)
+		}
+	}
+	stop.Store(true)
+	writers.Wait()
+	settle(t, all...)
+	equal(t, "SELECT * FROM t ORDER BY id", all...)
+	for _, n := range all {
+		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"))
+		require.Equal(t, "7", n.text(t, "SELECT count(*) FROM spock.pgdrover_rewrite"))
 	}
 }

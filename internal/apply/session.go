@@ -106,6 +106,13 @@ func (s *session) close() {
 	s.reader.Wait()
 }
 
+// inTransaction tells whether a transaction was open when the server last said.
+func (s *session) inTransaction() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status == 'T'
+}
+
 func (s *session) read() {
 	for {
 		msg, err := s.front.Receive()

@@ -135,13 +135,18 @@ SELECT pg_catalog.json_build_object(
 
 // loadTable reads a table and makes sure that deletes in it leave tombstones.
 // It uses the applying session, which also sees tables that the transaction
-// being applied has made.
+// being applied has made; until that ends, nobody changes the table.
 func loadTable(ctx context.Context, s *session, schema, name string) (*table, error) {
 	const watch = `SELECT pgdrover.watch(c.oid) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
 		ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`
 	types := []uint32{nameOID, nameOID}
 	if _, err := s.query(ctx, watch, types, textValue(schema), textValue(name)); err != nil {
 		return nil, fmt.Errorf("watch deletes of %s.%s: %w", schema, name, err)
+	}
+	if s.inTransaction() {
+		if _, err := s.query(ctx, "SELECT pgdrover.hold($1, $2)", types, textValue(schema), textValue(name)); err != nil {
+			return nil, fmt.Errorf("lock table %s.%s: %w", schema, name, err)
+		}
 	}
 	r, err := s.query(ctx, tableQuery, types, textValue(schema), textValue(name))
 	if err != nil {

@@ -38,6 +38,7 @@ type transaction struct {
 	hand     *hand // the session that writes it, beside others
 	alone    bool  // it is not to be written beside others
 	cause    error // why it is not in the fast form
+	reread   bool  // its tables were read anew after an error
 	failedAt int   // the action that failed; 0 when none can be named
 	attempts int
 	finished bool

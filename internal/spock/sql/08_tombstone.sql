@@ -54,6 +54,17 @@ RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
                 ELSE pg_catalog.sha256(key) END
 $$;
 
+-- Keeps a table as it is until the end of the transaction, as a change of one of its rows would.
+CREATE OR REPLACE FUNCTION pgdrover.hold(schema name, relation name)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = schema AND c.relname = relation AND c.relkind IN ('r', 'p')) THEN
+        EXECUTE pg_catalog.format('LOCK TABLE ONLY %I.%I IN ROW EXCLUSIVE MODE', schema, relation);
+    END IF;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgdrover.on_truncate()
 RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
