@@ -222,6 +222,11 @@ func TestSubscriptionRefusals(t *testing.T) {
 		{`spock.sub_create('second', 'x', apply_delay := '-1 s')`, "22023", `apply_delay must not be negative`, "", ""},
 		{`spock.sub_alter_options('first', '{"apply_delay": "-1 s"}')`, "22023", `apply_delay must not be negative`, "", ""},
 		{`spock.sub_add_repset('first', '')`, "22023", `replication_sets must be a list of names, without NULL or empty ones`, "", ""},
+		{`spock.repset_add_all_tables('default', '{NULL}')`, "22023", `schema_names must be a list of names, without NULL or empty ones`, "", ""},
+		{`spock.repset_add_all_seqs('default', '{""}')`, "22023", `schema_names must be a list of names, without NULL or empty ones`, "", ""},
+		{`spock.node_add_interface('s1', '', 'dbname=x')`, "22023", `interface name must not be empty`, "", ""},
+		{`pgdrover.sequence_spread(NULL)`, "22023", `max_nodes must be between 2 and 1024`, "", ""},
+		{`pgdrover.sequence_spread(node_number := -1)`, "22023", `node_number must not be negative`, "", ""},
 		{`spock.cleanup_resolutions(-1)`, "22023", `days must not be negative`, "", ""},
 		{
 			fmt.Sprintf(`spock.sub_create('second', '%s')`, n.dsn), "22023", `node "s1" cannot subscribe to itself`, "",

@@ -39,6 +39,16 @@ RETURNS oid LANGUAGE sql IMMUTABLE AS $$
             || pgdrover.little_endian(pg_catalog.hashname(member_name)::int8))::macaddr8)::int8 & 4294967295)::oid
 $$;
 
+-- A list of names is one: no element is missing or empty, and none is a list.
+CREATE OR REPLACE FUNCTION pgdrover.check_list(what text, list text[])
+RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF coalesce(pg_catalog.array_ndims(list), 1) > 1 OR EXISTS (SELECT FROM pg_catalog.unnest(list) AS e(name) WHERE coalesce(e.name, '') = '') THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format('%s must be a list of names, without NULL or empty ones', what);
+    END IF;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgdrover.short_name(n name)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN pg_catalog.octet_length(n::text) <= 16 THEN n::text

@@ -261,6 +261,9 @@ DECLARE
     n spock.node := pgdrover.find_node(node_add_interface.node_name);
     id pg_catalog.oid := pgdrover.member_id(n.node_id, interface_name);
 BEGIN
+    IF interface_name = '' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'interface name must not be empty';
+    END IF;
     IF EXISTS (SELECT FROM spock.node_interface i WHERE i.if_nodeid = n.node_id AND i.if_name = interface_name) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format(
             'node "%s" already has interface named "%s"', n.node_name, interface_name);

@@ -214,6 +214,7 @@ DECLARE
     schema_name pg_catalog.text;
     c pg_catalog.record;
 BEGIN
+    PERFORM pgdrover.check_list('schema_names', schema_names);
     FOREACH schema_name IN ARRAY schema_names LOOP
         IF pg_catalog.to_regnamespace(pg_catalog.quote_ident(schema_name)) IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = '3F000', MESSAGE = pg_catalog.format('schema "%s" does not exist', schema_name);

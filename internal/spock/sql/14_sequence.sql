@@ -89,6 +89,7 @@ DECLARE
     schema_name pg_catalog.text;
     seq pg_catalog.oid;
 BEGIN
+    PERFORM pgdrover.check_list('schema_names', schema_names);
     FOREACH schema_name IN ARRAY schema_names LOOP
         IF pg_catalog.to_regnamespace(pg_catalog.quote_ident(schema_name)) IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = '3F000', MESSAGE = pg_catalog.format('schema "%s" does not exist', schema_name);
@@ -259,8 +260,11 @@ DECLARE
     used boolean;
     n integer := 0;
 BEGIN
-    IF max_nodes NOT BETWEEN 2 AND 1024 THEN
+    IF max_nodes IS NULL OR max_nodes NOT BETWEEN 2 AND 1024 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'max_nodes must be between 2 and 1024';
+    END IF;
+    IF sequence_spread.node_number < 0 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'node_number must not be negative';
     END IF;
     number := coalesce(sequence_spread.node_number,
         (SELECT s.node_number FROM spock.pgdrover_spread s WHERE s.node_number < sequence_spread.max_nodes),

@@ -154,16 +154,6 @@ BEGIN
 END
 $$;
 
--- A list of names is one: no element is missing or empty, and none is a list.
-CREATE OR REPLACE FUNCTION pgdrover.check_list(what text, list text[])
-RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    IF coalesce(pg_catalog.array_ndims(list), 1) > 1 OR EXISTS (SELECT FROM pg_catalog.unnest(list) AS e(name) WHERE coalesce(e.name, '') = '') THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = pg_catalog.format('%s must be a list of names, without NULL or empty ones', what);
-    END IF;
-END
-$$;
-
 CREATE OR REPLACE FUNCTION spock.sub_create(
     subscription_name name, provider_dsn text, replication_sets text[] = '{default,default_insert_only,ddl_sql}',
     synchronize_structure boolean = false, synchronize_data boolean = false, forward_origins text[] = '{}',
