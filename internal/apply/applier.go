@@ -254,7 +254,7 @@ func (a *applier) lineUp(again []*transaction) error {
 		if tx.partial {
 			return &rereadError{final: first.final, mode: first.mode, cause: first.cause, failedAt: first.failedAt, reread: first.reread}
 		}
-		tx.begun, tx.saved, tx.stamped = false, false, false
+		tx.begun, tx.saved, tx.stamped, tx.written = false, false, false, false
 		tx.trials, tx.failed, tx.described, tx.untold = nil, false, 0, 0
 	}
 	a.todo = append(again, a.todo...)
@@ -538,7 +538,7 @@ func (a *applier) sendChanges(ctx context.Context, tx *transaction) error {
 // simple tells whether nothing but its stamp stands between a transaction's last
 // change and its commit.
 func (a *applier) simple(tx *transaction) bool {
-	return !tx.deferred && !tx.durable && !tx.position && !tx.skipped && !a.exact
+	return !tx.deferred && !tx.durable && !tx.position && !tx.skipped && !a.exact && tx.written
 }
 
 // A large transaction of which one row is in conflict need not go step by step
@@ -618,7 +618,8 @@ func (a *applier) finish(ctx context.Context, tx *transaction) error {
 	if tx.durable {
 		s.execute("SET LOCAL synchronous_commit = local", nil, nil, op{tx: tx})
 	}
-	if tx.position || tx.skipped || a.exact {
+	// The server moves no origin for a transaction that has written nothing.
+	if tx.position || tx.skipped || a.exact || tx.mode != fast || !tx.written {
 		s.execute(progressText, []uint32{26, pgLSNOID, timestamptzOID},
 			append([]pgoutput.Value{uint32Value(a.subID)}, setup...), op{tx: tx})
 	}

@@ -257,7 +257,7 @@ func (w *Worker) system(ctx context.Context, rel *pgoutput.Relation, kind pgoutp
 	default:
 		return nil
 	}
-	if old == nil {
+	if len(old) == 0 {
 		old = row
 	}
 	r := fields{rel: rel, row: row, old: old, gone: kind == pgoutput.KindDelete}

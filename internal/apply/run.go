@@ -73,6 +73,7 @@ func (r *run) add(ctx context.Context, c *change) (bool, error) {
 		r.tally = r.a.counts.tally(r.a.subID, r.tx)
 	}
 	r.tally.of(g.OID).row(c.kind, 1)
+	r.tx.written = r.tx.written || g.Plain || c.kind != pgoutput.KindInsert // a trigger may keep a row out
 	if r.target != g || r.plan != p || r.n >= runRows || r.bytes >= runBytes || r.twice(g, row, c.kind) {
 		r.next()
 		r.start(g, p)

@@ -29,6 +29,7 @@ type transaction struct {
 	deferred bool // it touched tables with checks that may wait for its end
 	defines  bool // it has run DDL
 	stamped  bool // its stamp was sent along with its last change
+	written  bool // one of its statements writes, or fails
 	actions  int  // counted as in the exception log, from BEGIN = 1
 
 	amends   []uint32 // tables with rows that it amends

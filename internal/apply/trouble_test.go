@@ -198,3 +198,44 @@ func TestSessionsEndWithTheirEngine(t *testing.T) {
 	b.start(t)
 	b.eventually(t, "SELECT count(*) FROM t", "1")
 }
+
+// What writes nothing here moves the subscription's position all the same: the
+// provider hears that it was applied, and must find that so after a new start.
+func TestTransactionsThatWriteNothing(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+	for _, n := range []*node{a, b} {
+		n.exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE kept_out (id int PRIMARY KEY); SELECT spock.repset_add_all_tables('default', '{public}')")
+	}
+	b.exec(t, `CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE TRIGGER nothing BEFORE INSERT ON kept_out FOR EACH ROW EXECUTE FUNCTION nothing(); ALTER TABLE kept_out ENABLE ALWAYS TRIGGER nothing`)
+	b.subscribe(t, a, "")
+	for i, nothing := range []string{
+		"UPDATE t SET v = 'late' WHERE id = %d", "DELETE FROM t WHERE id = %d", travels + "DROP TABLE IF EXISTS none_%d", "INSERT INTO kept_out VALUES (%d)",
+	} {
+		a.exec(t, fmt.Sprintf("INSERT INTO t VALUES (%d, 'a')", i))
+		b.eventually(t, "SELECT count(*) FROM t", "1")
+		b.halt(t)
+		a.exec(t, fmt.Sprintf(nothing, i))
+		a.exec(t, "RESET spock.enable_ddl_replication")
+		lsn := a.text(t, "SELECT pg_current_wal_insert_lsn()")
+		b.exec(t, "DELETE FROM t")
+		b.start(t)
+		a.eventually(t, "SELECT (confirmed_flush_lsn >= '"+lsn+"')::text FROM pg_replication_slots", "true")
+		confirmed := a.text(t, "SELECT confirmed_flush_lsn FROM pg_replication_slots")
+		require.Equal(t, "true", b.text(t, "SELECT (remote_lsn >= '"+confirmed+"')::text FROM pg_replication_origin_status"), nothing)
+		b.halt(t)
+		b.start(t)
+	}
+	a.exec(t, "INSERT INTO t VALUES (100, 'a')")
+	b.eventually(t, "SELECT count(*) FROM t WHERE id = 100", "1")
+}
+
+// A set changes after rows that brought their old keys.
+func TestSetChangesBehindOldKeys(t *testing.T) {
+	t.Parallel()
+	a, b := pairOf(t, "CREATE TABLE t (id int PRIMARY KEY); SELECT spock.repset_add_table('default', 't')", "", nil)
+	a.exec(t, "INSERT INTO t VALUES (1), (2); UPDATE t SET id = 3 WHERE id = 1; SELECT spock.repset_alter('default', replicate_delete := false); DELETE FROM t WHERE id = 2")
+	a.exec(t, "SELECT spock.repset_alter('default', replicate_delete := true); UPDATE t SET id = 4 WHERE id = 3")
+	b.eventually(t, "SELECT string_agg(id::text, ',' ORDER BY id) FROM t", "2,4")
+}
