@@ -383,6 +383,7 @@ func (a *applier) begin(ctx context.Context, tx *transaction) error {
 		}
 	}
 	a.session.open(tx)
+	passAuthor(a.session, tx)
 	if tx.mode == exception {
 		return a.session.run(ctx, "SAVEPOINT pgdrover_start")
 	}

@@ -164,6 +164,7 @@ func (a *applier) give(ctx context.Context, h *hand, tx *transaction) error {
 	h.epoch, h.exact = a.epoch, a.exact
 	h.session.conclude()
 	h.session.execute("BEGIN", nil, nil, op{tx: tx})
+	passAuthor(h.session, tx)
 	r := &h.gather
 	r.begin(h.applier, tx)
 	for i := range tx.changes {

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -26,9 +27,7 @@ func (w *Worker) handle(ctx context.Context, data []byte) error {
 		w.beginTransaction(m)
 		return nil
 	case *pgoutput.Origin:
-		w.author = w.authors[m.Name]
-		w.dropping = w.dropping || w.fromElsewhere(m.Name)
-		return nil
+		return w.comesFrom(ctx, m.Name)
 	case *pgoutput.Commit:
 		return w.endTransaction(ctx, m)
 	case *pgoutput.Relation:
@@ -128,13 +127,52 @@ func (w *Worker) setRow(m pgoutput.Message) bool {
 	return t != nil && t.relation.Namespace == "spock" && t.relation.Name != "queue"
 }
 
-// fromElsewhere tells whether a transaction that came to the provider by
-// replication is none of ours.
-func (w *Worker) fromElsewhere(origin string) bool {
+// comesFrom takes the origin of a transaction that came to the provider by
+// replication itself. Without forwarding it is none of ours.
+func (w *Worker) comesFrom(ctx context.Context, origin string) error {
+	w.author = 0
 	if len(w.sub.forward) == 0 {
-		return true
+		w.dropping = true
+		return nil
 	}
-	return w.authors[origin] == w.engine.node
+	if _, known := w.authors[origin]; !known { // it may be new there
+		if err := w.loadAuthors(ctx); err != nil {
+			return err
+		}
+		if _, known := w.authors[origin]; !known {
+			w.authors[origin] = 0 // and is not asked for again
+		}
+	}
+	w.writtenBy(w.authors[origin])
+	return nil
+}
+
+// writtenBy takes the author of a forwarded transaction, where one is known. What
+// is this node's own goes no further: where nodes forward in a circle, it would
+// go round for ever.
+func (w *Worker) writtenBy(author conflict.NodeID) {
+	w.author = author
+	w.dropping = w.dropping || author == w.engine.node
+	if w.current != nil {
+		w.current.author = author
+	}
+}
+
+const (
+	// authorPrefix marks messages with the author of what comes over several nodes:
+	// an origin only tells whom the provider has it from.
+	authorPrefix = "pgdrover/a"
+	// queuedPrefix marks messages with what has been done for the queue of another
+	// node: the queue itself does not go on.
+	queuedPrefix = "pgdrover/q"
+)
+
+// passAuthor tells those to whom a forwarded transaction is forwarded in turn who
+// has written it.
+func passAuthor(s *session, tx *transaction) {
+	if tx.author != 0 {
+		s.execute("SELECT pg_logical_emit_message(true, $1, $2)", []uint32{textOID, textOID}, []pgoutput.Value{textValue(authorPrefix), textValue(fmt.Sprint(uint32(tx.author)))}, op{tx: tx})
+	}
 }
 
 func (w *Worker) endTransaction(ctx context.Context, m *pgoutput.Commit) error {
@@ -145,7 +183,7 @@ func (w *Worker) endTransaction(ctx context.Context, m *pgoutput.Commit) error {
 	w.current = nil
 	tx.end, tx.complete = m.EndLSN, true
 	delete(w.forced, tx.final)
-	if !w.dropping && w.author != 0 {
+	if !w.dropping && w.author != 0 && tx.commitTime > 0 { // copies bear a time that is none
 		// What a provider forwards has the times of others.
 		if back, stepped := conflict.SteppedBack(w.before[w.author], tx.commitTime); stepped && w.before[w.author] != 0 {
 			w.applier.counts.add(w.sub.id, "clock_stepped_back", 1)
@@ -158,7 +196,7 @@ func (w *Worker) endTransaction(ctx context.Context, m *pgoutput.Commit) error {
 			tx.skipped, tx.changes = true, nil
 		}
 		w.skip = 0
-		w.log.WarnContext(ctx, "skip-LSN of subscription cleared", "subscription", w.sub.name, "lsn", m.EndLSN.String(), "skipped", tx.skipped)
+		w.log.WarnContext(ctx, "skip-LSN of subscription cleared", "lsn", m.EndLSN.String(), "skipped", tx.skipped)
 		tx.add(change{set: w.sql("UPDATE spock.subscription SET sub_skip_lsn = '0/0' WHERE sub_id = $1", []uint32{26}, uint32Value(w.sub.id))})
 		tx.mode = max(tx.mode, careful)
 	}
@@ -249,7 +287,7 @@ func (w *Worker) system(ctx context.Context, rel *pgoutput.Relation, kind pgoutp
 		if err != nil {
 			return err
 		}
-		if w.sets.overlap(q.sets, q.all) {
+		if w.sets.overlap(q.Sets, q.All) {
 			w.current.add(change{queue: q})
 		}
 		return nil
@@ -284,6 +322,22 @@ func (w *Worker) message(ctx context.Context, m *pgoutput.LogicalMessage) error 
 	switch {
 	case m.Prefix == "pgdrover/v":
 		w.vectors = append(w.vectors, vector{text: string(m.Content), behind: w.applier.last()})
+		return nil
+	case m.Prefix == authorPrefix && w.current != nil && len(w.sub.forward) > 0:
+		author, err := strconv.ParseUint(string(m.Content), 10, 32)
+		if err != nil {
+			return fmt.Errorf("read author of transaction: %w", err)
+		}
+		w.writtenBy(conflict.NodeID(author))
+		return nil
+	case m.Prefix == queuedPrefix && w.current != nil && len(w.sub.forward) > 0 && !w.dropping && !w.repairing && !w.current.skipped:
+		q := &queued{}
+		if err := json.Unmarshal(m.Content, q); err != nil {
+			return fmt.Errorf("read queued message: %w", err)
+		}
+		if w.sets.overlap(q.Sets, q.All) {
+			w.current.add(change{queue: q})
+		}
 		return nil
 	case m.Prefix != "Spock" || len(m.Content) < 4:
 		return nil

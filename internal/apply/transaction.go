@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 
+	"github.com/pgdrover/pgdrover/internal/conflict"
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/pgoutput"
 )
@@ -12,6 +13,7 @@ type transaction struct {
 	final, end pg.LSN // start and end of its commit record there
 	commitTime pg.Timestamp
 	xid        uint32
+	author     conflict.NodeID // of what the provider forwards; 0 when it is not known, or the provider's own
 	changes    []change
 	size       int  // bytes of changes
 	weight     int  // what it is counted with while it is in flight
