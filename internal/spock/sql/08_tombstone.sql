@@ -84,6 +84,7 @@ DECLARE
     fn pg_catalog.text := pg_catalog.format('pgdrover.%I', 'tombstone_' || rel);
     relation pg_catalog.text;
     old_definition pg_catalog.text;
+    complete boolean;
 BEGIN
     SELECT pgdrover.qualified_name(c.oid) INTO relation
       FROM pg_catalog.pg_class c
@@ -92,10 +93,16 @@ BEGIN
         RETURN;
     END IF;
     SELECT w.definition INTO old_definition FROM spock.pgdrover_watch w WHERE w.relid = rel;
-    IF old_definition = coalesce(expression, '') AND
-       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t
-         WHERE t.tgrelid = rel AND t.tgname LIKE E'pgdrover\\_tombstone\\_%' AND t.tgenabled = 'O')
-       = (CASE WHEN expression IS NULL THEN 1 ELSE 3 END) THEN
+    complete := (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t
+                  WHERE t.tgrelid = rel AND t.tgname LIKE E'pgdrover\\_tombstone\\_%' AND t.tgenabled = 'O')
+                = (CASE WHEN expression IS NULL THEN 1 ELSE 3 END);
+    IF complete AND old_definition = coalesce(expression, '') THEN
+        RETURN;
+    END IF;
+    -- What an extension's script makes is the extension's and goes with it; what is there already it may not replace.
+    IF pgdrover.script_depth(NULL, 0) > 0 THEN
+        PERFORM pg_catalog.set_config('pgdrover.held', pg_catalog.concat_ws(' ',
+            nullif(pg_catalog.current_setting('pgdrover.held', true), ''), rel), true);
         RETURN;
     END IF;
     IF expression IS NULL THEN
@@ -112,23 +119,66 @@ BEGIN
         -- No SET search_path: it would cost more than the rest, for each row; every name in the body is qualified.
         PERFORM pgdrover.run(pg_catalog.format(
             'CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L', fn, body));
-        PERFORM pgdrover.run(pg_catalog.format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn));
-        PERFORM pgdrover.run(pg_catalog.format(
-            'CREATE OR REPLACE TRIGGER pgdrover_tombstone_delete AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %s()',
-            relation, fn));
-        PERFORM pgdrover.run(pg_catalog.format(
-            'CREATE OR REPLACE TRIGGER pgdrover_tombstone_update AFTER UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION %s()',
-            relation, fn));
+        -- Triggers that are there, and on, do with the new function: a key may change in many partitions at once.
+        IF NOT coalesce(complete AND old_definition <> '', false) THEN
+            PERFORM pgdrover.run(pg_catalog.format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn));
+            PERFORM pgdrover.run(pg_catalog.format(
+                'CREATE OR REPLACE TRIGGER pgdrover_tombstone_delete AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %s()',
+                relation, fn));
+            PERFORM pgdrover.run(pg_catalog.format(
+                'CREATE OR REPLACE TRIGGER pgdrover_tombstone_update AFTER UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION %s()',
+                relation, fn));
+        END IF;
     END IF;
-    PERFORM pgdrover.run(pg_catalog.format(
-        'CREATE OR REPLACE TRIGGER pgdrover_tombstone_truncate AFTER TRUNCATE ON %s '
-        'FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.on_truncate()', relation));
+    IF NOT complete THEN
+        PERFORM pgdrover.run(pg_catalog.format(
+            'CREATE OR REPLACE TRIGGER pgdrover_tombstone_truncate AFTER TRUNCATE ON %s '
+            'FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.on_truncate()', relation));
+    END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE e.extname = 'spock') THEN
         PERFORM pgdrover.bind_to_extension(rel, expression IS NOT NULL);
     END IF;
     INSERT INTO spock.pgdrover_watch (relid, key_columns, definition)
     VALUES (rel, pgdrover.key_columns(rel), coalesce(expression, ''))
         ON CONFLICT (relid) DO UPDATE SET key_columns = excluded.key_columns, definition = excluded.definition;
+END
+$$;
+
+-- The same for many. Each of them would have everything planned anew, twice for each statement, by changing the role for it.
+CREATE OR REPLACE FUNCTION pgdrover.watch_each(rels oid[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    role_before pg_catalog.text := pg_catalog.current_setting('session_replication_role');
+    quiet boolean := pg_catalog.cardinality(rels) > 1 AND role_before <> 'replica'
+                     AND pg_catalog.has_parameter_privilege('session_replication_role', 'SET');
+    rel pg_catalog.oid;
+BEGIN
+    IF quiet THEN
+        PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    END IF;
+    FOREACH rel IN ARRAY rels LOOP
+        PERFORM pgdrover.watch(rel);
+    END LOOP;
+    IF quiet THEN
+        PERFORM pg_catalog.set_config('session_replication_role', role_before, true);
+    END IF;
+END
+$$;
+
+-- Makes what had to wait for the end of an extension's script. The list is the session's: it may name only what is ours to
+-- watch.
+CREATE OR REPLACE FUNCTION pgdrover.watch_held()
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    held pg_catalog.text := coalesce(pg_catalog.current_setting('pgdrover.held', true), '');
+BEGIN
+    IF held <> '' THEN
+        PERFORM pg_catalog.set_config('pgdrover.held', '', true);
+        PERFORM pgdrover.watch_each(ARRAY(
+            SELECT DISTINCT h::oid FROM pg_catalog.regexp_split_to_table(held, ' ') h
+             WHERE EXISTS (SELECT FROM spock.replication_set_table t WHERE t.set_reloid = h::oid)
+                OR EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = h::oid) ORDER BY 1));
+    END IF;
 END
 $$;
 

@@ -346,13 +346,13 @@ $$;
 
 -- How deep the session is in statements that run an extension's script: 1 while it is in one, 2 for an ALTER EXTENSION of the
 -- script itself. Whatever a script does belongs to that statement; not all of it shows in an event trigger as a part of
--- the extension, a DROP does not.
+-- the extension, a DROP does not. With a step of 0 it is only asked for.
 CREATE OR REPLACE FUNCTION pgdrover.script_depth(tag text, step integer)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     depth integer := coalesce(nullif(pg_catalog.current_setting('pgdrover.script_depth', true), ''), '0')::integer;
 BEGIN
-    IF tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+    IF step <> 0 AND tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         depth := greatest(depth + step, 0);
         PERFORM pg_catalog.set_config('pgdrover.script_depth', depth::text, true);
     END IF;
@@ -388,7 +388,8 @@ DECLARE
     -- What a statement dropped that is not temporary, when it dropped both.
     lasting CONSTANT pg_catalog.text := substring(current_setting('pgdrover.dropped_temporary', true), E'^\\{.*$');
 BEGIN
-    IF pgdrover.script_depth(tag, -1) > 0 THEN
+    -- The statement that runs the script counts until all is done that follows it.
+    IF pgdrover.script_depth(tag, 0) > (CASE WHEN tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN 1 ELSE 0 END) THEN
         RETURN;
     END IF;
     IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() OR NOT enabled AND strpos(current_query(), ';') = 0
@@ -509,19 +510,62 @@ BEGIN
     IF coalesce(current_setting('pgdrover.dropped_temporary', true), '') <> '' THEN
         PERFORM set_config('pgdrover.dropped_temporary', '', true);
     END IF;
-    IF pgdrover.flag('spock.deny_all_ddl') AND NOT pgdrover.internal() THEN
+    IF pgdrover.flag('spock.deny_all_ddl') AND NOT pgdrover.internal() AND current_setting('session_replication_role') <> 'replica' THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('cannot execute %s within spock cluster', TG_TAG);
     END IF;
 END
+$$;
+
+-- Whether the running transaction has changed a table's keys, or its triggers.
+CREATE OR REPLACE FUNCTION pgdrover.key_changed(rel oid)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
+                    WHERE i.indrelid = rel AND i.indisunique AND (pg_catalog.age(i.xmin) <= 0 OR EXISTS (
+                          SELECT FROM pg_catalog.pg_attribute a
+                           WHERE a.attrelid = rel AND a.attnum = ANY (i.indkey::int2[]) AND pg_catalog.age(a.xmin) <= 0)))
+        OR EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = rel AND pg_catalog.age(t.xmin) <= 0)
+$$;
+
+-- The tables that are sent or applied to among those that a statement names or has left without something, and those below
+-- them: the server does not name these, although much of what is done to a table is done to its partitions and children as
+-- well. There may be many of them, and most of it leaves their keys alone.
+CREATE OR REPLACE FUNCTION pgdrover.concerned_tables(tag text, dropped oid[], OUT rel oid, OUT named boolean, OUT keyed_anew boolean)
+RETURNS SETOF record LANGUAGE sql STABLE AS $$
+    WITH RECURSIVE named (rel) AS (
+        SELECT coalesce(i.indrelid, c.objid)
+          FROM pg_catalog.pg_event_trigger_ddl_commands() c LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.objid
+         WHERE c.classid = 'pg_catalog.pg_class'::regclass
+         UNION SELECT pg_catalog.unnest(dropped)
+    ), reached (rel) AS (
+        SELECT n.rel FROM named n
+         UNION SELECT h.inhrelid FROM reached p JOIN pg_catalog.pg_inherits h ON h.inhparent = p.rel
+                WHERE tag LIKE 'ALTER %' OR tag = 'CREATE INDEX'
+    )
+    SELECT r.rel, n.rel IS NOT NULL, n.rel IS NULL AND pgdrover.key_changed(r.rel)
+      FROM reached r LEFT JOIN named n USING (rel)
+     WHERE EXISTS (SELECT FROM spock.replication_set_table t WHERE t.set_reloid = r.rel)
+        OR EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = r.rel)
+$$;
+
+-- Of these tables those whose filters use a column that the running transaction has changed.
+CREATE OR REPLACE FUNCTION pgdrover.filters_changed(rels oid[])
+RETURNS oid[] LANGUAGE sql STABLE AS $$
+    SELECT pg_catalog.array_agg(DISTINCT d.refobjid)
+      FROM spock.depend d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+     WHERE d.classid = 'spock.replication_set_table'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+       AND d.deptype = 'n' AND d.refobjid = ANY (rels) AND pg_catalog.age(a.xmin) <= 0
 $$;
 
 -- Whoever changes a table, also what applies changes: publications, triggers and filters follow.
 CREATE OR REPLACE FUNCTION pgdrover.on_ddl_upkeep()
 RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    depth integer := pgdrover.script_depth(TG_TAG, -1);
+    concerned pg_catalog.oid[];
+    named pg_catalog.oid[];
     rels pg_catalog.oid[];
-    rel pg_catalog.oid;
-    everything boolean := TG_TAG IN ('ALTER TYPE', 'ALTER SCHEMA');
+    -- An extension takes its types along into another schema.
+    everything boolean := TG_TAG IN ('ALTER TYPE', 'ALTER SCHEMA', 'ALTER EXTENSION');
     dropped pg_catalog.text := coalesce(current_setting('pgdrover.dropped', true), '');
 BEGIN
     IF dropped <> '' THEN
@@ -529,6 +573,9 @@ BEGIN
     END IF;
     IF to_regclass('spock.local_node') IS NULL OR pgdrover.internal() THEN
         RETURN;
+    END IF;
+    IF depth = 0 THEN
+        PERFORM pgdrover.watch_held();
     END IF;
     IF coalesce(current_setting('pgdrover.applying', true), '') = 'D' AND current_setting('session_replication_role') = 'replica'
        AND pgdrover.local_node_id() IS NOT NULL THEN
@@ -538,20 +585,14 @@ BEGIN
         PERFORM pgdrover.note_added_columns();
     END IF;
     PERFORM pgdrover.note_rewritten();
-    SELECT array_agg(DISTINCT k.rel) INTO rels
-      FROM (SELECT coalesce(i.indrelid, c.objid) AS rel
-              FROM pg_event_trigger_ddl_commands() c LEFT JOIN pg_index i ON i.indexrelid = c.objid
-             WHERE c.classid = 'pg_class'::regclass
-             UNION ALL SELECT unnest(nullif(dropped, '')::oid[])) k
-     WHERE EXISTS (SELECT FROM spock.replication_set_table t WHERE t.set_reloid = k.rel)
-        OR EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = k.rel);
-    IF everything THEN
-        rels := NULL;
-    ELSIF rels IS NULL AND (dropped = '' OR TG_TAG NOT IN ('DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP OWNED',
-                                                           'DROP SCHEMA', 'DROP COLLATION', 'DROP OPERATOR CLASS', 'DROP FUNCTION')) THEN
-        RETURN;
-    ELSE
-        rels := coalesce(rels, '{}');
+    IF NOT everything THEN
+        SELECT array_agg(c.rel), array_agg(c.rel) FILTER (WHERE c.named), coalesce(array_agg(c.rel) FILTER (WHERE c.named OR c.keyed_anew), '{}')
+          INTO concerned, named, rels
+          FROM pgdrover.concerned_tables(TG_TAG, nullif(dropped, '')::oid[]) c;
+        IF concerned IS NULL AND (dropped = '' OR TG_TAG NOT IN ('DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP OWNED',
+                                                             'DROP SCHEMA', 'DROP COLLATION', 'DROP OPERATOR CLASS', 'DROP FUNCTION')) THEN
+            RETURN;
+        END IF;
     END IF;
     -- What applies knows its tables, and has to look again.
     PERFORM pg_notify('spock_change', 'definition');
@@ -560,10 +601,8 @@ BEGIN
         PERFORM pgdrover.describe_again();
     END IF;
     IF TG_TAG = 'ALTER TABLE' THEN
-        PERFORM pgdrover.refresh_filters(rels);
+        PERFORM pgdrover.refresh_filters(coalesce(named || pgdrover.filters_changed(concerned), '{}'));
     END IF;
-    FOR rel IN SELECT w.relid FROM spock.pgdrover_watch w WHERE rels IS NULL OR w.relid = ANY (rels) ORDER BY 1 LOOP
-        PERFORM pgdrover.watch(rel);
-    END LOOP;
+    PERFORM pgdrover.watch_each(ARRAY(SELECT w.relid FROM spock.pgdrover_watch w WHERE rels IS NULL OR w.relid = ANY (rels) ORDER BY 1));
 END
 $$;

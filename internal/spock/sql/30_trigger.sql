@@ -93,6 +93,10 @@ BEGIN
     IF NOT pgdrover.has_event_trigger('pgdrover_ddl_start') THEN
         CREATE EVENT TRIGGER pgdrover_ddl_start ON ddl_command_start EXECUTE FUNCTION pgdrover.on_ddl_start();
     END IF;
+    -- Extensions' scripts are counted also on behalf of what applies, whose upkeep has to wait for their end as well.
+    IF EXISTS (SELECT FROM pg_catalog.pg_event_trigger t WHERE t.evtname = 'pgdrover_ddl_start' AND t.evtenabled <> 'A') THEN
+        ALTER EVENT TRIGGER pgdrover_ddl_start ENABLE ALWAYS;
+    END IF;
     IF NOT pgdrover.has_event_trigger('pgdrover_sql_drop') THEN
         CREATE EVENT TRIGGER pgdrover_sql_drop ON sql_drop EXECUTE FUNCTION pgdrover.on_sql_drop();
         ALTER EVENT TRIGGER pgdrover_sql_drop ENABLE ALWAYS;
