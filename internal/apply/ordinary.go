@@ -13,7 +13,8 @@ import (
 // or end a session that waits; what is special about this one comes on top.
 func ordinary(config *pgconn.Config, special map[string]string) {
 	maps.Copy(config.RuntimeParams, map[string]string{
-		"search_path": "pg_catalog, pg_temp", "row_security": "off", "jit": "off",
+		// Another role than the one that has logged in may do less.
+		"role": "none", "search_path": "pg_catalog, pg_temp", "row_security": "off", "jit": "off",
 		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0",
 		"default_transaction_isolation": "read committed", "default_transaction_read_only": "off", "default_transaction_deferrable": "off",
 		"client_encoding": "UTF8", "datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -89,7 +90,14 @@ func (w *Worker) tableSyncs(ctx context.Context) error {
 			}
 			if err := w.syncTable(ctx, t, n); err != nil {
 				w.postponed.put(key, time.Now())
-				return fmt.Errorf("synchronise table %s.%s: %w", t.schema, t.name, err)
+				err = fmt.Errorf("synchronise table %s.%s: %w", t.schema, t.name, err)
+				if _, only := errors.AsType[*fullError](err); !only {
+					return err
+				}
+				if err := w.noteTable(ctx, err, w.postponed[key].delay); err != nil {
+					return err
+				}
+				continue
 			}
 			delete(w.postponed, key)
 		}
@@ -117,6 +125,23 @@ func (p postponed) put(table string, now time.Time) {
 	at.delay = min(max(2*at.delay, firstPostponement), longestPostponement)
 	at.until = now.Add(at.delay)
 	p[table] = at
+}
+
+// fullError is what the copy of a table ends with that has not begun, since the
+// provider has no slot or no session to spare: the stream has all it needs.
+type fullError struct{ error }
+
+func (e *fullError) Unwrap() error { return e.error }
+
+// noteTable keeps for the operator why a table is not copied, while the stream
+// goes on: the subscription's state stays as it is.
+func (w *Worker) noteTable(ctx context.Context, err error, delay time.Duration) error {
+	w.log.With("sqlstate", sqlState(err), "delay", delay).WarnContext(ctx, "table is not copied yet, the others go on", told(err)...)
+	if _, err := w.db.Exec(ctx, `UPDATE spock.pgdrover_subscription SET last_error = $2, last_error_code = $3, last_error_at = clock_timestamp(),
+		last_hint = nullif($4, '') WHERE sub_id = $1`, w.sub.id, err.Error(), sqlState(err), hintOf(err)); err != nil {
+		return fmt.Errorf("store error of table: %w", err)
+	}
+	return nil
 }
 
 // wantTables does what sub_alter_sync could not: it asks the provider for the
@@ -179,6 +204,9 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync, n *noted) error {
 	_, _ = hash.Write([]byte(t.schema + "." + t.name))
 	name := fmt.Sprintf("%.54s_%08x", w.sub.slot, hash.Sum32())
 	c, err := w.openCopy(ctx, walreceiver.SlotConfig{Name: name, Plugin: "pgoutput", Temporary: true, Snapshot: walreceiver.SnapshotExport})
+	if pgerrcode.IsInsufficientResources(sqlState(err)) {
+		return &fullError{err}
+	}
 	if err != nil {
 		return err
 	}

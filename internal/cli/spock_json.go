@@ -80,13 +80,16 @@ func (s *spockSub) object() object {
 		{"slot", s.Slot},
 	}
 	if s.known {
-		var lagBytes any
+		var lagBytes, lag any
 		if s.bytesKnown() {
 			lagBytes = s.lagBytes
 		}
+		if s.lagKnown() {
+			lag = s.lag.Milliseconds()
+		}
 		o = append(o,
 			field{"lag_bytes", lagBytes},
-			field{"lag_ms", s.lag.Milliseconds()},
+			field{"lag_ms", lag},
 			field{"applied_lsn", s.progress.CommitLSN.String()},
 			field{"received_lsn", s.progress.Received.String()},
 			field{"provider_lsn", s.progress.InsertLSN.String()},

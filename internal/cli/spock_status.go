@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 
@@ -38,6 +39,12 @@ func showSpockStatus(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	for _, info := range infos {
 		err := withSpock(ctx, env, info, func(ctx context.Context, db *spock.DB, info pg.ConnInfo) error {
 			n, err := readSpockNode(ctx, db, place(info))
+			// A stream that has just begun says within a second or two how far it is.
+			for began := time.Now(); err == nil && on(cmd, "check") && n.beginning() && time.Since(began) < checkPatience; {
+				if err = sleep(ctx, checkEvery); err == nil {
+					n, err = readSpockNode(ctx, db, place(info))
+				}
+			}
 			if err == nil {
 				nodes = append(nodes, n)
 			}
@@ -66,6 +73,12 @@ func showSpockStatus(ctx context.Context, env *Env, cmd *cobra.Command) error {
 	}
 	return nil
 }
+
+const (
+	// checkPatience is how long --check waits for streams that begin after an error.
+	checkPatience = 5 * time.Second
+	checkEvery    = 250 * time.Millisecond
+)
 
 // tellFailures tells all errors but the last, which it returns; nil when there is none.
 func tellFailures(env *Env, failures []error) error {
@@ -233,6 +246,33 @@ func (s *spockSub) count(stats []spock.ChannelStats, counters []spock.Counter) {
 	}
 }
 
+// told reports whether the stream has said how far it is since it began. What was
+// told before is an earlier life's, which may have ended with an error.
+func (s *spockSub) told() bool { return s.known && s.progress.UpdatedAt.After(s.state.Began) }
+
+// failing reports whether nothing was applied since the last error, as far as is
+// known: a transaction that cannot be applied is tried again and again, and
+// between two attempts there is a stream.
+func (s *spockSub) failing() bool {
+	at := s.state.LastErrorAt
+	switch {
+	case s.state.LastError == "", s.state.State == stateStreaming && at.After(s.state.Since):
+		return false // the latter is about a table that waits for its copy: the stream goes on
+	case !s.progress.UpdatedAt.After(at):
+		return true
+	}
+	// What waits was told of again, and it is older than the error.
+	return s.progress.ByCommit && !s.progress.Moved && s.lagBytes > 0 && !s.progress.CommitAt.Add(s.ApplyDelay).After(at)
+}
+
+// beginning reports whether a stream that has failed has begun again, and has
+// not said yet how far it is.
+func (n *spockNode) beginning() bool {
+	return slices.ContainsFunc(n.subs, func(s spockSub) bool {
+		return s.Enabled && s.status == statusReplicating && s.failing() && !s.told()
+	})
+}
+
 // measure says how far behind the subscription is. A stream that has nothing
 // to apply is not behind; one that does not run falls behind with the clock.
 func (s *spockSub) measure(now time.Time) {
@@ -250,11 +290,17 @@ func (s *spockSub) measure(now time.Time) {
 	}
 }
 
+// lagKnown reports whether lag means anything.
+func (s *spockSub) lagKnown() bool { return s.known && (s.status != statusReplicating || s.told()) }
+
 // bytesKnown reports whether lagBytes means anything: where the provider is now,
 // only a stream that runs knows.
-func (s *spockSub) bytesKnown() bool { return s.known && s.status == statusReplicating }
+func (s *spockSub) bytesKnown() bool { return s.status == statusReplicating && s.told() }
 
-const statusReplicating = "replicating"
+const (
+	statusReplicating = "replicating"
+	stateStreaming    = "streaming" // the engine's word
+)
 
 // trouble is what --check complains about; "" when all is well.
 func (n *spockNode) trouble() string {
@@ -270,6 +316,9 @@ func (n *spockNode) trouble() string {
 	for _, s := range n.subs {
 		if s.Enabled && s.status != statusReplicating {
 			return fmt.Sprintf("subscription %s is %s", s.Name, s.word())
+		}
+		if s.Enabled && s.failing() {
+			return fmt.Sprintf("subscription %s has applied nothing since its last error: %s", s.Name, s.state.LastError)
 		}
 	}
 	return ""
@@ -331,7 +380,10 @@ func (n *spockNode) write(w io.Writer) error {
 	for _, s := range n.subs {
 		lagBytes, lag, applied := "?", "?", "-"
 		if s.known {
-			lag, applied = strconv.FormatInt(s.lag.Milliseconds(), 10), s.progress.CommitLSN.String()
+			applied = s.progress.CommitLSN.String()
+		}
+		if s.lagKnown() {
+			lag = strconv.FormatInt(s.lag.Milliseconds(), 10)
 		}
 		if s.bytesKnown() {
 			lagBytes = strconv.FormatInt(s.lagBytes, 10)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
@@ -194,4 +195,88 @@ func TestCopyBars(t *testing.T) {
 	} {
 		require.Equal(t, x.want, bar(share(x.copied)))
 	}
+}
+
+// TestLagOfANewStream: what an earlier life of a stream has told is not the lag of this one, and a transaction that is tried
+// again is no progress; what has healed is well.
+func TestLagOfANewStream(t *testing.T) {
+	t.Parallel()
+	at := func(second int) time.Time { return time.Date(2026, 1, 1, 0, 0, second, 0, time.UTC) }
+	failed := spock.EngineState{State: "streaming", Since: at(20), Began: at(20), LastError: "could not extend file", LastErrorAt: at(10), Failures: 3}
+	fresh, ofTable, retries := failed, failed, failed
+	fresh.LastError, fresh.LastErrorAt, fresh.Failures = "", time.Time{}, 0
+	ofTable.LastErrorAt = at(30)
+	retries.State, retries.Since = "down", at(10)
+	idle := func(told int) spock.Progress {
+		return spock.Progress{UpdatedAt: at(told), CommitAt: at(1), CommitLSN: 100, InsertLSN: 100, Moved: true}
+	}
+	behind := func(told, committed int, moved bool) spock.Progress {
+		return spock.Progress{UpdatedAt: at(told), CommitAt: at(committed), CommitLSN: 100, InsertLSN: 300, ByCommit: true, Moved: moved}
+	}
+	for name, x := range map[string]struct {
+		state    spock.EngineState
+		progress spock.Progress
+		delay    time.Duration
+		lag      string // "?" is unknown
+		well     bool
+	}{
+		"it was stopped, and has begun":                    {fresh, idle(5), 0, "?", true},
+		"it has begun, and said so":                        {fresh, idle(21), 0, "0s", true},
+		"it tries again what failed":                       {failed, idle(5), 0, "?", false},
+		"it has not begun to try again":                    {retries, idle(5), 0, "?", false},
+		"the error came after what was told":               {failed, behind(5, 4, true), 0, "?", false},
+		"it is told of while it is tried again":            {failed, behind(22, 4, false), 0, "36s", false},
+		"it gets on, though far behind":                    {failed, behind(22, 4, true), 0, "36s", true},
+		"it waits for what was committed later":            {failed, behind(22, 15, false), 0, "25s", true},
+		"it waits for its delay":                           {failed, behind(22, 4, false), 10 * time.Second, "36s", true},
+		"it has healed, and nothing is left to do":         {failed, idle(21), 0, "0s", true},
+		"a table waits for its copy, and the stream is on": {ofTable, idle(25), 0, "0s", true},
+	} {
+		s := spockSub{Subscription: spock.Subscription{Name: "s", Enabled: true, ApplyDelay: x.delay}, status: statusReplicating, state: x.state, known: true, progress: x.progress}
+		s.measure(at(40))
+		n := spockNode{name: "n", engine: true, subs: []spockSub{s}}
+		lag := "?"
+		if s.lagKnown() {
+			lag = s.lag.String()
+		}
+		require.Equal(t, x.lag, lag, name)
+		require.Equal(t, lag != "?", s.bytesKnown(), name)
+		require.Equal(t, x.well, n.trouble() == "", "%s: %s", name, n.trouble())
+		require.Equal(t, !x.well && lag == "?", n.beginning(), name)
+		var table, object strings.Builder
+		require.NoError(t, writeSpockTables(&table, []spockNode{n}))
+		require.NoError(t, writeSpockJSON(&object, []spockNode{n}))
+		require.Equal(t, lag == "?", regexp.MustCompile(`\|\s+\?\s+\|`).MatchString(table.String()), table.String())
+		require.Equal(t, lag == "?", strings.Contains(object.String(), `"lag_ms": null`), object.String())
+	}
+}
+
+// TestSpockctrlHintsAtTheVersion: where nobody serves a node, that may be because of the schema's version.
+func TestSpockctrlHintsAtTheVersion(t *testing.T) {
+	t.Parallel()
+	dir := pgtest.Dir(t)
+	info, err := pg.ParseConnInfo(pgtest.DatabaseWith(t, spockctrlSettings()))
+	require.NoError(t, err)
+	installSpock(t, info)
+	config := filepath.Join(dir, "spockctrl.json")
+	require.NoError(t, os.WriteFile(config, []byte(`{"global": {"spock": {"cluster_name": "demo", "version": "1.0.0"}},
+		"spock-nodes": [{"node_name": "n1", "postgres": {"postgres_dsn": "`+info.DSN()+`"}}]}`), 0o600))
+	create := func(more ...string) string {
+		_, _, stderr := callProgram(t, dir, append([]string{"spockctrl", "--config", config, "node", "create", "n1", "--dsn", info.DSN()}, more...)...)
+		return stderr
+	}
+	stderr := create("-v", "-v")
+	require.Contains(t, stderr, "NOTICE: no engine is connected to this database")
+	require.Contains(t, stderr, "HINT: start one: pgdrover spock run --dsn ")
+	db, err := spock.Connect(t.Context(), spock.ConnectConfig{ConnInfo: info})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close(t.Context())) }()
+	for _, sql := range []string{"SELECT spock.node_drop('n1')", "UPDATE spock.pgdrover_schema_version SET version = version - 1"} {
+		_, err = db.Conn().Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	stderr = create()
+	require.Contains(t, stderr, "node n1: no engine serves it: its schema spock has version "+strconv.Itoa(spock.SchemaNumber-1))
+	require.Contains(t, stderr, "pgdrover spock upgrade --dsn ")
+	require.NotContains(t, stderr, "start one")
 }

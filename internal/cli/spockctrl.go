@@ -251,7 +251,9 @@ func (s *spockctrl) node(name, object string) (workflow.Node, error) {
 
 // on opens a session with a node for one use.
 func (s *spockctrl) on(ctx context.Context, n workflow.Node, use func(orchestrator.Server) error) error {
+	idle := false
 	server, err := orchestrator.Dial(ctx, n, func(notice spock.Notice) {
+		idle = idle || strings.HasPrefix(notice.Message, noEngine)
 		text := workflow.Mask(notice.Severity + ": " + notice.Message)
 		if notice.Severity == "WARNING" {
 			s.env.warnf("node %s: %s", n.Name, text)
@@ -269,7 +271,26 @@ func (s *spockctrl) on(ctx context.Context, n workflow.Node, use func(orchestrat
 		}
 		return failed(&orchestrator.NodeError{Node: n.Name, Op: s.cmd.Name(), Err: orchestrator.Explain(n.Name, err)})
 	}
+	if idle {
+		s.hintEngine(ctx, n, server)
+	}
 	return nil
+}
+
+// noEngine is how a database says that nobody applies anything there.
+const noEngine = "no engine is connected to this database"
+
+// hintEngine says what lets an engine serve the node: one that runs serves no
+// schema but that of its own version.
+func (s *spockctrl) hintEngine(ctx context.Context, n workflow.Node, server orchestrator.Server) {
+	info := n.ConnInfo.String()
+	version, err := server.Ask(ctx, "SELECT version::text FROM spock.pgdrover_schema_version")
+	if err == nil && len(version.Rows) == 1 && version.Rows[0][0] != nil && *version.Rows[0][0] != strconv.Itoa(spock.SchemaNumber) {
+		s.env.warnf("node %s: no engine serves it: its schema spock has version %s, and an engine of this program serves version %d; bring it up to date: %s spock upgrade --dsn %q",
+			n.Name, *version.Rows[0][0], spock.SchemaNumber, nameDrover, info)
+		return
+	}
+	s.env.hint("start one: %s spock run --dsn %q", nameDrover, info)
 }
 
 // stateDir is where runs of workflow files keep their journals.

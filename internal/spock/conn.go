@@ -50,8 +50,8 @@ type querier interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// Connect opens one connection. The session names itself and looks names up in
-// pg_catalog only; both ends notice a peer that vanished.
+// Connect opens one connection. The session names itself, is its login's own
+// role and looks names up in pg_catalog only; both ends notice a peer that vanished.
 func Connect(ctx context.Context, cfg ConnectConfig) (*DB, error) {
 	connConfig, err := connConfig(cfg)
 	if err != nil {
@@ -88,6 +88,8 @@ func connConfig(cfg ConnectConfig) (*pgx.ConnConfig, error) {
 	maps.Copy(c.RuntimeParams, map[string]string{
 		"application_name": cfg.ApplicationName,
 		"search_path":      "pg_catalog",
+		// Another role than the one that has logged in may do less.
+		"role": "none",
 		// Otherwise a backslash in a statement means something else.
 		"standard_conforming_strings": "on",
 		"statement_timeout":           millis(cfg.StatementTimeout),

@@ -126,7 +126,9 @@ UPDATE spock.pgdrover_subscription
 	qSetProvider  = `UPDATE spock.pgdrover_subscription SET provider_sysid = $2, provider_timeline = $3 WHERE sub_id = $1`
 	qEngineStates = `
 SELECT s.sub_id, s.sub_name::text, coalesce(p.state, ''), coalesce(p.state_since, 'epoch'::timestamptz), coalesce(p.last_error, ''),
-       coalesce(p.last_error_code, ''), coalesce(p.last_error_at, 'epoch'::timestamptz), coalesce(p.failures, 0), coalesce(p.last_hint, '')
+       coalesce(p.last_error_code, ''), coalesce(p.last_error_at, 'epoch'::timestamptz), coalesce(p.failures, 0), coalesce(p.last_hint, ''),
+       greatest(coalesce(p.state_since, 'epoch'::timestamptz), (SELECT max(a.backend_start) FROM pg_stat_activity a
+         WHERE a.datname = current_database() AND a.application_name = format('spock apply %s:%s', a.datid, s.sub_id)))
   FROM spock.subscription s LEFT JOIN spock.pgdrover_subscription p USING (sub_id) ORDER BY s.sub_name`
 )
 
@@ -164,7 +166,8 @@ type EngineState struct {
 	LastErrorCode string
 	LastErrorAt   time.Time
 	Failures      int
-	LastHint      string // what to do about the last error, where that is known
+	LastHint      string    // what to do about the last error, where that is known
+	Began         time.Time // when what the engine does now began: what was told before is an earlier life's
 }
 
 // EngineStates returns what the engine says about its subscriptions.

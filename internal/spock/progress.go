@@ -25,7 +25,7 @@ INSERT INTO spock.pgdrover_progress (sub_id, worker, remote_lsn, remote_commit_t
 	qStoreProgress = `SELECT pgdrover.store_progress($1, $2, $3, $4, $5, $6)`
 	qProgress      = `
 SELECT node_id, remote_node_id, remote_commit_ts, remote_lsn, remote_insert_lsn, coalesce(received_lsn, '0/0'), last_updated_ts,
-       updated_by_decode FROM spock.progress ORDER BY node_id, remote_node_id`
+       updated_by_decode, prev_remote_ts IS DISTINCT FROM remote_commit_ts FROM spock.progress ORDER BY node_id, remote_node_id`
 	qPeerProgress = `
 SELECT s.sub_origin, max(p.remote_lsn)
   FROM spock.pgdrover_progress p JOIN spock.subscription s USING (sub_id) GROUP BY s.sub_origin ORDER BY 1`
@@ -50,6 +50,7 @@ type Progress struct {
 	CommitLSN, InsertLSN, Received Position
 	UpdatedAt                      time.Time
 	ByCommit                       bool // the last change was a commit, not a keepalive
+	Moved                          bool // CommitAt is another than when it was told before
 }
 
 // StoreProgress stores what everybody may see, at most about once a second. Zero values leave what is there.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -181,13 +182,24 @@ func (db *DB) schemaChange(ctx context.Context, op string, f func(tx pgx.Tx) err
 		`SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '300s'`, qInstallLock, qQuiet,
 	} {
 		if _, err := tx.Exec(ctx, sql); err != nil {
-			return wrap(op, err)
+			return lockedOut(wrap(op, err))
 		}
 	}
 	if err := f(tx); err != nil {
-		return err
+		return lockedOut(err)
 	}
 	return wrap(op, tx.Commit(ctx))
+}
+
+// lockedOut says what to do where a lock was waited for in vain. Who held it
+// cannot be asked any more; but he has been at it for longer than we have waited.
+func lockedOut(err error) error {
+	if server, ok := errors.AsType[*ServerError](err); ok && server.Code == pgerrcode.LockNotAvailable && server.hint == "" {
+		server.hint = "Nothing was changed. Transactions hold what this needs: end them, and repeat this. They are among those of " +
+			"SELECT pid, usename, application_name, state, xact_start, query FROM pg_stat_activity WHERE datname = current_database() " +
+			"AND xact_start < now() - interval '1 minute' ORDER BY xact_start; or are prepared: SELECT gid, owner, prepared FROM pg_prepared_xacts."
+	}
+	return err
 }
 
 // rollback ends a transaction that was not committed; after a commit it does nothing.

@@ -7,14 +7,16 @@ import (
 )
 
 // ConnectSession is Connect for statements that are an operator's own: names
-// are looked up where the role and the database say.
+// are looked up, and roles are taken, as the role and the database say.
 func ConnectSession(ctx context.Context, cfg ConnectConfig) (*DB, error) {
 	connConfig, err := connConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := cfg.Settings["search_path"]; !ok {
-		delete(connConfig.RuntimeParams, "search_path")
+	for _, name := range []string{"search_path", "role"} {
+		if _, ok := cfg.Settings[name]; !ok {
+			delete(connConfig.RuntimeParams, name)
+		}
 	}
 	conn, err := pgx.ConnectConfig(ctx, connConfig)
 	if err != nil {

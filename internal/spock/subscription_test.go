@@ -2,12 +2,15 @@ package spock_test
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/spock"
 )
 
@@ -177,6 +180,27 @@ func TestLeftoversOfADroppedSubscription(t *testing.T) {
 	n.exec(t, `SELECT spock.sub_create('sub', $1)`, provider.dsn)
 	require.Equal(t, []string{"i"}, n.lines(t, `SELECT sync_status::text FROM spock.local_sync_status`))
 	require.Equal(t, "NULL", n.text(t, `SELECT state FROM spock.pgdrover_subscription`))
+}
+
+// TestStateBeganWithItsSession: an engine that was stopped and started leaves the state as it was; what applies is new.
+func TestStateBeganWithItsSession(t *testing.T) {
+	t.Parallel()
+	provider, n := pair(t)
+	n.exec(t, `SELECT spock.sub_create('sub', $1)`, provider.dsn)
+	n.exec(t, `UPDATE spock.pgdrover_subscription SET state = 'streaming', state_since = '2026-01-01 00:00:00+00'`)
+	began := func() time.Time {
+		states, err := n.db.EngineStates(t.Context())
+		require.NoError(t, err)
+		require.Len(t, states, 1)
+		return states[0].Began
+	}
+	require.Equal(t, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), began().UTC())
+	applying := n.session(t)
+	_, err := applying.Exec(t.Context(), `SELECT set_config('application_name', format('spock apply %s:%s', d.oid, s.sub_id), false)
+		FROM pg_database d, spock.subscription s WHERE d.datname = current_database()`)
+	require.NoError(t, err)
+	require.Equal(t, n.text(t, `SELECT backend_start FROM pg_stat_activity WHERE pid = `+strconv.FormatUint(uint64(applying.PgConn().PID()), 10)),
+		n.text(t, `$1::timestamptz`, began()))
 }
 
 // TestOriginNumbersAreNotReused: rows that an origin has stamped outlive it, and must not pass for another node's.
@@ -381,4 +405,44 @@ func TestTableSync(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, pieces, 1)
 	require.NoError(t, n.db.ForgetCopy(ctx, id))
+}
+
+// TestConnectTakesNoOtherRole: ALTER ROLE … SET role is for an operator's own statements.
+func TestConnectTakesNoOtherRole(t *testing.T) {
+	t.Parallel()
+	n := install(t)
+	n.exec(t, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET role = pg_read_all_data', current_database()); END $$`)
+	info, err := pg.ParseConnInfo(n.dsn)
+	require.NoError(t, err)
+	for want, connect := range map[string]func(context.Context, spock.ConnectConfig) (*spock.DB, error){
+		"none": spock.Connect, "pg_read_all_data": spock.ConnectSession,
+	} {
+		db, err := connect(t.Context(), spock.ConnectConfig{ConnInfo: info})
+		require.NoError(t, err)
+		var role string
+		require.NoError(t, db.Conn().QueryRow(t.Context(), "SHOW role").Scan(&role))
+		require.Equal(t, want, role)
+		require.NoError(t, db.Close(t.Context()))
+	}
+}
+
+// TestSchemaChangeLockedOut: who could not have a lock is told how to find out whose it is.
+func TestSchemaChangeLockedOut(t *testing.T) {
+	t.Parallel()
+	n := install(t)
+	n.exec(t, `UPDATE spock.pgdrover_schema_version SET version = version - 1`)
+	n.exec(t, `CREATE FUNCTION public.locked() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+		RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = 'canceling statement due to lock timeout'; END $$`)
+	n.exec(t, `CREATE EVENT TRIGGER locked ON ddl_command_start EXECUTE FUNCTION public.locked()`)
+	for name, change := range map[string]func(context.Context, *spock.DB) error{"upgrade": spock.Upgrade, "uninstall": spock.Uninstall} {
+		err := change(t.Context(), n.db)
+		require.ErrorContains(t, err, "canceling statement due to lock timeout", name)
+		_, query, ok := strings.Cut(hint(t, err), "among those of ")
+		require.True(t, ok, name)
+		query, prepared, ok := strings.Cut(query, "; or are prepared: ")
+		require.True(t, ok, name)
+		for _, sql := range []string{query, strings.TrimSuffix(prepared, ".")} {
+			n.exec(t, sql) // as it stands
+		}
+	}
 }

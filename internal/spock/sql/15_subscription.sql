@@ -368,6 +368,50 @@ RETURNS void LANGUAGE sql AS $$
        AND a.application_name = pg_catalog.format('spock apply %s:%s', a.datid, id)
 $$;
 
+-- Ends what a worker that has let go, or was made to, may have left: a copy has sessions of its own, which hold the
+-- subscription's origins and write under them, and hears late that its worker is gone.
+CREATE OR REPLACE FUNCTION pgdrover.end_sessions(id oid)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    left_over integer;
+BEGIN
+    FOR attempt IN 1 .. 100 LOOP
+        -- What this transaction has seen of sessions before is not what there is now.
+        PERFORM pg_catalog.pg_stat_clear_snapshot();
+        SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(a.pid)) INTO left_over FROM pg_catalog.pg_stat_activity a
+         WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+           AND a.application_name ~ pg_catalog.format('^spock (apply|sync) %s:%s($|[^0-9])', a.datid, id);
+        EXIT WHEN left_over = 0;
+        PERFORM pg_catalog.pg_sleep(0.1);
+    END LOOP;
+END
+$$;
+
+-- Retires a subscription's origins. One that a session still holds is waited for; who does not let go is named by the error.
+CREATE OR REPLACE FUNCTION pgdrover.retire_origins(s spock.subscription)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    origin pg_catalog.text;
+BEGIN
+    FOR origin IN SELECT o.roname FROM pg_catalog.pg_replication_origin o
+                   WHERE o.roname = s.sub_slot_name::text
+                      OR o.roname IN (SELECT r.roname FROM spock.pgdrover_origin r WHERE r.sub_id = s.sub_id) LOOP
+        FOR attempt IN 1 .. 100 LOOP
+            BEGIN
+                PERFORM pgdrover.origin_retire(origin);
+                EXIT;
+            EXCEPTION WHEN object_in_use OR undefined_object OR internal_error THEN
+                -- The last two where somebody else has just dropped it.
+                IF attempt = 100 THEN
+                    RAISE;
+                END IF;
+            END;
+            PERFORM pg_catalog.pg_sleep(0.1);
+        END LOOP;
+    END LOOP;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION spock.sub_drop(subscription_name name, ifexists boolean = false)
 RETURNS oid LANGUAGE plpgsql STRICT AS $$
 DECLARE
@@ -375,7 +419,6 @@ DECLARE
     s spock.subscription;
     dsn pg_catalog.text;
     pending boolean;
-    origin pg_catalog.text;
 BEGIN
     SELECT * INTO s FROM spock.subscription k WHERE k.sub_name = subscription_name FOR UPDATE;
     IF s.sub_id IS NULL THEN
@@ -385,6 +428,7 @@ BEGIN
         s := pgdrover.find_subscription(subscription_name);
     END IF;
     PERFORM pgdrover.stop_worker(s.sub_id);
+    PERFORM pgdrover.end_sessions(s.sub_id);
     SELECT i.if_dsn INTO dsn FROM spock.node_interface i WHERE i.if_id = s.sub_origin_if;
     SELECT p.pending INTO pending FROM spock.pgdrover_subscription p WHERE p.sub_id = s.sub_id;
     DELETE FROM spock.local_sync_status y WHERE y.sync_subid = s.sub_id;
@@ -397,15 +441,12 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM spock.subscription k WHERE s.sub_origin IN (k.sub_origin, k.sub_target)) THEN
         PERFORM pgdrover.remove_node_rows(s.sub_origin);
     END IF;
-    IF NOT coalesce(pending, false) THEN
-        PERFORM pgdrover.drop_remote_slot(s, dsn);
-        FOR origin IN SELECT o.roname FROM pg_catalog.pg_replication_origin o
-                       WHERE o.roname = s.sub_slot_name::text
-                          OR o.roname IN (SELECT r.roname FROM spock.pgdrover_origin r WHERE r.sub_id = s.sub_id) LOOP
-            PERFORM pgdrover.origin_retire(origin);
-        END LOOP;
-    END IF;
     PERFORM pgdrover.unwatch_unused();
+    IF NOT coalesce(pending, false) THEN
+        PERFORM pgdrover.retire_origins(s);
+        -- At last, when nothing can fail any more: it does not come back.
+        PERFORM pgdrover.drop_remote_slot(s, dsn);
+    END IF;
     RETURN 1;
 END
 $$;
