@@ -615,6 +615,9 @@ func (a *applier) finish(ctx context.Context, tx *transaction) error {
 	if tx.deferred {
 		s.execute("SET CONSTRAINTS ALL IMMEDIATE", nil, nil, op{tx: tx})
 	}
+	if tx.defines {
+		s.execute("SELECT pgdrover.end_rewrites()", nil, nil, op{tx: tx})
+	}
 	setup := setupValues(tx)
 	if tx.durable {
 		s.execute("SET LOCAL synchronous_commit = local", nil, nil, op{tx: tx})

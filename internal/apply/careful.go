@@ -331,8 +331,7 @@ func (g *target) stampText(alias string) string {
 // old it is, and it loses, as a very old one does: those that write it while the
 // DDL is on its way to them have mostly seen what is in it.
 func rewritten(alias string) string {
-	return fmt.Sprintf("EXISTS (SELECT FROM spock.pgdrover_rewrite w WHERE w.relid = %[1]s.tableoid AND w.xmin = %[1]s.xmin"+
-		" AND %[1]s.cmin::text::int8 < w.cmin::text::int8)", alias)
+	return fmt.Sprintf("EXISTS (SELECT FROM spock.pgdrover_rewrite w WHERE w.relid = %[1]s.tableoid AND w.xmin = %[1]s.xmin)", alias)
 }
 
 func (g *target) only() string {
@@ -390,7 +389,7 @@ func (c *carefully) find(ctx context.Context, r *rowChange, x index, row pgoutpu
 			tests = append(tests, "k."+pg.QuoteIdent(g.Columns[col].Name)+" IS NULL")
 			continue
 		}
-		tests = append(tests, fmt.Sprintf("k.%s %s %s", pg.QuoteIdent(g.Columns[col].Name), x.Operators[i], s.bind(&p)))
+		tests = append(tests, fmt.Sprintf("k.%s %s %s", pg.QuoteIdent(g.Columns[col].Name), x.Operators[i], s.same(&p)))
 		values = append(values, g.value(s, v))
 	}
 	if x.Predicate != nil {

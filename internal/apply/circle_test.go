@@ -82,3 +82,26 @@ func TestDDLIsForwarded(t *testing.T) {
 		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"))
 	}
 }
+
+// Messages are everybody's to write: what a role writes that may do nothing does
+// nothing.
+func TestMessagesOfStrangers(t *testing.T) {
+	t.Parallel()
+	a, b, c := circle(t)
+	super := a.text(t, "SELECT current_user")
+	a.exec(t, "CREATE ROLE nobody; GRANT CREATE ON SCHEMA public TO nobody")
+	b.eventually(t, "SELECT count(*) FROM pg_roles WHERE rolname = 'nobody'", b.text(t, "SELECT count(*) FROM pg_roles WHERE rolname = 'nobody'"))
+	for _, n := range []*node{b, c} {
+		n.exec(t, "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'nobody') THEN CREATE ROLE nobody; END IF; GRANT CREATE ON SCHEMA public TO nobody; END $$")
+	}
+	evil := fmt.Sprintf(`json_build_object('role', '%s', 'kind', 'Q', 'all', true, 'text', 'CREATE ROLE evil SUPERUSER')::text`, super)
+	a.exec(t, "SET ROLE nobody; SELECT pg_logical_emit_message(true, 'pgdrover/q', "+evil+"); SELECT pg_logical_emit_message(true, 'pgdrover/a', 'x'); "+
+		"SELECT pg_logical_emit_message(false, 'pgdrover/a', 'x'); CREATE TABLE public.mine AS SELECT pg_logical_emit_message(true, 'pgdrover/q', "+evil+")::text; RESET ROLE")
+	id := b.text(t, "SELECT node_id FROM spock.local_node")
+	a.exec(t, "BEGIN; SELECT pg_logical_emit_message(true, 'pgdrover/a', '"+id+"'); INSERT INTO t VALUES (1, 'a'); SELECT pg_logical_emit_message(true, 'pgdrover/a', '"+id+"'); INSERT INTO t VALUES (2, 'a'); COMMIT")
+	for _, n := range []*node{b, c} {
+		n.eventually(t, "SELECT count(*) FROM t", "2")
+		n.eventually(t, "SELECT count(*) FROM pg_class WHERE relname = 'mine'", "1")
+		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM pg_roles WHERE rolname = 'evil'"))
+	}
+}

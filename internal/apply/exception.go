@@ -216,7 +216,7 @@ func (t *trial) size() int {
 func (c *carefully) describe(ctx context.Context, ch *change) trial {
 	t := trial{action: c.tx.actions}
 	if ch.queue != nil {
-		t.operation, t.statement, t.role = "DDL", &ch.queue.Text, &ch.queue.Role
+		t.operation, t.statement, t.role = "DDL", &ch.queue.text, &ch.queue.role
 		return t
 	}
 	m, err := c.decoder.DecodeOne(ch.data, false)

@@ -2,7 +2,6 @@ package apply
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -135,13 +134,11 @@ func (w *Worker) comesFrom(ctx context.Context, origin string) error {
 		w.dropping = true
 		return nil
 	}
-	if _, known := w.authors[origin]; !known { // it may be new there
+	if _, known := w.authors[origin]; !known && !w.strangers[origin] { // it may be new there
 		if err := w.loadAuthors(ctx); err != nil {
 			return err
 		}
-		if _, known := w.authors[origin]; !known {
-			w.authors[origin] = 0 // and is not asked for again
-		}
+		w.strangers[origin] = true // is not asked for again
 	}
 	w.writtenBy(w.authors[origin])
 	return nil
@@ -158,14 +155,21 @@ func (w *Worker) writtenBy(author conflict.NodeID) {
 	}
 }
 
-const (
-	// authorPrefix marks messages with the author of what comes over several nodes:
-	// an origin only tells whom the provider has it from.
-	authorPrefix = "pgdrover/a"
-	// queuedPrefix marks messages with what has been done for the queue of another
-	// node: the queue itself does not go on.
-	queuedPrefix = "pgdrover/q"
-)
+// authorPrefix marks messages with the author of what comes over several nodes:
+// an origin only tells whom the provider has it from.
+const authorPrefix = "pgdrover/a"
+
+// hearAuthor takes such a message, where the provider's engine has put it: before
+// all else in a transaction that came to it by replication. Everybody may write
+// messages.
+func (w *Worker) hearAuthor(m *pgoutput.LogicalMessage) {
+	if len(w.sub.forward) == 0 || w.current == nil || w.current.author == 0 || w.current.begun || len(w.current.changes) > 0 {
+		return
+	}
+	if author, err := strconv.ParseUint(string(m.Content), 10, 32); err == nil {
+		w.writtenBy(conflict.NodeID(author))
+	}
+}
 
 // passAuthor tells those to whom a forwarded transaction is forwarded in turn who
 // has written it.
@@ -287,7 +291,7 @@ func (w *Worker) system(ctx context.Context, rel *pgoutput.Relation, kind pgoutp
 		if err != nil {
 			return err
 		}
-		if w.sets.overlap(q.Sets, q.All) {
+		if w.sets.overlap(q.sets, q.all) {
 			w.current.add(change{queue: q})
 		}
 		return nil
@@ -323,21 +327,8 @@ func (w *Worker) message(ctx context.Context, m *pgoutput.LogicalMessage) error 
 	case m.Prefix == "pgdrover/v":
 		w.vectors = append(w.vectors, vector{text: string(m.Content), behind: w.applier.last()})
 		return nil
-	case m.Prefix == authorPrefix && w.current != nil && len(w.sub.forward) > 0:
-		author, err := strconv.ParseUint(string(m.Content), 10, 32)
-		if err != nil {
-			return fmt.Errorf("read author of transaction: %w", err)
-		}
-		w.writtenBy(conflict.NodeID(author))
-		return nil
-	case m.Prefix == queuedPrefix && w.current != nil && len(w.sub.forward) > 0 && !w.dropping && !w.repairing && !w.current.skipped:
-		q := &queued{}
-		if err := json.Unmarshal(m.Content, q); err != nil {
-			return fmt.Errorf("read queued message: %w", err)
-		}
-		if w.sets.overlap(q.Sets, q.All) {
-			w.current.add(change{queue: q})
-		}
+	case m.Prefix == authorPrefix:
+		w.hearAuthor(m)
 		return nil
 	case m.Prefix != "Spock" || len(m.Content) < 4:
 		return nil

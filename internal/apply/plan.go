@@ -289,7 +289,7 @@ func (g *target) movePlan(v verdict) *plan {
 		}
 		set = append(set, g.fillList()...)
 		for i, k := range g.key {
-			name, value := pg.QuoteIdent(g.Columns[k].Name), p.columns[len(g.sent)+i].bind(m)
+			name, value := pg.QuoteIdent(g.Columns[k].Name), p.columns[len(g.sent)+i].same(m)
 			where = append(where, fmt.Sprintf("k.%s %s %s", name, g.Indexes[0].Operators[i], value))
 			key = append(key, fmt.Sprintf("%s::%s AS %s", value, g.Columns[k].TypeName, name))
 		}
@@ -330,7 +330,7 @@ func (g *target) keyTest(p *parameters) string {
 	var tests []string
 	for i, k := range g.key {
 		tests = append(tests, fmt.Sprintf("k.%s %s %s", pg.QuoteIdent(g.Columns[k].Name), g.Indexes[0].Operators[i],
-			g.sent[g.place[k]].bind(p)))
+			g.sent[g.place[k]].same(p)))
 	}
 	return strings.Join(tests, " AND ")
 }

@@ -14,11 +14,11 @@ import (
 
 // queued is a row of spock.queue: what a provider wants done.
 type queued struct {
-	Role string   `json:"role"`
-	Kind string   `json:"kind"`
-	Sets []string `json:"sets"`
-	All  bool     `json:"all"`  // it is for every subscription
-	Text string   `json:"text"` // of the message: a statement, or JSON
+	role string
+	kind string
+	sets []string
+	all  bool   // it is for every subscription
+	text string // of the message: a statement, or JSON
 }
 
 // parseQueued reads a row of the queue. Its columns are of types whose binary
@@ -32,21 +32,21 @@ func parseQueued(rel *pgoutput.Relation, row pgoutput.Tuple) (*queued, error) {
 		v := row[i]
 		switch col.Name {
 		case "role":
-			q.Role = string(v.Data)
+			q.role = string(v.Data)
 		case "message_type":
-			q.Kind = string(v.Data)
+			q.kind = string(v.Data)
 		case "replication_sets":
-			q.All = v.Kind == pgoutput.Null
+			q.all = v.Kind == pgoutput.Null
 			var err error
-			if q.Sets, err = textArray(v); err != nil {
+			if q.sets, err = textArray(v); err != nil {
 				return nil, fmt.Errorf("read replication sets of queued message: %w", err)
 			}
 		case "message":
-			q.Text = string(v.Data)
+			q.text = string(v.Data)
 		}
 	}
-	if q.Kind == "Q" || q.Kind == "D" {
-		if err := json.Unmarshal([]byte(q.Text), &q.Text); err != nil {
+	if q.kind == "Q" || q.kind == "D" {
+		if err := json.Unmarshal([]byte(q.text), &q.text); err != nil {
 			return nil, fmt.Errorf("read queued statement: %w", err)
 		}
 	}
@@ -55,12 +55,12 @@ func parseQueued(rel *pgoutput.Relation, row pgoutput.Tuple) (*queued, error) {
 
 // execute does what a queued message says.
 func (c *carefully) execute(ctx context.Context, q *queued) error {
-	if q.Kind == "Q" || q.Kind == "D" || q.Kind == "S" {
+	if q.kind == "Q" || q.kind == "D" || q.kind == "S" {
 		if err := c.passQueued(ctx, q); err != nil {
 			return err
 		}
 	}
-	switch q.Kind {
+	switch q.kind {
 	case "Q", "D":
 		return c.ddl(ctx, q)
 	case "A":
@@ -68,18 +68,34 @@ func (c *carefully) execute(ctx context.Context, q *queued) error {
 	case "S":
 		return c.setSequence(ctx, q)
 	default:
-		return fmt.Errorf("execute queued message: unknown type %q", q.Kind)
+		return fmt.Errorf("execute queued message: unknown type %q", q.kind)
 	}
 }
 
 // passQueued hands a message on to those to whom this node forwards what comes
-// from others. A wish for the copy of a table goes no further: its rows do.
+// from others, with its place among the rows. A wish for the copy of a table goes
+// no further: its rows do.
 func (c *carefully) passQueued(ctx context.Context, q *queued) error {
-	text, err := json.Marshal(q)
-	if err != nil {
-		return fmt.Errorf("pass queued message on: %w", err)
+	message := q.text
+	if q.kind != "S" {
+		text, err := json.Marshal(q.text)
+		if err != nil {
+			return fmt.Errorf("pass queued message on: %w", err)
+		}
+		message = string(text)
 	}
-	if _, err := c.session.query(ctx, "SELECT pg_logical_emit_message(true, $1, $2)", []uint32{textOID, textOID}, textValue(queuedPrefix), textValue(string(text))); err != nil {
+	sets := pgoutput.Value{Kind: pgoutput.Null}
+	if !q.all {
+		text, err := json.Marshal(q.sets)
+		if err != nil {
+			return fmt.Errorf("pass queued message on: %w", err)
+		}
+		sets = textValue(string(text))
+	}
+	_, err := c.session.query(ctx, `INSERT INTO spock.queue (queued_at, role, replication_sets, message_type, message)
+		VALUES (pg_catalog.now(), $1, (SELECT pg_catalog.array_agg(s) FROM pg_catalog.json_array_elements_text($2::pg_catalog.json) s), $3::pg_catalog."char", $4::pg_catalog.json)`,
+		[]uint32{nameOID, textOID, textOID, textOID}, textValue(q.role), sets, textValue(q.kind), textValue(message))
+	if err != nil {
 		return fmt.Errorf("pass queued message on: %w", err)
 	}
 	return nil
@@ -100,12 +116,12 @@ const usual = `; SET LOCAL timezone TO 'UTC'; SET LOCAL datestyle TO 'ISO, MDY';
 // runs in a function that belongs to the role, in which the server refuses to
 // change roles.
 func (c *carefully) ddl(ctx context.Context, q *queued) error {
-	reply, err := c.session.query(ctx, "SELECT r.rolsuper::text FROM pg_roles r WHERE r.rolname = $1::text", []uint32{textOID}, textValue(q.Role))
+	reply, err := c.session.query(ctx, "SELECT r.rolsuper::text FROM pg_roles r WHERE r.rolname = $1::text", []uint32{textOID}, textValue(q.role))
 	if err != nil {
 		return fmt.Errorf("look for role: %w", err)
 	}
 	super := len(reply.rows) == 1 && string(reply.rows[0][0].Data) == "true"
-	if err := c.session.run(ctx, "SET LOCAL pgdrover.applying = "+pg.QuoteLiteral(q.Kind)+usual); err != nil {
+	if err := c.session.run(ctx, "SET LOCAL pgdrover.applying = "+pg.QuoteLiteral(q.kind)+usual); err != nil {
 		return err
 	}
 	if super {
@@ -127,10 +143,10 @@ func (c *carefully) ddl(ctx context.Context, q *queued) error {
 }
 
 func (c *carefully) ddlAsSuperuser(ctx context.Context, q *queued) error {
-	if err := c.session.run(ctx, "SET LOCAL ROLE "+pg.QuoteIdent(q.Role)); err != nil {
+	if err := c.session.run(ctx, "SET LOCAL ROLE "+pg.QuoteIdent(q.role)); err != nil {
 		return err
 	}
-	return c.session.run(ctx, q.Text)
+	return c.session.run(ctx, q.text)
 }
 
 func (c *carefully) ddlConfined(ctx context.Context, q *queued) error {
@@ -139,7 +155,7 @@ func (c *carefully) ddlConfined(ctx context.Context, q *queued) error {
 		$pgdrover$ DECLARE pgdrover_text pg_catalog.text; BEGIN FOREACH pgdrover_text IN ARRAY $1 LOOP EXECUTE pgdrover_text; END LOOP;
 		SET CONSTRAINTS ALL IMMEDIATE; END $pgdrover$;
 		ALTER FUNCTION pg_temp.pgdrover_ddl(text[]) OWNER TO %s`
-	if err := c.session.run(ctx, fmt.Sprintf(definition, pg.QuoteIdent(q.Role))); err != nil {
+	if err := c.session.run(ctx, fmt.Sprintf(definition, pg.QuoteIdent(q.role))); err != nil {
 		return err
 	}
 	// A function of that language runs no SELECT INTO; one of this does, as event
@@ -147,7 +163,7 @@ func (c *carefully) ddlConfined(ctx context.Context, q *queued) error {
 	const into = `SELECT format('CREATE FUNCTION pg_temp.pgdrover_into_%1$s() RETURNS void LANGUAGE sql SECURITY DEFINER AS %2$L;
 		ALTER FUNCTION pg_temp.pgdrover_into_%1$s() OWNER TO %3$I', x.n, x.s, $2::text)
 		FROM unnest(pgdrover.split_statements($1)) WITH ORDINALITY x (s, n) WHERE pgdrover.bare_text(x.s) ~* '^(select|with)\M'`
-	reply, err := c.session.query(ctx, into, []uint32{textOID, textOID}, textValue(q.Text), textValue(q.Role))
+	reply, err := c.session.query(ctx, into, []uint32{textOID, textOID}, textValue(q.text), textValue(q.role))
 	if err != nil {
 		return err
 	}
@@ -159,7 +175,7 @@ func (c *carefully) ddlConfined(ctx context.Context, q *queued) error {
 	const call = `SELECT pg_temp.pgdrover_ddl(coalesce(array_agg(CASE WHEN pgdrover.bare_text(x.s) ~* '^(select|with)\M'
 		THEN 'SELECT pg_temp.pgdrover_into_' || x.n || '()' ELSE x.s END ORDER BY x.n), '{}'))
 		FROM unnest(pgdrover.split_statements($1)) WITH ORDINALITY x (s, n)`
-	_, err = c.session.query(ctx, call, []uint32{textOID}, textValue(q.Text))
+	_, err = c.session.query(ctx, call, []uint32{textOID}, textValue(q.text))
 	return err
 }
 
@@ -172,7 +188,7 @@ type named struct {
 
 func (q *queued) named() (named, error) {
 	var n named
-	if err := json.Unmarshal([]byte(q.Text), &n); err != nil {
+	if err := json.Unmarshal([]byte(q.text), &n); err != nil {
 		return n, fmt.Errorf("read queued message: %w", err)
 	}
 	return n, nil

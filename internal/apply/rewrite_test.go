@@ -80,41 +80,94 @@ func TestTypeChangesWhileOthersWrite(t *testing.T) {
 }
 
 // Rows that DDL writes anew lose against what others have written before they
-// heard of it; those that its transaction also changes do not.
+// heard of it, unless its transaction writes rows as well.
 func TestRowsThatDDLRewrites(t *testing.T) {
 	t.Parallel()
 	a, b := pairOf(t, `CREATE TABLE t (id int PRIMARY KEY, v text, u int UNIQUE); CREATE TABLE emptied (id int PRIMARY KEY, v int);
+		CREATE TABLE before (id int PRIMARY KEY, v text, w int); CREATE TABLE after (id int PRIMARY KEY, v text, w int);
 		CREATE TABLE parted (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (100);
-		SELECT spock.repset_add_table('default', r) FROM unnest('{t,emptied,parted}'::regclass[]) r;`, "", nil)
-	a.exec(t, `INSERT INTO t SELECT i, 'a', i FROM generate_series(1, 20) i; INSERT INTO emptied VALUES (1, 1); INSERT INTO parted VALUES (1, 1), (2, 2)`)
+		SELECT spock.repset_add_table('default', r) FROM unnest('{t,emptied,before,after,parted}'::regclass[]) r;`, "", nil)
+	a.exec(t, `INSERT INTO t SELECT i, 'a', i FROM generate_series(1, 20) i; INSERT INTO emptied VALUES (1, 1); INSERT INTO parted VALUES (1, 1), (2, 2);
+		INSERT INTO before VALUES (1, 'a'), (2, 'a'); INSERT INTO after VALUES (1, 'a'), (2, 'a')`)
 	settle(t, a, b)
 	b.halt(t)
-	b.exec(t, `UPDATE t SET v = 'b' WHERE id < 6; DELETE FROM t WHERE id = 6; UPDATE t SET id = 70 WHERE id = 7; UPDATE t SET u = 80 WHERE id = 8;
-		TRUNCATE emptied; UPDATE parted SET v = 7`)
-	a.eventually(t, "SELECT count(*) FROM t WHERE v = 'b'", "5") // what follows is later, by the clock
 	a.exec(t, "SELECT spock.sub_disable('sub_n2_n1')")
 	a.eventually(t, "SELECT status FROM spock.sub_show_status('sub_n2_n1')", "disabled")
-	b.exec(t, `UPDATE t SET v = 'b1' WHERE id < 6; DELETE FROM t WHERE id = 9; UPDATE t SET id = 100 WHERE id = 10; UPDATE t SET u = 110 WHERE id = 11;
-		INSERT INTO emptied VALUES (2, 2); TRUNCATE emptied; UPDATE parted SET v = 8 WHERE id = 1`)
-	a.exec(t, travels+`ALTER TABLE t ALTER id TYPE bigint, ALTER u TYPE bigint;
-		BEGIN; INSERT INTO t VALUES (50, 'new', 50); ALTER TABLE t ADD r float DEFAULT random(); UPDATE t SET v = 'a2' WHERE id = 1; COMMIT;
-		BEGIN; SAVEPOINT s; ALTER TABLE parted ALTER v TYPE bigint; ROLLBACK TO s; ALTER TABLE parted ALTER v TYPE numeric; RELEASE s; COMMIT;
-		ALTER TABLE emptied ALTER v TYPE bigint; ALTER TABLE emptied SET (fillfactor = 90); RESET spock.enable_ddl_replication`)
-	require.Equal(t, "t 2,parted 0,part 1,emptied 1", a.text(t, `SELECT string_agg(n || ' ' || (SELECT count(*) FROM spock.pgdrover_rewrite w WHERE w.relid = n::regclass), ',')
-		FROM unnest('{t,parted,part,emptied}'::text[]) n`))
+	b.exec(t, `UPDATE t SET v = 'b' WHERE id < 6; DELETE FROM t WHERE id = 9; UPDATE t SET id = 100 WHERE id = 10; UPDATE t SET u = 110 WHERE id = 11;
+		TRUNCATE emptied; UPDATE parted SET v = 8 WHERE id = 1; UPDATE before SET v = 'b'; UPDATE after SET v = 'b'`)
+	for _, transaction := range []string{
+		"ALTER TABLE t ALTER id TYPE bigint, ALTER u TYPE bigint", "ALTER TABLE t ADD r float DEFAULT random()",
+		"BEGIN; UPDATE before SET v = 'a2'; ALTER TABLE before ALTER w TYPE bigint; COMMIT",
+		"BEGIN; ALTER TABLE after ALTER w TYPE bigint; UPDATE after SET v = 'a2'; COMMIT",
+		"BEGIN; SAVEPOINT s; ALTER TABLE parted ALTER v TYPE bigint; ROLLBACK TO s; ALTER TABLE parted ALTER v TYPE numeric; RELEASE s; COMMIT",
+		"ALTER TABLE emptied ALTER v TYPE bigint", "ALTER TABLE emptied SET (fillfactor = 90)",
+	} {
+		a.exec(t, travels+transaction)
+	}
+	a.exec(t, "RESET spock.enable_ddl_replication; BEGIN; UPDATE t SET v = 'never'; DELETE FROM t WHERE id < 4; DROP TABLE t CASCADE; ROLLBACK")
+	a.exec(t, "BEGIN; UPDATE t SET v = 'never'; ROLLBACK")
+	require.Equal(t, "t 2,before 0,after 0,parted 0,part 1,emptied 1", a.text(t, `SELECT string_agg(n || ' ' ||
+		(SELECT count(*) FROM spock.pgdrover_rewrite w WHERE w.relid = n::regclass), ',') FROM unnest('{t,before,after,parted,part,emptied}'::text[]) n`))
 	a.exec(t, "UPDATE t SET v = 'a3' WHERE id = 2; SELECT spock.sub_enable('sub_n2_n1')")
 	heardFrom(t, a, b)
 	b.start(t)
 	settle(t, a, b)
-	for _, query := range []string{"SELECT id, v, u FROM t ORDER BY id", "SELECT * FROM emptied", "SELECT * FROM parted ORDER BY id"} {
+	for _, query := range []string{
+		"SELECT id, v, u FROM t ORDER BY id", "SELECT * FROM emptied", "SELECT * FROM parted ORDER BY id", "SELECT * FROM before ORDER BY id", "SELECT * FROM after ORDER BY id",
+	} {
 		equal(t, query, a, b)
 	}
-	require.Equal(t, "1 a2,2 a3,3 b1,4 b1,5 b1", a.text(t, "SELECT string_agg(concat_ws(' ', id, v), ',' ORDER BY id) FROM t WHERE id < 6"))
+	require.Equal(t, "1 b,2 a3,3 b,4 b,5 b", a.text(t, "SELECT string_agg(concat_ws(' ', id, v), ',' ORDER BY id) FROM t WHERE id < 6"))
+	require.Equal(t, "a2,a2,a2,a2|0", a.text(t, "SELECT string_agg(v, ','), (SELECT count(*) FROM emptied) FROM (TABLE before UNION ALL TABLE after) x"))
+	require.Equal(t, "4", b.text(t, "SELECT count(*) FROM spock.pgdrover_rewrite"))
 	a.exec(t, "DROP TABLE parted, emptied CASCADE")
 	require.Equal(t, "2", a.text(t, "SELECT count(*) FROM spock.pgdrover_rewrite"))
 	for _, n := range []*node{a, b} {
 		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"))
 	}
+}
+
+// A setting that anybody may make is no list of tables.
+func TestListOfRewrittenTablesIsNobodys(t *testing.T) {
+	t.Parallel()
+	a, _ := pairOf(t, "CREATE TABLE t (id int PRIMARY KEY)", "", nil)
+	a.exec(t, "SET pgdrover.rewritten = 'x 1 2'; CREATE TABLE one (id int); CREATE TABLE two (id int)")
+	require.Equal(t, "0", a.text(t, "SELECT count(*) FROM spock.pgdrover_rewrite"))
+}
+
+// A type that is renamed, and another that gets its name: values are of the type
+// that the column has.
+func TestTypeIsRenamed(t *testing.T) {
+	t.Parallel()
+	a, b := pairOf(t, `CREATE TYPE mood AS ENUM ('x', 'y', 'z'); CREATE TABLE t (id int PRIMARY KEY, m mood); CREATE TABLE u (id int PRIMARY KEY, m mood, n mood[]);
+		SELECT spock.repset_add_table('default', r) FROM unnest('{t,u}'::regclass[]) r`, "", nil)
+	a.exec(t, "INSERT INTO t VALUES (1, 'x'); INSERT INTO u VALUES (1, 'z', '{z}')")
+	b.exec(t, "INSERT INTO u VALUES (2, 'z', '{z}')")
+	settle(t, a, b)
+	a.exec(t, travels+"ALTER TYPE mood RENAME TO mood_old; CREATE TYPE mood AS ENUM ('x', 'y'); ALTER TABLE t ALTER m TYPE mood USING m::text::mood; RESET spock.enable_ddl_replication")
+	a.exec(t, "INSERT INTO u VALUES (3, 'z', '{z}'); INSERT INTO t VALUES (2, 'y')")
+	settle(t, a, b)
+	b.exec(t, "INSERT INTO u VALUES (4, 'z', '{z}'); UPDATE u SET m = 'y' WHERE id = 1")
+	settle(t, a, b)
+	for _, n := range []*node{a, b} {
+		require.Equal(t, "1 y {z},2 z {z},3 z {z},4 z {z}", n.text(t, "SELECT string_agg(concat_ws(' ', id, m, n), ',' ORDER BY id) FROM u"))
+		require.Equal(t, "1 x,2 y", n.text(t, "SELECT string_agg(concat_ws(' ', id, m), ',' ORDER BY id) FROM t"))
+		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.exception_log"))
+	}
+}
+
+// A key that is no value of the column here finds none.
+func TestKeysOfAnotherType(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "n1", nil), newNode(t, "n2", nil)
+	a.exec(t, "CREATE TABLE t (id numeric PRIMARY KEY, v text); SELECT spock.repset_add_table('default', 't')")
+	b.exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+	b.subscribe(t, a, "")
+	a.exec(t, "INSERT INTO t VALUES (1, 'one'), (2.00, 'two'), (3, 'three')")
+	a.exec(t, "SELECT spock.repair_mode(true); INSERT INTO t VALUES (1.4, 'other')")
+	a.exec(t, "UPDATE t SET v = 'changed' WHERE id = 2; DELETE FROM t WHERE id = 1.4; DELETE FROM t WHERE id = 3.0; INSERT INTO t VALUES (9, 'last')")
+	b.eventually(t, "SELECT count(*) FROM t WHERE id = 9", "1")
+	require.Equal(t, "one,changed,last", b.text(t, "SELECT string_agg(v, ',' ORDER BY id) FROM t"))
 }
 
 // Nodes change the types of columns in turn while all of them write rows, each

@@ -229,6 +229,7 @@ type sent struct {
 	typ     uint32
 	element uint32 // of an array type
 	cast    string // where the column has another type by now, or not yet: what makes one of the other
+	back    string // and the other way round
 }
 
 // bind writes a value of a remote column as one of the column here.
@@ -237,6 +238,16 @@ func (s sent) bind(p *parameters) string {
 		return p.add(s.typ)
 	}
 	return "(" + p.add(s.typ) + s.cast + ")"
+}
+
+// same writes a value to be looked for: one that is another in the column's type,
+// as 1.4 is 1, is none of its values.
+func (s sent) same(p *parameters) string {
+	if s.cast == "" {
+		return p.add(s.typ)
+	}
+	value := p.add(s.typ)
+	return fmt.Sprintf("(CASE WHEN (%[1]s%[2]s)%[3]s = %[1]s THEN %[1]s%[2]s END)", value, s.cast, s.back)
 }
 
 // fill is a column that rows do not bring because they were written before it

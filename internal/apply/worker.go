@@ -50,6 +50,7 @@ type Worker struct {
 	block     time.Time // when the last block began
 	forced    map[pg.LSN]*rereadError
 	authors   map[string]conflict.NodeID // origins of the provider, when it forwards
+	strangers map[string]bool            // origins of the provider that stand for nobody
 	received  pg.LSN
 	idle      pg.LSN // position up to which nothing is left to do
 	idleAt    time.Time
@@ -98,6 +99,7 @@ func (r *refusal) Hint() string { return r.hint }
 // run is one life.
 func (w *Worker) run(ctx context.Context) (err error) {
 	w.relations, w.types, w.current, w.dropping, w.repairing = map[uint32]*remoteTable{}, map[uint32]*pgoutput.Type{}, nil, false, false
+	w.strangers = map[string]bool{}
 	w.durable, w.inbox, w.vectors = &durability{}, newInbox(), nil
 	// What an earlier life has received and not applied comes again.
 	w.received, w.idle, w.before, w.lastTime = 0, 0, map[conflict.NodeID]pg.Timestamp{}, 0

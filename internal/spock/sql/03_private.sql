@@ -151,9 +151,8 @@ CREATE TABLE spock.pgdrover_added_column (
     PRIMARY KEY (relid, column_name)
 );
 
--- Tables that DDL has written anew. All rows then bear its mark, and not that of who wrote them: of those that have the xmin
--- of a row here, and a smaller cmin, nobody knows any more how old they are. What changed them later in that transaction has
--- a larger one.
+-- Tables that DDL has written anew, in transactions that wrote nothing else into them. Their rows then bear its mark, and not
+-- that of who wrote them: of those that have the xmin of a row here nobody knows any more how old they are.
 CREATE TABLE spock.pgdrover_rewrite (
     relid oid NOT NULL
 );

@@ -510,6 +510,9 @@ BEGIN
     IF coalesce(current_setting('pgdrover.dropped_temporary', true), '') <> '' THEN
         PERFORM set_config('pgdrover.dropped_temporary', '', true);
     END IF;
+    IF coalesce(current_setting('pgdrover.rewritten', true), '') <> '' THEN
+        PERFORM set_config('pgdrover.rewritten', '', true);
+    END IF;
     IF pgdrover.flag('spock.deny_all_ddl') AND NOT pgdrover.internal() AND current_setting('session_replication_role') <> 'replica' THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('cannot execute %s within spock cluster', TG_TAG);
     END IF;

@@ -192,7 +192,7 @@ BEGIN
 END
 $$;
 
--- Of which tables the running statement writes all rows anew. Nobody may note anything before it has: see below.
+-- Of which tables the running statement writes all rows anew.
 CREATE OR REPLACE FUNCTION pgdrover.on_table_rewrite()
 RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -200,7 +200,7 @@ BEGIN
 END
 $$;
 
--- Notes them behind what was rewritten, and before what the transaction does next.
+-- Notes them, in the subtransaction that has rewritten them.
 CREATE OR REPLACE FUNCTION pgdrover.note_rewritten()
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -209,10 +209,28 @@ BEGIN
     IF rels = '' THEN
         RETURN;
     END IF;
-    INSERT INTO spock.pgdrover_rewrite (relid)
-    SELECT DISTINCT r::oid FROM pg_catalog.regexp_split_to_table(rels, ' ') r
-     WHERE EXISTS (SELECT FROM spock.subscription);
     PERFORM pg_catalog.set_config('pgdrover.rewritten', '', true);
+    INSERT INTO spock.pgdrover_rewrite (relid)
+    SELECT DISTINCT c.oid FROM pg_catalog.regexp_split_to_table(rels, ' ') r JOIN pg_catalog.pg_class c ON c.oid::text = r
+     WHERE c.relpersistence = 'p' AND EXISTS (SELECT FROM spock.subscription);
+END
+$$;
+
+-- Whoever writes rows into such a table in the same transaction, before or after, means them to be of its time. The rows look
+-- all the same: then they all are. That something was written shows in the lock that it has left.
+CREATE OR REPLACE FUNCTION pgdrover.end_rewrites()
+RETURNS void LANGUAGE sql AS $$
+    DELETE FROM spock.pgdrover_rewrite w USING pg_catalog.pg_locks l
+     WHERE pg_catalog.age(w.xmin) <= 0 AND l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.relation = w.relid
+       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+       AND l.mode = 'RowExclusiveLock'
+$$;
+
+CREATE OR REPLACE FUNCTION pgdrover.on_rewrite()
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pgdrover.end_rewrites();
+    RETURN NULL;
 END
 $$;
 

@@ -73,6 +73,11 @@ BEGIN
             REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.members_removed();
         ALTER TABLE spock.replication_set_table ENABLE ALWAYS TRIGGER pgdrover_members_removed;
     END IF;
+    -- At the end, when all is known that the transaction does. What applies asks by itself.
+    IF NOT pgdrover.has_trigger('pgdrover_rewrite', 'pgdrover_rewrite_end') THEN
+        CREATE CONSTRAINT TRIGGER pgdrover_rewrite_end AFTER INSERT ON spock.pgdrover_rewrite
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgdrover.on_rewrite();
+    END IF;
     IF NOT pgdrover.has_trigger('replication_set', 'pgdrover_set_changed') THEN
         CREATE TRIGGER pgdrover_set_changed AFTER UPDATE ON spock.replication_set
             REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.set_changed();
