@@ -17,6 +17,13 @@ func heard(t *testing.T, nodes ...*node) {
 	}
 }
 
+// heardFrom waits until a node has all that its only provider wrote.
+func heardFrom(t *testing.T, n, from *node) {
+	t.Helper()
+	lsn := from.text(t, "SELECT spock.sync_event()")
+	n.eventually(t, "SELECT (remote_lsn >= '"+lsn+"')::text FROM pg_replication_origin_status WHERE external_id = (SELECT sub_slot_name FROM spock.subscription)", "true")
+}
+
 // A column is added, and filled, while another node that has yet to hear of it
 // writes the same rows: what wins there wins as a whole here, with what the column
 // is there when it comes.
@@ -43,8 +50,7 @@ func TestColumnIsAddedWhileOthersWrite(t *testing.T) {
 		BEGIN; UPDATE t SET v = 'b' WHERE id = 9; UPDATE t SET id = 19 WHERE id = 9; COMMIT; UPDATE t SET v = 'm' WHERE id > 100;
 		UPDATE counted SET v = 'b', k = k + 10, g = DEFAULT; UPDATE parted SET v = 'b'`)
 	b.exec(t, "UPDATE listed SET v = 'b'")
-	lsn := b.text(t, "SELECT spock.sync_event()")
-	a.eventually(t, "SELECT (remote_lsn >= '"+lsn+"')::text FROM pg_replication_origin_status WHERE external_id = (SELECT sub_slot_name FROM spock.subscription)", "true")
+	heardFrom(t, a, b)
 	a.exec(t, "UPDATE t SET v = 'late', c = 8 WHERE id = 4")
 	require.Equal(t, "b||9|it's|{1,2}|2", a.text(t, "SELECT v, c, d, e, f, again FROM t WHERE id = 1"))
 	b.start(t)
@@ -69,18 +75,8 @@ func TestColumnIsAddedWhileOthersWrite(t *testing.T) {
 // who has not: that one's position in the author's work counts, not in the third's.
 func TestColumnIsAddedInAMesh(t *testing.T) {
 	t.Parallel()
-	a, b, c := newNode(t, "n1", nil), newNode(t, "n2", nil), newNode(t, "n3", nil)
-	all := []*node{a, b, c}
-	for _, n := range all {
-		n.exec(t, keyed)
-	}
-	for _, n := range all {
-		for _, provider := range all {
-			if n != provider {
-				n.subscribe(t, provider, "")
-			}
-		}
-	}
+	all := mesh(t, 3, keyed, nil)
+	a, b, c := all[0], all[1], all[2]
 	a.exec(t, "INSERT INTO t SELECT i, 'a' FROM generate_series(1, 5) i")
 	b.exec(t, "INSERT INTO t VALUES (10, 'b')")
 	settle(t, all...)

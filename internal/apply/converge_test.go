@@ -141,12 +141,12 @@ func checkConverged(t *testing.T, writers []*writer, nodes ...*node) {
 	equal(t, "SELECT * FROM pair ORDER BY a, b", nodes...)
 }
 
-func mesh(t *testing.T, count int, settings map[string]string) []*node {
+func mesh(t *testing.T, count int, schema string, settings map[string]string) []*node {
 	t.Helper()
 	var nodes []*node
 	for i := range count {
 		n := newNode(t, fmt.Sprintf("n%d", i+1), settings)
-		n.exec(t, convergeSchema)
+		n.exec(t, schema)
 		nodes = append(nodes, n)
 	}
 	for _, n := range nodes {
@@ -220,7 +220,7 @@ func write(t *testing.T, s uint64, nodes []*node, transactions int, trouble func
 func TestConvergeThreeNodes(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
-	nodes := mesh(t, 3, map[string]string{"spock.save_resolutions": "on"})
+	nodes := mesh(t, 3, convergeSchema, map[string]string{"spock.save_resolutions": "on"})
 	writers := write(t, s, nodes, number(t, "APPLY_TRANSACTIONS", 200), nil)
 	checkConverged(t, writers, nodes...)
 }
@@ -230,7 +230,7 @@ func TestConvergeThreeNodes(t *testing.T) {
 func TestConvergeRecordingAll(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
-	nodes := mesh(t, 2, map[string]string{"spock.save_resolutions": "on", "spock.save_remote_wins": "on"})
+	nodes := mesh(t, 2, convergeSchema, map[string]string{"spock.save_resolutions": "on", "spock.save_remote_wins": "on"})
 	writers := write(t, s, nodes, number(t, "APPLY_TRANSACTIONS", 150), nil)
 	checkConverged(t, writers, nodes...)
 }
@@ -240,7 +240,7 @@ func TestConvergeRecordingAll(t *testing.T) {
 func TestConvergeUnderKills(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
-	nodes := mesh(t, 3, map[string]string{"spock.restart_delay_default": "500", "max_replication_slots": "6"})
+	nodes := mesh(t, 3, convergeSchema, map[string]string{"spock.restart_delay_default": "500", "max_replication_slots": "6"})
 	for _, n := range nodes[:2] {
 		n.exec(t, "ALTER DATABASE app SET spock.apply_workers = 4")
 		n.eventually(t, strings.Replace(sessionsBeside, "count(*)", "count(*) IN (2, 3)", 1), "t")

@@ -14,7 +14,7 @@ import (
 func TestJoinWhileWriting(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
-	nodes := mesh(t, 2, nil)
+	nodes := mesh(t, 2, convergeSchema, nil)
 	a, b := nodes[0], nodes[1]
 	c := newNode(t, "n3", nil)
 	// The slot on the second node, before anything is copied.

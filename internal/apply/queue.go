@@ -55,26 +55,25 @@ func parseQueued(rel *pgoutput.Relation, row pgoutput.Tuple) (*queued, error) {
 
 // execute does what a queued message says.
 func (c *carefully) execute(ctx context.Context, q *queued) error {
-	if q.kind == "Q" || q.kind == "D" || q.kind == "S" {
-		if err := c.passQueued(ctx, q); err != nil {
-			return err
-		}
-	}
+	var do func(context.Context, *queued) error
 	switch q.kind {
-	case "Q", "D":
-		return c.ddl(ctx, q)
 	case "A":
-		return c.wantTable(ctx, q)
+		return c.wantTable(ctx, q) // the wish goes no further: the rows do
+	case "Q", "D":
+		do = c.ddl
 	case "S":
-		return c.setSequence(ctx, q)
+		do = c.setSequence
 	default:
 		return fmt.Errorf("execute queued message: unknown type %q", q.kind)
 	}
+	if err := c.passQueued(ctx, q); err != nil {
+		return err
+	}
+	return do(ctx, q)
 }
 
 // passQueued hands a message on to those to whom this node forwards what comes
-// from others, with its place among the rows. A wish for the copy of a table goes
-// no further: its rows do.
+// from others, with its place among the rows.
 func (c *carefully) passQueued(ctx context.Context, q *queued) error {
 	message := q.text
 	if q.kind != "S" {

@@ -14,13 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// heardFrom waits until a node has all that its only provider wrote.
-func heardFrom(t *testing.T, n, from *node) {
-	t.Helper()
-	lsn := from.text(t, "SELECT spock.sync_event()")
-	n.eventually(t, "SELECT (remote_lsn >= '"+lsn+"')::text FROM pg_replication_origin_status WHERE external_id = (SELECT sub_slot_name FROM spock.subscription)", "true")
-}
-
 // A column changes its type while another node, which has yet to hear of it,
 // writes rows in the old one: they win over rows that DDL alone has written
 // anew, and mean here what they mean there.
@@ -175,17 +168,7 @@ func TestKeysOfAnotherType(t *testing.T) {
 // beside him.
 func TestTypesChangeUnderWriters(t *testing.T) {
 	t.Parallel()
-	all := []*node{newNode(t, "n1", nil), newNode(t, "n2", nil), newNode(t, "n3", nil)}
-	for _, n := range all {
-		n.exec(t, "CREATE TABLE t (id int PRIMARY KEY, v int, w text, u int UNIQUE); SELECT spock.repset_add_table('default', 't')")
-	}
-	for _, n := range all {
-		for _, provider := range all {
-			if n != provider {
-				n.subscribe(t, provider, "")
-			}
-		}
-	}
+	all := mesh(t, 3, "CREATE TABLE t (id int PRIMARY KEY, v int, w text, u int UNIQUE); SELECT spock.repset_add_table('default', 't')", nil)
 	for i, n := range all {
 		n.exec(t, fmt.Sprintf("INSERT INTO t SELECT i, i, '7', i FROM generate_series(%d, %d) i", i*1000+1, i*1000+300))
 	}
