@@ -98,10 +98,18 @@ func TestMessagesOfStrangers(t *testing.T) {
 	a.exec(t, "SET ROLE nobody; SELECT pg_logical_emit_message(true, 'pgdrover/q', "+evil+"); SELECT pg_logical_emit_message(true, 'pgdrover/a', 'x'); "+
 		"SELECT pg_logical_emit_message(false, 'pgdrover/a', 'x'); CREATE TABLE public.mine AS SELECT pg_logical_emit_message(true, 'pgdrover/q', "+evil+")::text; RESET ROLE")
 	id := b.text(t, "SELECT node_id FROM spock.local_node")
+	// Nor does it say of a node what that has applied, or stop who reads it.
+	a.exec(t, "SET ROLE nobody; SELECT pg_logical_emit_message(false, 'pgdrover/v', '"+id+"=FFFFFFFF/FFFFFFFF'); "+
+		"SELECT pg_logical_emit_message(false, 'pgdrover/v', 'x=y'); RESET ROLE")
+	lsn := c.text(t, "SELECT spock.sync_event()")
+	b.eventually(t, "SELECT (lsn >= '"+lsn+"')::text FROM spock.pgdrover_vector WHERE provider_id = "+
+		a.text(t, "SELECT node_id FROM spock.local_node")+" AND origin_id = "+c.text(t, "SELECT node_id FROM spock.local_node"), "true")
 	a.exec(t, "BEGIN; SELECT pg_logical_emit_message(true, 'pgdrover/a', '"+id+"'); INSERT INTO t VALUES (1, 'a'); SELECT pg_logical_emit_message(true, 'pgdrover/a', '"+id+"'); INSERT INTO t VALUES (2, 'a'); COMMIT")
 	for _, n := range []*node{b, c} {
 		n.eventually(t, "SELECT count(*) FROM t", "2")
 		n.eventually(t, "SELECT count(*) FROM pg_class WHERE relname = 'mine'", "1")
 		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM pg_roles WHERE rolname = 'evil'"))
+		require.Equal(t, "0", n.text(t, "SELECT count(*) FROM spock.pgdrover_vector WHERE lsn = 'FFFFFFFF/FFFFFFFF'"))
+		require.Equal(t, "0", n.text(t, "SELECT coalesce(sum(failures), 0) FROM spock.pgdrover_subscription"))
 	}
 }

@@ -540,7 +540,7 @@ func (e *Engine) sendVector(ctx context.Context, db *pgx.Conn) error {
 	if vector == e.last {
 		return nil
 	}
-	if _, err := db.Exec(ctx, "SELECT pg_logical_emit_message(false, 'pgdrover/v', $1::text)", vector); err != nil {
+	if _, err := db.Exec(ctx, "INSERT INTO spock.pgdrover_applied (vector) VALUES ($1) ON CONFLICT (one) DO UPDATE SET vector = excluded.vector", vector); err != nil {
 		return fmt.Errorf("send vector: %w", err)
 	}
 	e.last = vector

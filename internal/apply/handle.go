@@ -295,7 +295,7 @@ func (w *Worker) system(ctx context.Context, rel *pgoutput.Relation, kind pgoutp
 			w.current.add(change{queue: q})
 		}
 		return nil
-	case "replication_set", "replication_set_table", "pgdrover_row_filter":
+	case "replication_set", "replication_set_table", "pgdrover_row_filter", "pgdrover_applied":
 	default:
 		return nil
 	}
@@ -303,6 +303,10 @@ func (w *Worker) system(ctx context.Context, rel *pgoutput.Relation, kind pgoutp
 		old = row
 	}
 	r := fields{rel: rel, row: row, old: old, gone: kind == pgoutput.KindDelete}
+	if rel.Name == "pgdrover_applied" {
+		w.vectors = append(w.vectors, vector{text: string(r.value(row, "vector").Data), behind: w.applier.last()})
+		return nil
+	}
 	var err error
 	switch rel.Name {
 	case "replication_set":
@@ -323,14 +327,10 @@ func (w *Worker) system(ctx context.Context, rel *pgoutput.Relation, kind pgoutp
 
 // message takes what pg_logical_emit_message wrote there.
 func (w *Worker) message(ctx context.Context, m *pgoutput.LogicalMessage) error {
-	switch {
-	case m.Prefix == "pgdrover/v":
-		w.vectors = append(w.vectors, vector{text: string(m.Content), behind: w.applier.last()})
-		return nil
-	case m.Prefix == authorPrefix:
+	if m.Prefix == authorPrefix {
 		w.hearAuthor(m)
-		return nil
-	case m.Prefix != "Spock" || len(m.Content) < 4:
+	}
+	if m.Prefix != "Spock" || len(m.Content) < 4 {
 		return nil
 	}
 	switch m.Content[0] {

@@ -20,7 +20,7 @@ func TestPublicationsFollowSets(t *testing.T) {
 	t.Parallel()
 	n := create(t, "n1")
 	require.Equal(t, []string{
-		"pgdrover_del -", "pgdrover_ins spock.queue", "pgdrover_sys spock.pgdrover_row_filter", "pgdrover_sys spock.replication_set",
+		"pgdrover_del -", "pgdrover_ins spock.queue", "pgdrover_sys spock.pgdrover_applied", "pgdrover_sys spock.pgdrover_row_filter", "pgdrover_sys spock.replication_set",
 		"pgdrover_sys spock.replication_set_table", "pgdrover_trunc -", "pgdrover_upd -",
 	}, n.lines(t, `SELECT pubname || ' ' || coalesce(prrelid::regclass::text, '-') FROM pg_publication p
 	                 LEFT JOIN pg_publication_rel r ON prpubid = p.oid ORDER BY 1`))

@@ -11,7 +11,7 @@ import (
 )
 
 // SchemaNumber is the version of the schema that this program installs and needs.
-const SchemaNumber = 9
+const SchemaNumber = 10
 
 // CompatVersion is the version of Spock that the schema says it is.
 const CompatVersion = "5.0.11"

@@ -61,7 +61,7 @@ UNION ALL SELECT concat_ws(' ', 'progress', p) FROM spock.progress p
 UNION ALL SELECT concat_ws(' ', 'resolution', r) FROM spock.resolutions r
 UNION ALL SELECT concat_ws(' ', 'exception', e) FROM spock.exception_log e
 UNION ALL SELECT concat_ws(' ', 'queued', q.message_type, q.message) FROM spock.queue q
-UNION ALL SELECT concat_ws(' ', 'published', pubname, tablename) FROM pg_publication_tables
+UNION ALL SELECT concat_ws(' ', 'published', pubname, tablename) FROM pg_publication_tables WHERE tablename <> 'pgdrover_applied'
 UNION ALL SELECT 'trigger ' || pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid IN ('t'::regclass, 'f'::regclass) AND NOT tgisinternal
 UNION ALL SELECT concat_ws(' ', 'row', t) FROM t
 UNION ALL SELECT concat_ws(' ', 'row', f) FROM f

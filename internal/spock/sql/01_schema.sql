@@ -21,4 +21,4 @@ CREATE TABLE spock.pgdrover_schema_version (
     version      integer NOT NULL,
     installed_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-INSERT INTO spock.pgdrover_schema_version (version) VALUES (9);
+INSERT INTO spock.pgdrover_schema_version (version) VALUES (10);

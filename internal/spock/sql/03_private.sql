@@ -1,5 +1,5 @@
--- Our own tables. They are in schema spock, because scripts take every table outside it for a user's; none is published
--- but the texts of row filters.
+-- Our own tables. They are in schema spock, because scripts take every table outside it for a user's; published
+-- are the texts of row filters and what this node has applied.
 
 -- Text of each row filter: what applies it needs a text, and pg_node_tree does not survive a dump.
 CREATE TABLE spock.pgdrover_row_filter (
@@ -76,6 +76,13 @@ CREATE TABLE spock.pgdrover_vector (
     lsn         pg_lsn NOT NULL,
     received_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (provider_id, origin_id)
+) WITH (fillfactor = 50);
+
+-- How far this node has applied whose changes, as those who follow it are told: "node=lsn,…". A row, not a message:
+-- messages are everybody's to write.
+CREATE TABLE spock.pgdrover_applied (
+    one    boolean PRIMARY KEY DEFAULT true CHECK (one),
+    vector text NOT NULL
 ) WITH (fillfactor = 50);
 
 -- The provider's sets as of the point that its stream has reached here.

@@ -136,7 +136,7 @@ BEGIN
                  ('pgdrover_ins', 'insert', 'spock.queue'), ('pgdrover_upd', 'update', NULL),
                  ('pgdrover_del', 'delete', NULL), ('pgdrover_trunc', 'truncate', NULL),
                  ('pgdrover_sys', 'insert, update, delete',
-                  'spock.replication_set, spock.replication_set_table, spock.pgdrover_row_filter')) AS v(name, action, tables)
+                  'spock.replication_set, spock.replication_set_table, spock.pgdrover_row_filter, spock.pgdrover_applied')) AS v(name, action, tables)
               WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_publication pub WHERE pub.pubname = v.name)
     LOOP
         PERFORM pgdrover.run(pg_catalog.format('CREATE PUBLICATION %I %s WITH (publish = %L)', p.name,

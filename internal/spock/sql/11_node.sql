@@ -231,6 +231,7 @@ BEGIN
             PERFORM pg_catalog.pg_drop_replication_slot(slot.slot_name);
         END LOOP;
         DELETE FROM spock.local_node;
+        DELETE FROM spock.pgdrover_applied;
         PERFORM pgdrover.drop_publications();
     END IF;
     PERFORM pgdrover.remove_node_rows(n.node_id);
