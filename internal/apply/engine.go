@@ -44,13 +44,14 @@ type Engine struct {
 	margin   time.Duration // for clocks that are compared, and commits that take a while
 	beside   int           // rows of a transaction that is worth to be written beside others
 	backlog  pg.LSN        // bytes of a provider's log that are one
+	slow     time.Duration // that a transaction may be written before the log says so
 	database uint32        // its oid
 	node     conflict.NodeID
-	skew     atomic.Int64  // nanoseconds
-	last     string        // the vector that was sent last
-	delay    atomic.Int64  // nanoseconds, the longest pause before a worker's next life
-	sessions atomic.Int64  // that apply for each subscription
-	defined  atomic.Uint64 // counts the changes of tables here of which we were told
+	skew     atomic.Int64           // nanoseconds
+	last     string                 // the vector that was sent last
+	delay    atomic.Int64           // nanoseconds, the longest pause before a worker's next life
+	followed atomic.Pointer[string] // settings that workers go by
+	defined  atomic.Uint64          // counts the changes of tables here of which we were told
 	readonly string
 	attached string // what ALTER DATABASE and ALTER ROLE say of settings of ours
 
@@ -70,7 +71,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, frozen: frozenMost, margin: seenMargin, beside: crewRows, backlog: earlyBacklog, readonly: "off"}, nil
+	return &Engine{cfg: cfg, log: cfg.Logger, claims: newClaims(), counts: newCounts(), amended: newAmended(), piece: piecePages, frozen: frozenMost, margin: seenMargin, beside: crewRows, backlog: earlyBacklog, slow: slowAfter, readonly: "off"}, nil
 }
 
 func (e *Engine) maxSkew() time.Duration { return time.Duration(e.skew.Load()) }
@@ -470,7 +471,8 @@ func (e *Engine) housekeeping(ctx context.Context, db *pgx.Conn) error {
 	}
 	e.skew.Store(int64(s.milliseconds("spock.max_clock_skew")))
 	e.delay.Store(int64(s.milliseconds("spock.restart_delay_default")))
-	e.sessions.Store(int64(s.sessions()))
+	followed := s.followed()
+	e.followed.Store(&followed)
 	if mode := s.values["spock.readonly"]; mode != e.readonly {
 		if _, err := db.Exec(ctx, "SELECT pgdrover.enforce_readonly($1)", mode); err != nil {
 			return fmt.Errorf("enforce read-only mode: %w", err)

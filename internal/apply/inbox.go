@@ -14,6 +14,7 @@ import (
 type inbox struct {
 	mu    sync.Mutex
 	batch batch
+	lent  bool          // a message is being looked at that is its receiver's
 	wake  chan struct{} // holds 1: something came
 	space chan struct{} // holds 1: the batch was taken
 }
@@ -22,6 +23,11 @@ type inbox struct {
 type batch struct {
 	data     []byte
 	messages []received
+	lent     bool // data is not ours
+}
+
+func (b *batch) add(m walreceiver.Message, from, to int) {
+	b.messages = append(b.messages, received{kind: m.Kind, from: from, to: to, end: m.End, time: m.ServerTime, ask: m.ReplyRequested})
 }
 
 type received struct {
@@ -42,13 +48,50 @@ func newInbox() *inbox {
 // put adds a message and waits while there is too much. Who applies hears of it
 // when signal is called.
 func (b *inbox) put(ctx context.Context, m walreceiver.Message) error {
+	if len(m.Data) > inboxBytes {
+		return b.lend(ctx, m)
+	}
 	b.mu.Lock()
 	from := len(b.batch.data)
 	b.batch.data = append(b.batch.data, m.Data...)
-	b.batch.messages = append(b.batch.messages, received{
-		kind: m.Kind, from: from, to: len(b.batch.data), end: m.End, time: m.ServerTime, ask: m.ReplyRequested,
-	})
-	for len(b.batch.data) > inboxBytes || len(b.batch.messages) > inboxBytes/64 {
+	b.batch.add(m, from, len(b.batch.data))
+	if err := b.room(ctx, inboxBytes, inboxBytes/64); err != nil {
+		return err
+	}
+	b.mu.Unlock()
+	return nil
+}
+
+// lend passes a large message on without a copy, alone, and waits until nobody
+// looks at it any more.
+func (b *inbox) lend(ctx context.Context, m walreceiver.Message) error {
+	b.mu.Lock()
+	if err := b.room(ctx, 0, 0); err != nil {
+		return err
+	}
+	b.batch.data, b.batch.lent, b.lent = m.Data, true, true
+	b.batch.add(m, 0, len(m.Data))
+	for b.lent {
+		b.mu.Unlock()
+		select {
+		case b.wake <- struct{}{}: // to take it, and then to give it back
+		default:
+		}
+		select {
+		case <-b.space:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		b.mu.Lock()
+	}
+	b.mu.Unlock()
+	return nil
+}
+
+// room waits while there is more than that. The lock is held, before and after,
+// unless there is an error.
+func (b *inbox) room(ctx context.Context, bytes, messages int) error {
+	for len(b.batch.data) > bytes || len(b.batch.messages) > messages {
 		b.mu.Unlock()
 		b.signal()
 		select {
@@ -58,7 +101,6 @@ func (b *inbox) put(ctx context.Context, m walreceiver.Message) error {
 		}
 		b.mu.Lock()
 	}
-	b.mu.Unlock()
 	return nil
 }
 
@@ -78,11 +120,14 @@ func (b *inbox) signal() {
 
 // take returns what has come, and leaves an empty batch to be filled.
 func (b *inbox) take(empty batch) batch {
-	empty.data, empty.messages = empty.data[:0], empty.messages[:0]
-	if cap(empty.data) > 4*inboxBytes {
+	back := empty.lent
+	if back || cap(empty.data) > 4*inboxBytes {
+		sweep(cap(empty.data))
 		empty.data = nil
 	}
+	empty.data, empty.messages, empty.lent = empty.data[:0], empty.messages[:0], false
 	b.mu.Lock()
+	b.lent = b.lent && !back
 	full := b.batch
 	b.batch = empty
 	b.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ type noted struct {
 	at      map[conflict.NodeID]pg.LSN
 	since   time.Time
 	told    bool
+	first   bool // everybody else who could have the rows waits for this node
 }
 
 // seen is an expression over a tombstone of this node: whether the provider has
@@ -53,10 +55,20 @@ const (
 // goes on: others may wait for this node in the same way. So many looks are to
 // be had now, for all tables.
 func (w *Worker) ready(ctx context.Context, key string, t tableSync, looks *int) (n *noted, ready bool, err error) {
+	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+	if err != nil {
+		return nil, false, err
+	}
+	there, err := emptiedThere(ctx, conn, t.schema, t.name)
+	if err != nil {
+		return nil, false, err
+	}
 	if t.emptied == 0 {
 		// Stamps tell. But rows that are gone there for the time being are not deleted.
-		waits, err := w.emptiedThere(ctx, t.schema, t.name)
-		return nil, err == nil && !waits, err
+		if len(there) > 0 {
+			w.sayEmptied(ctx, key, there)
+		}
+		return nil, len(there) == 0, nil
 	}
 	p := w.postponed[key]
 	if p.noted == nil || p.noted.emptied != t.emptied {
@@ -65,7 +77,19 @@ func (w *Worker) ready(ctx context.Context, key string, t tableSync, looks *int)
 		}
 		w.postponed[key] = p
 	}
-	n = p.noted
+	if len(there) > 0 && !p.noted.first {
+		p.noted.since = time.Now() // patience is for what comes then
+		if p.noted.first, err = w.firstOf(ctx, t, there); err != nil || !p.noted.first {
+			w.sayEmptied(ctx, key, there)
+			return nil, false, err
+		}
+		w.log.WarnContext(ctx, "the provider has emptied the table as well, and waits for its rows from here: what neither has got since is lost, unless another node has it",
+			"table", key, "hint", "Copy the table from a node that has the rows: SELECT spock.sub_resync_table('…', '…', truncate := false).")
+	}
+	if n = p.noted; n.first {
+		n.at = nil // nothing is there that could have been seen
+		return n, true, nil
+	}
 	var left []conflict.NodeID
 	for {
 		if left, err = w.unseen(ctx, t, n); err != nil || len(left) == 0 {
@@ -93,20 +117,69 @@ func (w *Worker) ready(ctx context.Context, key string, t tableSync, looks *int)
 	return n, false, nil
 }
 
-// emptiedThere tells whether the provider has emptied tables, or one, and waits
-// for their copies.
-func (w *Worker) emptiedThere(ctx context.Context, schema, name string) (bool, error) {
-	conn, err := w.applier.peers.connect(ctx, w.sub.provider)
-	if err != nil {
-		return false, err
+// sayEmptied says once what a copy waits for.
+func (w *Worker) sayEmptied(ctx context.Context, key string, there []conflict.NodeID) {
+	p := w.postponed[key]
+	if p.told {
+		return
 	}
-	row, err := one(conn.ExecParams(ctx, `SELECT EXISTS (SELECT FROM spock.local_sync_status y WHERE y.sync_status NOT IN ('r', 'y') AND y.sync_statuslsn > '0/0'
-		AND y.sync_relname IS NOT NULL AND ($1::text = '' OR y.sync_nspname = $1::text AND y.sync_relname = $2::text))`,
-		[][]byte{[]byte(schema), []byte(name)}, nil, nil, nil).Read())
-	if err != nil {
-		return false, fmt.Errorf("ask provider for tables that it copies: %w", err)
+	p.told = true
+	w.postponed[key] = p
+	w.log.InfoContext(ctx, "copy waits until the provider, which has emptied the table, has its rows again", "table", key, "from", there)
+}
+
+// emptiedThere are the nodes from which another one waits for the rows of tables,
+// or of one, that it has emptied to be copied again.
+func emptiedThere(ctx context.Context, conn *pgconn.PgConn, schema, name string) ([]conflict.NodeID, error) {
+	result := conn.ExecParams(ctx, `SELECT DISTINCT s.sub_origin FROM spock.local_sync_status y JOIN spock.subscription s ON s.sub_id = y.sync_subid
+		CROSS JOIN to_regclass(quote_ident(nullif($1::text, '')) || '.' || quote_ident($2::text)) r
+		WHERE y.sync_status NOT IN ('r', 'y') AND y.sync_statuslsn > '0/0' AND y.sync_relname IS NOT NULL
+		AND ($1::text = '' OR y.sync_nspname = $1::text AND y.sync_relname = $2::text OR to_regclass(quote_ident(y.sync_nspname) || '.' || quote_ident(y.sync_relname))
+			IN (SELECT relid FROM pg_partition_tree(r) UNION ALL SELECT relid FROM pg_partition_ancestors(r))) ORDER BY 1`,
+		[][]byte{[]byte(schema), []byte(name)}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return nil, fmt.Errorf("ask provider for tables that it copies: %w", result.Err)
 	}
-	return string(row[0]) == "t", nil
+	var all []conflict.NodeID
+	for _, row := range result.Rows {
+		node, err := strconv.ParseUint(string(row[0]), 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("ask provider for tables that it copies: %w", err)
+		}
+		all = append(all, conflict.NodeID(node))
+	}
+	return all, nil
+}
+
+// firstOf tells whether this node is to begin, of those that have all emptied a
+// table and wait for each other's rows in a ring: the one with the least number.
+// Whom the provider waits for is given.
+func (w *Worker) firstOf(ctx context.Context, t tableSync, there []conflict.NodeID) (bool, error) {
+	met := map[conflict.NodeID]bool{w.sub.provider: true}
+	for len(there) > 0 {
+		next := there[0]
+		if next == w.engine.node {
+			for node := range met {
+				if node < w.engine.node {
+					return false, nil
+				}
+			}
+			return true, nil
+		}
+		if met[next] {
+			return false, nil // a ring without this node
+		}
+		met[next] = true
+		conn, err := w.applier.peers.connect(ctx, next)
+		if err != nil {
+			w.log.DebugContext(ctx, "a node cannot be asked whether it has emptied a table", "node", uint32(next), "error", err)
+			return false, nil // the provider waits for it as well
+		}
+		if there, err = emptiedThere(ctx, conn, t.schema, t.name); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
 }
 
 // errEmptied is what a copy ends with that would find a table empty that is not.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgdrover/pgdrover/internal/pg"
@@ -115,11 +116,14 @@ const usual = `; SET LOCAL timezone TO 'UTC'; SET LOCAL datestyle TO 'ISO, MDY';
 // runs in a function that belongs to the role, in which the server refuses to
 // change roles.
 func (c *carefully) ddl(ctx context.Context, q *queued) error {
-	reply, err := c.session.query(ctx, "SELECT r.rolsuper::text FROM pg_roles r WHERE r.rolname = $1::text", []uint32{textOID}, textValue(q.role))
+	const look = `SELECT coalesce((SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = $1::text), false)::text,
+		EXISTS (SELECT FROM pg_locks l WHERE l.pid = pg_backend_pid() AND l.locktype = 'advisory' AND l.granted
+			AND l.classid = $2 AND l.objid = 0 AND l.objsubid = 2)::text`
+	reply, err := c.session.query(ctx, look, []uint32{textOID, oidOID}, textValue(q.role), uint32Value(lockGate))
 	if err != nil {
 		return fmt.Errorf("look for role: %w", err)
 	}
-	super := len(reply.rows) == 1 && string(reply.rows[0][0].Data) == "true"
+	super, gated := string(reply.rows[0][0].Data) == "true", string(reply.rows[0][1].Data) == "true"
 	if err := c.session.run(ctx, "SET LOCAL pgdrover.applying = "+pg.QuoteLiteral(q.kind)+usual); err != nil {
 		return err
 	}
@@ -136,9 +140,66 @@ func (c *carefully) ddl(ctx context.Context, q *queued) error {
 	if err := c.session.run(ctx, "RESET ROLE; RESET ALL; CLOSE ALL; DISCARD TEMP"); err != nil {
 		return err
 	}
+	if err := c.relock(ctx, gated); err != nil {
+		return err
+	}
+	if !super {
+		if err := c.refuseDeferred(ctx); err != nil {
+			return err
+		}
+	}
 	c.tx.deferred = true
 	c.epoch++
 	return c.session.forget(ctx)
+}
+
+// relock takes the session's advisory locks again: the text may have given them
+// up, or taken others that would outlive it.
+func (c *carefully) relock(ctx context.Context, gated bool) error {
+	text := fmt.Sprintf("SELECT (pg_try_advisory_lock(%d, %d) AND (NOT %t OR pg_try_advisory_lock_shared(%d, 0)))::text",
+		lockWorker, int32(c.subID), gated, lockGate) //nolint:gosec // the number wraps around, as in SQL
+	if err := c.session.run(ctx, "SELECT pg_advisory_unlock_all()"); err != nil {
+		return err
+	}
+	reply, err := c.session.query(ctx, text, nil)
+	if err != nil {
+		return fmt.Errorf("take the subscription's lock again: %w", err)
+	}
+	if string(reply.rows[0][0].Data) != "true" {
+		return &delayed{name: c.name, at: c.tx.final, cause: errLockTaken}
+	}
+	return nil
+}
+
+var (
+	errLockTaken = errors.New("the subscription's lock was asked for meanwhile")
+	errDeferred  = errors.New("execute queued statement: its triggers put themselves off to the end of the transaction, where they would run with the engine's rights")
+)
+
+// refuseDeferred refuses a text whose triggers wait for the end of the
+// transaction though they were asked not to: there they would run as what we
+// are. The server tells of such only when it is asked to alter their table; what
+// it is asked for is nothing that it does.
+func (c *carefully) refuseDeferred(ctx context.Context) error {
+	const look = `SELECT l.relation::regclass::text FROM pg_locks l
+		WHERE l.locktype = 'relation' AND l.pid = pg_backend_pid() AND l.mode = 'RowExclusiveLock' AND l.granted
+		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+		AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = l.relation AND t.tgdeferrable)`
+	reply, err := c.session.query(ctx, look, nil)
+	if err != nil {
+		return fmt.Errorf("look for triggers that wait: %w", err)
+	}
+	for _, row := range reply.rows {
+		probe := "ALTER TABLE " + string(row[0].Data) + " SET (pgdrover_nothing = 1)"
+		err := c.session.run(ctx, "DO "+pg.QuoteLiteral("BEGIN EXECUTE "+pg.QuoteLiteral(probe)+"; EXCEPTION WHEN invalid_parameter_value OR wrong_object_type THEN NULL; END"))
+		switch {
+		case sqlState(err) == pgerrcode.ObjectInUse:
+			return fmt.Errorf("%w: table %s", errDeferred, row[0].Data)
+		case err != nil:
+			return fmt.Errorf("look for triggers that wait: %w", err)
+		}
+	}
+	return nil
 }
 
 func (c *carefully) ddlAsSuperuser(ctx context.Context, q *queued) error {

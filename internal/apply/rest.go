@@ -39,27 +39,50 @@ func (w *Worker) restoreRest(ctx context.Context, c *copier, d *dump, again bool
 	}
 	choice := []string{"--section=post-data", "-L", d.list}
 	if again {
-		var there []string
-		if err := w.db.QueryRow(ctx, builtQuery).Scan(&there); err != nil {
-			return fmt.Errorf("look for restored structure: %w", err)
-		}
-		// A comment belongs to the section of what stands before it in the list. So the
-		// section is chosen first: with the index of its own left out, too, it is restored.
-		section, err := d.run(ctx, "pg_restore", pg.ConnInfo{}, slices.Concat([]string{"-l"}, choice, []string{d.file})...)
+		section, there, err := w.section(ctx, d)
 		if err != nil {
 			return err
 		}
-		list := filepath.Join(d.dir, "rest")
-		if err := os.WriteFile(list, without(section, there), 0o600); err != nil {
-			return fmt.Errorf("write list of structure: %w", err)
+		if choice, err = d.choice("rest", without(section, there)); err != nil {
+			return err
 		}
-		choice = []string{"-L", list}
 	}
+	err = d.restoreObjects(ctx, choice, jobs, again)
+	if err == nil || !orphaned(err.Error()) {
+		return err
+	}
+	return w.restoreOrphaned(ctx, c, d, jobs)
+}
+
+// section is the list of what comes behind the data, and the names of what is
+// there of it. A comment belongs to the section of what stands before it in the
+// list. So the section is chosen first: with the index of its own left out, too,
+// it is restored.
+func (w *Worker) section(ctx context.Context, d *dump) (list []byte, there []string, err error) {
+	if err := w.db.QueryRow(ctx, builtQuery).Scan(&there); err != nil {
+		return nil, nil, fmt.Errorf("look for restored structure: %w", err)
+	}
+	list, err = d.run(ctx, "pg_restore", pg.ConnInfo{}, "-l", "--section=post-data", "-L", d.list, d.file)
+	return list, there, err
+}
+
+// choice is how a list of an archive's entries is given, once it is in a file.
+func (d *dump) choice(name string, list []byte) ([]string, error) {
+	file := filepath.Join(d.dir, name)
+	if err := os.WriteFile(file, list, 0o600); err != nil {
+		return nil, fmt.Errorf("write list of structure: %w", err)
+	}
+	return []string{"-L", file}, nil
+}
+
+// restoreObjects restores what was chosen, of which some may be there if it was
+// tried before.
+func (d *dump) restoreObjects(ctx context.Context, choice []string, jobs int, again bool) error {
 	restore := func(args ...string) error {
 		_, err := d.runWith(ctx, "pg_restore", d.build, d.local, slices.Concat(choice, args, []string{d.file})...)
 		return err
 	}
-	err = restore("--exit-on-error", "-j", strconv.Itoa(jobs))
+	err := restore("--exit-on-error", "-j", strconv.Itoa(jobs))
 	if err == nil || !again || !restoredBefore(err.Error()) {
 		return err
 	}

@@ -52,6 +52,7 @@ type session struct {
 	front *pgproto3.Frontend
 	pid   uint32
 	buf   []byte
+	aside []aside // what goes out between parts of buf
 	// prepared maps texts to statement names of the server.
 	prepared map[string]string
 	unsure   []string // texts sent since the last good border: prepared or not
@@ -71,6 +72,12 @@ type session struct {
 	skipping bool           // until the next border is answered
 	status   byte           // of the transaction, at the last border
 	broken   error          // the connection is gone
+}
+
+// aside is a large value that is not copied. Nobody writes into it any more.
+type aside struct {
+	at   int // where it stands in buf
+	data []byte
 }
 
 // failure is the first error of the pipeline, and the transaction it hit.
@@ -297,7 +304,21 @@ func (s *session) begin(kind byte) int {
 }
 
 func (s *session) end(at int) {
-	binary.BigEndian.PutUint32(s.buf[at:], uint32(len(s.buf)-at)) //nolint:gosec // messages are below 1 GB
+	size := len(s.buf) - at
+	for i := len(s.aside) - 1; i >= 0 && s.aside[i].at > at; i-- {
+		size += len(s.aside[i].data)
+	}
+	binary.BigEndian.PutUint32(s.buf[at:], uint32(size)) //nolint:gosec // messages are below 1 GB
+}
+
+// value adds a value that is not null, with its length.
+func (s *session) value(data []byte) {
+	s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(len(data))) //nolint:gosec // below 1 GB
+	if len(data) < asideSize {
+		s.buf = append(s.buf, data...)
+		return
+	}
+	s.aside = append(s.aside, aside{len(s.buf), data})
 }
 
 // open begins a transaction.
@@ -344,8 +365,7 @@ func (s *session) execute(text string, types []uint32, values []pgoutput.Value, 
 			s.buf = append(s.buf, 0xFF, 0xFF, 0xFF, 0xFF)
 			continue
 		}
-		s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(len(values[i].Data))) //nolint:gosec // below 1 GB
-		s.buf = append(s.buf, values[i].Data...)
+		s.value(values[i].Data)
 	}
 	s.buf = append(s.buf, 0, 0) // results as text
 	s.end(at)
@@ -371,8 +391,7 @@ func (s *session) copyRows(text string, columns [][]pgoutput.Value, rows int, o 
 				s.buf = append(s.buf, 0xFF, 0xFF, 0xFF, 0xFF)
 				continue
 			}
-			s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(len(v.Data))) //nolint:gosec // below 1 GB
-			s.buf = append(s.buf, v.Data...)
+			s.value(v.Data)
 		}
 	}
 	s.buf = append(s.buf, 0xFF, 0xFF) // the end
@@ -380,11 +399,15 @@ func (s *session) copyRows(text string, columns [][]pgoutput.Value, rows int, o 
 	s.buf = append(s.buf, 'c', 0, 0, 0, 4)
 }
 
-// writeLimit is how much may wait in memory before it goes to the socket.
-const writeLimit = 64 << 10
+const (
+	// writeLimit is how much may wait in memory before it goes to the socket.
+	writeLimit = 64 << 10
+	// asideSize is the size of a value that is worth a write of its own.
+	asideSize = 256 << 10
+)
 
 // full tells that it is time to write.
-func (s *session) full() bool { return len(s.buf) >= writeLimit }
+func (s *session) full() bool { return len(s.buf) >= writeLimit || len(s.aside) > 0 }
 
 // flush writes what was sent and asks the server for the answers.
 func (s *session) flush() error {
@@ -397,7 +420,22 @@ func (s *session) flush() error {
 }
 
 func (s *session) write() error {
-	_, err := s.conn.Write(s.buf)
+	var err error
+	if len(s.aside) == 0 {
+		_, err = s.conn.Write(s.buf)
+	} else {
+		var parts net.Buffers
+		from, size := 0, 0
+		for _, a := range s.aside {
+			size += len(a.data)
+			parts = append(parts, s.buf[from:a.at], a.data)
+			from = a.at
+		}
+		parts = append(parts, s.buf[from:])
+		_, err = parts.WriteTo(s.conn)
+		s.aside = nil
+		sweep(size)
+	}
 	s.buf = s.buf[:0]
 	if cap(s.buf) > 16*writeLimit { // one huge row must not stay for ever
 		s.buf = nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -50,6 +51,37 @@ func attachedSettings(ctx context.Context, db *pgx.Conn) (string, error) {
 		return "", fmt.Errorf("read settings of database and role: %w", err)
 	}
 	return all, nil
+}
+
+// followedSettings are those that a worker goes by for as long as it lives: when
+// one of them changes it starts again. The others are read when they are needed.
+var followedSettings = []string{
+	"spock.apply_workers", "spock.check_all_uc_indexes", "spock.conflict_log_level", "spock.conflict_resolution", "spock.delete_conflict",
+	"spock.exception_behaviour", "spock.exception_logging", "spock.exception_replay_queue_size", "spock.forgotten_times",
+	"spock.save_remote_wins", "spock.save_resolutions", "spock.synchronous_commit", "spock.truncate_conflict", "spock.update_missing",
+}
+
+// followed is what they say, to be compared.
+func (s settings) followed() string {
+	var all strings.Builder
+	for _, name := range followedSettings {
+		fmt.Fprintf(&all, "%s = %q\n", name, s.values[name])
+	}
+	return all.String()
+}
+
+// outdated tells whether the worker goes by settings that are no longer so. The
+// engine's last look may be older than what the worker has read itself.
+func (w *Worker) outdated(ctx context.Context) (bool, error) {
+	if now := w.engine.followed.Load(); now == nil || *now == w.rules {
+		return false, nil
+	}
+	s, err := readSettings(ctx, w.db, w.log)
+	if err != nil || s.followed() == w.rules {
+		return false, err
+	}
+	w.log.InfoContext(ctx, "worker starts again: settings were changed")
+	return true, nil
 }
 
 func (s settings) on(name string) bool { return s.values[name] == "on" }

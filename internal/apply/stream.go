@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +54,8 @@ func (w *Worker) stream(ctx context.Context) error {
 	defer group.Wait()
 	defer cancel(nil)
 	w.applier.progress, w.settled = newProgress(w.applier), false
+	w.goal, w.here, w.behind = nil, time.Time{}, time.Time{}
+	w.ended.Store(nil) // where an earlier life's provider was says nothing of what is left now
 	defer w.breakWrites(ctx)()
 	received := make(chan error, 1) // holds 1: why nothing more will come
 	group.Go(func() {
@@ -263,10 +266,6 @@ func (w *Worker) look(ctx context.Context) error {
 	if err := w.gatherPosition(ctx); err != nil {
 		return err
 	}
-	if n := int(w.engine.sessions.Load()); n != w.sessions && w.current == nil {
-		w.log.InfoContext(ctx, "number of sessions that apply was changed", "sessions", n)
-		return w.leave(ctx, errAsked)
-	}
 	if w.current == nil { // what is kept of a transaction was chosen by the state of its tables
 		if err := w.tableSyncs(ctx); err != nil {
 			return err
@@ -279,6 +278,9 @@ func (w *Worker) look(ctx context.Context) error {
 // transactions.
 func (w *Worker) breathe(ctx context.Context) error {
 	stop, err := w.waiters(ctx)
+	if err == nil && !stop {
+		stop, err = w.outdated(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -321,17 +323,19 @@ func (w *Worker) gatherPosition(ctx context.Context) error {
 // waiters makes way for those who wait for our locks: one asks us to end, the
 // other to pause.
 func (w *Worker) waiters(ctx context.Context) (stop bool, err error) {
-	var pause, exact bool
+	var barred, exact, held bool
 	var at float64
 	if err := w.db.QueryRow(ctx, `SELECT
 		EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND NOT l.granted AND l.classid = $1 AND l.objid = $2 AND l.objsubid = 2
 			AND l.database = $4),
-		EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND NOT l.granted AND l.classid = $3 AND l.objid = 0 AND l.objsubid = 2
+		EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = $3 AND l.objid = 0 AND l.objsubid = 2
 			AND l.database = $4 AND l.mode = 'ExclusiveLock'),
 		EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $5 AND l.objid = 0 AND l.objsubid = 2
 			AND l.database = $4),
-		extract(epoch FROM clock_timestamp())::float8`, uint32(lockWorker), w.sub.id, uint32(lockGate), w.engine.database, uint32(lockJoin)).
-		Scan(&stop, &pause, &exact, &at); err != nil {
+		(SELECT coalesce(string_agg(concat_ws(' ', l.classid, l.objid, l.mode), ',' ORDER BY l.classid), '') = $7 FROM pg_locks l
+			WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.database = $4 AND l.pid = $6 AND l.classid IN ($1, $3)),
+		extract(epoch FROM clock_timestamp())::float8`, uint32(lockWorker), w.sub.id, uint32(lockGate), w.engine.database, uint32(lockJoin), w.pid, w.locks()).
+		Scan(&stop, &barred, &exact, &held, &at); err != nil {
 		return false, fmt.Errorf("look for waiters: %w", err)
 	}
 	w.clock.add(time.Until(time.UnixMicro(int64(at * 1e6))))
@@ -340,16 +344,15 @@ func (w *Worker) waiters(ctx context.Context) (stop bool, err error) {
 			return false, err
 		}
 	}
-	if stop || !pause {
-		return stop, nil
+	if !held {
+		// Code of a table's, or of a statement's, that failed has given them up, or has
+		// taken more. A session that ends has none.
+		w.log.WarnContext(ctx, "worker starts again: something that it has applied has changed its session's advisory locks")
 	}
-	if err := w.passBorder(ctx); err != nil {
-		return false, err
+	if stop || !held {
+		return true, nil
 	}
-	if _, err := w.applier.session.query(ctx, fmt.Sprintf("SELECT pg_advisory_unlock_shared(%d, 0)", lockGate), nil); err != nil {
-		return false, fmt.Errorf("open the gate: %w", err)
-	}
-	return false, w.passGate(ctx)
+	return false, w.yield(ctx, barred)
 }
 
 // setExact makes progress part of each snapshot, or no longer: a node that joins
@@ -437,12 +440,68 @@ func (w *Worker) tell(ctx context.Context) error {
 		w.lastTime, w.settled, w.heard = a.time, false, time.Now()
 		return w.publish(ctx, a.time.Time(), a.reached, inserted, true)
 	}
-	left := w.current != nil || len(a.inflight) > 0 || max(a.reached, w.idle) < w.received
-	if left || w.settled && time.Since(w.heard) < idleEvery {
+	at := max(a.reached, w.idle)
+	if w.current != nil || len(a.inflight) > 0 || at < w.received {
+		return nil
+	}
+	if !w.caughtUp(at) {
+		if w.behind.IsZero() {
+			w.behind = time.Now()
+		}
+		if w.here.IsZero() || time.Since(w.behind) < witnessEvery {
+			return nil // it is under way: telling of each moment would be news to other nodes
+		}
+		return w.tellBehind(ctx, at)
+	}
+	w.behind = time.Time{}
+	if w.settled && time.Since(w.heard) < idleEvery {
 		return nil
 	}
 	w.settled, w.heard = true, time.Now()
-	return w.publish(ctx, nil, max(a.reached, w.idle), inserted, false)
+	return w.publish(ctx, nil, at, inserted, false)
+}
+
+// measured is where the provider's log ended, as far as it can be sent, and when
+// that was by the provider's clock.
+type measured struct {
+	flushed pg.LSN
+	at      time.Time
+}
+
+// caughtUp tells whether what the provider had is here, as far as that is known:
+// that nothing comes says little, since a provider reads its log for a while
+// before it sends anything. What it adds meanwhile is measured anew.
+func (w *Worker) caughtUp(at pg.LSN) bool {
+	last := w.ended.Load()
+	if last == nil {
+		return false
+	}
+	if w.goal == nil {
+		w.goal = last
+	}
+	if at < w.goal.flushed {
+		return false
+	}
+	w.here, w.goal = w.goal.at, last
+	return true
+}
+
+// tellBehind tells of a stream that was level with its provider, and is not for
+// a while. Nothing is known of what comes, but that it was not there then.
+func (w *Worker) tellBehind(ctx context.Context, at pg.LSN) error {
+	p := w.applier.progress
+	last := w.ended.Load()
+	if last == nil || at >= last.flushed || p.waiting.Load() != 0 || !p.silent() {
+		return nil
+	}
+	w.settled = false
+	var when any // that was told before
+	if t := w.applier.time.Time(); w.applier.time != 0 && t.After(w.here) {
+		when = t
+	} else if !w.here.IsZero() {
+		when = w.here
+	}
+	return w.publish(ctx, when, at, max(w.received, pg.LSN(w.inserted.Load())).String(), true)
 }
 
 const publishText = "SELECT pgdrover.store_progress($1, $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, $6)"
@@ -466,6 +525,7 @@ type progress struct {
 	time     atomic.Int64  // its commit time
 	waiting  atomic.Int64  // commit time of the first that has not; 0 when none is known
 	received atomic.Uint64
+	inflight atomic.Uint64 // position of the first that is being written; 0 when none is, or it is not known yet
 
 	mu        sync.Mutex // held while something is told
 	told      time.Time
@@ -491,9 +551,11 @@ func (p *progress) committed(a *applier) {
 
 // await notes what is the first to commit, if nothing is on its way that one.
 func (p *progress) await(a *applier, next *transaction) {
+	inflight := pg.LSN(0)
 	switch {
 	case len(a.inflight) > 0:
 		next = a.inflight[0]
+		inflight = next.final
 	case len(a.todo) > 0:
 		next = a.todo[0]
 	}
@@ -502,6 +564,14 @@ func (p *progress) await(a *applier, next *transaction) {
 		at = int64(next.commitTime)
 	}
 	p.waiting.Store(at)
+	p.inflight.Store(uint64(inflight))
+}
+
+// silent tells whether nothing was told for a while.
+func (p *progress) silent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.told) >= witnessEvery
 }
 
 func (p *progress) isWitnessed() bool {
@@ -527,7 +597,9 @@ func (w *Worker) witness(ctx context.Context) {
 	defer leave()
 	var first int64
 	var since time.Time
+	var slow slowness
 	for sleep(ctx, publicEvery) {
+		long := slow.of(pg.LSN(p.inflight.Load()), time.Now(), w.engine.slow)
 		if now := p.waiting.Load(); now != first || now == 0 {
 			first, since = now, time.Now()
 			leave()
@@ -547,7 +619,45 @@ func (w *Worker) witness(ctx context.Context) {
 		if err := w.bearWitness(ctx, db); err != nil && ctx.Err() == nil {
 			w.log.DebugContext(ctx, "progress was not stored", "error", err)
 		}
+		if long {
+			slow.told = true
+			w.saySlow(ctx, db, slow.lsn)
+		}
 	}
+}
+
+// slowAfter is how long one transaction may be written before the log says so.
+const slowAfter = time.Minute
+
+// slowness is since when the same transaction is the first that is written.
+type slowness struct {
+	lsn   pg.LSN
+	since time.Time
+	told  bool
+}
+
+// of tells whether it has been for long, and nobody was told yet.
+func (s *slowness) of(lsn pg.LSN, now time.Time, after time.Duration) bool {
+	if lsn != s.lsn {
+		*s = slowness{lsn: lsn, since: now}
+	}
+	return lsn != 0 && !s.told && now.Sub(s.since) >= after
+}
+
+// saySlow says of a transaction that is long in coming what it is at.
+func (w *Worker) saySlow(ctx context.Context, db *pgx.Conn, lsn pg.LSN) {
+	ctx, cancel := context.WithTimeout(ctx, closeTime)
+	defer cancel()
+	var pid int32
+	var at, query string
+	var blockers []int32
+	if err := db.QueryRow(ctx, `SELECT a.pid, concat_ws(' ', a.state, a.wait_event_type, a.wait_event), left(a.query, 200), pg_blocking_pids(a.pid)
+		FROM pg_stat_activity a WHERE a.xact_start IS NOT NULL AND (a.pid = $1 OR starts_with(a.application_name, $2)) ORDER BY a.xact_start LIMIT 1`,
+		w.pid, w.others()).Scan(&pid, &at, &query, &blockers); err != nil {
+		at = "unknown: " + err.Error()
+	}
+	w.log.WarnContext(ctx, "transaction is being written for long", "lsn", lsn.String(), "pid", pid, "waits", at, "query", query, "blocked_by", blockers,
+		"hint", fmt.Sprintf("See what it waits for. Once it cannot be had, leave it out: SELECT spock.sub_alter_skiplsn('%s', '%s').", w.sub.name, lsn))
 }
 
 func (w *Worker) bearWitness(ctx context.Context, db *pgx.Conn) error {
@@ -563,9 +673,15 @@ func (w *Worker) bearWitness(ctx context.Context, db *pgx.Conn) error {
 	// What has committed there before the first that waits is all here.
 	at := max(pg.Timestamp(p.time.Load()), first-1)
 	reached, received := max(pg.LSN(p.reached.Load()), p.floor), pg.LSN(p.received.Load())
-	if _, err := db.Exec(ctx, publishText, uint32(w.sub.provider), at.Time(), reached.String(),
-		max(received, pg.LSN(w.inserted.Load())).String(), received.String(), true); err != nil {
-		return fmt.Errorf("store progress: %w", err)
+	times := 1
+	if p.time.Load() == 0 {
+		times = 2 // another time than before looks like getting on, which nothing has in this life
+	}
+	for range times {
+		if _, err := db.Exec(ctx, publishText, uint32(w.sub.provider), at.Time(), reached.String(),
+			max(received, pg.LSN(w.inserted.Load())).String(), received.String(), true); err != nil {
+			return fmt.Errorf("store progress: %w", err)
+		}
 	}
 	p.told, p.witnessed = time.Now(), true
 	return nil
@@ -611,6 +727,9 @@ func (p *parting) refused(err error, at standing, now time.Time) (ended bool) {
 	return now.Sub(p.since) >= partingPatience
 }
 
+// measureText: what is not on the provider's disk is not sent.
+const measureText = "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn(), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+
 // measure asks the provider once a second where its log ends: the stream only
 // says how far it was sent. A provider that shuts down ends that session, takes
 // no other, and keeps the stream until everything it has sent is confirmed; what
@@ -626,7 +745,7 @@ func (w *Worker) measure(ctx context.Context, end context.CancelCauseFunc) {
 			_ = conn.Close(ctx)
 		}
 	}()
-	for sleep(ctx, publicEvery) {
+	for first := true; first || sleep(ctx, publicEvery); first = false {
 		if conn == nil || conn.IsClosed() {
 			var err error
 			if conn, err = dial(ctx, dsn, w.sub.name+"_lag", nil); err != nil {
@@ -639,12 +758,18 @@ func (w *Worker) measure(ctx context.Context, end context.CancelCauseFunc) {
 			}
 			parting.since = time.Time{}
 		}
-		result := w.applier.peers.askWith(ctx, conn, "SELECT pg_current_wal_insert_lsn()", nil, nil, nil)
+		result := w.applier.peers.askWith(ctx, conn, measureText, nil, nil, nil)
 		if result.Err != nil {
 			continue
 		}
-		if at, err := pg.ParseLSN(string(result.Rows[0][0])); err == nil {
+		row := result.Rows[0]
+		if at, err := pg.ParseLSN(string(row[0])); err == nil {
 			w.inserted.Store(uint64(at))
+		}
+		flushed, err := pg.ParseLSN(string(row[1]))
+		at, err2 := strconv.ParseInt(string(row[2]), 10, 64)
+		if err == nil && err2 == nil {
+			w.ended.Store(&measured{flushed, time.UnixMicro(at)})
 		}
 	}
 }
@@ -661,6 +786,7 @@ func (w *Worker) put(ctx context.Context, tx *transaction) error {
 			return err
 		}
 	}
+	w.applier.progress.inflight.CompareAndSwap(0, uint64(tx.final))
 	return w.applier.put(ctx, tx)
 }
 

@@ -111,6 +111,7 @@ type postponed map[string]struct {
 	until time.Time
 	delay time.Duration
 	noted *noted
+	told  bool // what the copy waits for was said
 }
 
 const (
@@ -128,7 +129,7 @@ func (p postponed) put(table string, now time.Time) {
 }
 
 // fullError is what the copy of a table ends with that has not begun, since the
-// provider has no slot or no session to spare: the stream has all it needs.
+// provider has no slot or no session to spare, or no rows: the stream has all it needs.
 type fullError struct{ error }
 
 func (e *fullError) Unwrap() error { return e.error }
@@ -212,6 +213,17 @@ func (w *Worker) syncTable(ctx context.Context, t tableSync, n *noted) error {
 	}
 	defer c.close(context.WithoutCancel(ctx))
 	c.noted = n
+	// Slots wait for every transaction of the provider's that writes: it may have
+	// emptied the table meanwhile, and who asks now would not be told of the snapshot.
+	if n == nil || !n.first {
+		there, err := emptiedThere(ctx, c.provider, t.schema, t.name)
+		if err != nil {
+			return err
+		}
+		if len(there) > 0 {
+			return &fullError{errEmptied}
+		}
+	}
 	if err := w.tableState(ctx, t.schema, t.name, "d", t.emptied); err != nil {
 		return err
 	}
@@ -318,8 +330,12 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 		exact = all
 	}
 	if kind == "f" || kind == "d" {
-		if waits, err := w.emptiedThere(ctx, "", ""); err != nil || waits {
-			return errors.Join(err, errEmptied)
+		conn, err := w.applier.peers.connect(ctx, w.sub.provider)
+		if err != nil {
+			return err
+		}
+		if err := whole(ctx, conn); err != nil {
+			return err
 		}
 	}
 	start, resumed, err := w.resumable(ctx, status)
@@ -331,6 +347,11 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 		return err
 	}
 	defer c.close(context.WithoutCancel(ctx))
+	if kind == "f" || kind == "d" { // it may not have been, when the snapshot was taken
+		if err := whole(ctx, c.provider); err != nil {
+			return err
+		}
+	}
 	if !resumed {
 		start = c.point
 		if err := w.copySets(ctx, c.provider); err != nil {
@@ -357,6 +378,15 @@ func (w *Worker) initial(ctx context.Context, kind, status string) error {
 	return w.subState(ctx, "r", start)
 }
 
+// whole makes sure that a node has not emptied tables whose rows it waits for.
+func whole(ctx context.Context, conn *pgconn.PgConn) error {
+	there, err := emptiedThere(ctx, conn, "", "")
+	if err == nil && len(there) > 0 {
+		err = errEmptied
+	}
+	return err
+}
+
 // beginCopy opens the snapshot to be copied: one that other nodes copy too, when
 // there is one, or a new one.
 func (w *Worker) beginCopy(ctx context.Context, start pg.LSN, resumed bool) (c *copier, shared bool, err error) {
@@ -365,8 +395,19 @@ func (w *Worker) beginCopy(ctx context.Context, start pg.LSN, resumed bool) (c *
 		w.log.InfoContext(ctx, "go on with initial synchronisation", "lsn", start.String())
 		slot.Name, slot.Temporary = fmt.Sprintf("%.58s_more", w.sub.slot), true
 	} else {
-		if c, err = w.openShared(ctx); c != nil || err != nil {
-			return c, true, err
+		if c, err = w.openShared(ctx); err != nil {
+			return nil, false, err
+		}
+		if c != nil {
+			if err = whole(ctx, c.provider); err == nil {
+				return c, true, nil
+			}
+			c.close(context.WithoutCancel(ctx))
+			if !errors.Is(err, errEmptied) {
+				return nil, false, err
+			}
+			// It stays as it is for as long as it is held.
+			w.log.InfoContext(ctx, "copy a snapshot of our own: the shared one lacks rows", "error", err)
 		}
 		if err := w.dropLeftover(ctx); err != nil {
 			return nil, false, err

@@ -69,6 +69,15 @@ type Worker struct {
 	looked    time.Time
 	settled   bool          // what is public says that nothing is left to do
 	inserted  atomic.Uint64 // end of the provider's log
+	ended     atomic.Pointer[measured]
+	goal      *measured // what has to be here before nothing is left
+	here      time.Time // what the provider had committed before that is here
+	behind    time.Time // since when the goal is not reached; zero when it was
+	gated     bool      // we hold the gate
+	pid       int32     // of the session that applies
+	paused    bool      // that we wait at it was said
+	passed    string    // whom we were last said to pass by
+	rules     string    // the settings that this life goes by
 	serverAt  pg.Timestamp
 }
 
@@ -167,7 +176,7 @@ func (w *Worker) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.sessions = s.sessions()
+	w.sessions, w.rules = s.sessions(), s.followed()
 	if err := w.makeOrigins(ctx); err != nil {
 		return err
 	}
@@ -242,7 +251,7 @@ func (w *Worker) openSession(ctx context.Context, s settings) error {
 		return err
 	}
 	r, err := w.applier.session.query(ctx, fmt.Sprintf("SELECT pg_try_advisory_lock(%d, %d)::text, "+
-		"current_setting('server_version_num')", lockWorker, int32(w.sub.id)), nil) //nolint:gosec // the number wraps around, as in SQL
+		"current_setting('server_version_num'), pg_backend_pid()::text", lockWorker, int32(w.sub.id)), nil) //nolint:gosec // the number wraps around, as in SQL
 	if err != nil {
 		return fmt.Errorf("lock subscription: %w", err)
 	}
@@ -252,15 +261,10 @@ func (w *Worker) openSession(ctx context.Context, s settings) error {
 	if _, err := fmt.Sscan(string(r.rows[0][1].Data), &w.applier.version); err != nil {
 		return fmt.Errorf("read server version: %w", err)
 	}
-	return w.passGate(ctx)
-}
-
-// passGate waits while the apply workers are paused.
-func (w *Worker) passGate(ctx context.Context) error {
-	if _, err := w.applier.session.query(ctx, fmt.Sprintf("SELECT pg_advisory_lock_shared(%d, 0)", lockGate), nil); err != nil {
-		return fmt.Errorf("pass the gate: %w", err)
+	if _, err := fmt.Sscan(string(r.rows[0][2].Data), &w.pid); err != nil {
+		return fmt.Errorf("read server process: %w", err)
 	}
-	return nil
+	return w.passGate(ctx)
 }
 
 // attach makes the session one of the subscription's origin and reads where the

@@ -7,10 +7,13 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/pgdrover/pgdrover/internal/apply"
 	"github.com/pgdrover/pgdrover/internal/pg"
 	"github.com/pgdrover/pgdrover/internal/spock"
 )
@@ -40,7 +43,7 @@ func showSpockStatus(ctx context.Context, env *Env, cmd *cobra.Command) error {
 		err := withSpock(ctx, env, info, func(ctx context.Context, db *spock.DB, info pg.ConnInfo) error {
 			n, err := readSpockNode(ctx, db, place(info))
 			// A stream that has just begun says within a second or two how far it is.
-			for began := time.Now(); err == nil && on(cmd, "check") && n.beginning() && time.Since(began) < checkPatience; {
+			for began := time.Now(); err == nil && on(cmd, "check") && (n.beginning() || n.copying()) && time.Since(began) < checkPatience; {
 				if err = sleep(ctx, checkEvery); err == nil {
 					n, err = readSpockNode(ctx, db, place(info))
 				}
@@ -112,6 +115,13 @@ type spockNode struct {
 	counters   []spock.Counter // of the engine
 	copies     []spock.CopyProgress
 	invalid    []spock.Setting
+	gate       []apply.Gatekeeper
+}
+
+// waitingTable is one that a subscription does not follow before it is copied.
+type waitingTable struct {
+	Subscription uint32
+	Name, Status string
 }
 
 // spockSub is what status shows of one subscription.
@@ -125,6 +135,7 @@ type spockSub struct {
 	lag      time.Duration
 	stats    spock.ChannelStats
 	counters []spock.Counter
+	waiting  []waitingTable
 }
 
 // readSpockNode asks a node for all that status shows.
@@ -152,6 +163,14 @@ func readSpockNode(ctx context.Context, db *spock.DB, where string) (spockNode, 
 	if n.engine, err = db.EngineConnected(ctx); err != nil {
 		return n, err
 	}
+	if n.engine { // its lock is held
+		if err := db.Conn().QueryRow(ctx, engineSession).Scan(&n.engine); err != nil {
+			return n, fmt.Errorf("look for the engine: %w", err)
+		}
+	}
+	if n.gate, err = apply.Gatekeepers(ctx, db.Conn()); err != nil {
+		return n, err
+	}
 	if n.tombstones, n.oldest, err = db.TombstoneStats(ctx); err != nil {
 		return n, err
 	}
@@ -172,6 +191,16 @@ func readSpockNode(ctx context.Context, db *spock.DB, where string) (spockNode, 
 	}
 	return n, n.readSubscriptions(ctx, db)
 }
+
+// engineSession finds whoever says that it is the engine. Its lock alone is no proof:
+// everybody can take that. Who may not see sessions' names has to believe it.
+const engineSession = `SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_roles r ON r.oid = a.usesysid
+	WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 727400013 AND l.objid = 0 AND l.objsubid = 2 AND a.datname = current_database()
+	AND r.rolsuper AND coalesce(starts_with(a.application_name, 'spock manager'), true))`
+
+// waitingTables are those whose copy is not here yet.
+const waitingTables = `SELECT y.sync_subid, format('%I.%I', y.sync_nspname, y.sync_relname), pgdrover.sync_status_text(y.sync_status)
+	FROM spock.local_sync_status y WHERE y.sync_relname IS NOT NULL AND y.sync_status NOT IN ('r', 'y') ORDER BY 1, 2`
 
 func (n *spockNode) readSubscriptions(ctx context.Context, db *spock.DB) error {
 	subs, err := db.Subscriptions(ctx)
@@ -198,6 +227,14 @@ func (n *spockNode) readSubscriptions(ctx context.Context, db *spock.DB) error {
 	if err != nil {
 		return err
 	}
+	rows, err := db.Conn().Query(ctx, waitingTables)
+	if err != nil {
+		return fmt.Errorf("look for tables that wait: %w", err)
+	}
+	waiting, err := pgx.CollectRows(rows, pgx.RowToStructByPos[waitingTable])
+	if err != nil {
+		return fmt.Errorf("look for tables that wait: %w", err)
+	}
 	for _, c := range counters {
 		if c.Subscription == 0 {
 			n.counters = append(n.counters, c)
@@ -219,6 +256,14 @@ func (n *spockNode) readSubscriptions(ctx context.Context, db *spock.DB) error {
 			if x.Node == n.id && x.Provider == sub.Provider {
 				s.known, s.progress = true, x
 			}
+		}
+		for _, x := range waiting {
+			if x.Subscription == sub.ID {
+				s.waiting = append(s.waiting, x)
+			}
+		}
+		if _, paused := apply.Pausing(n.gate); paused && s.status == statusReplicating {
+			s.status = statusPaused
 		}
 		s.count(stats, counters)
 		s.measure(time.Now())
@@ -273,6 +318,11 @@ func (n *spockNode) beginning() bool {
 	})
 }
 
+// copying reports whether a table waits for its copy.
+func (n *spockNode) copying() bool {
+	return slices.ContainsFunc(n.subs, func(s spockSub) bool { return s.Enabled && len(s.waiting) > 0 })
+}
+
 // measure says how far behind the subscription is. A stream that has nothing
 // to apply is not behind; one that does not run falls behind with the clock.
 func (s *spockSub) measure(now time.Time) {
@@ -283,7 +333,7 @@ func (s *spockSub) measure(now time.Time) {
 		s.lagBytes = max(0, pg.LSN(s.progress.InsertLSN).Sub(pg.LSN(s.progress.CommitLSN)))
 	}
 	switch {
-	case s.status != statusReplicating:
+	case s.status != statusReplicating && (s.status != statusPaused || s.lagBytes == 0):
 		s.lag = max(0, now.Sub(s.progress.UpdatedAt))
 	case s.lagBytes > 0:
 		s.lag = max(0, now.Sub(s.progress.CommitAt))
@@ -295,10 +345,13 @@ func (s *spockSub) lagKnown() bool { return s.known && (s.status != statusReplic
 
 // bytesKnown reports whether lagBytes means anything: where the provider is now,
 // only a stream that runs knows.
-func (s *spockSub) bytesKnown() bool { return s.status == statusReplicating && s.told() }
+func (s *spockSub) bytesKnown() bool {
+	return (s.status == statusReplicating || s.status == statusPaused) && s.told()
+}
 
 const (
 	statusReplicating = "replicating"
+	statusPaused      = "paused"
 	stateStreaming    = "streaming" // the engine's word
 )
 
@@ -314,6 +367,9 @@ func (n *spockNode) trouble() string {
 		return "no engine serves node " + n.name
 	}
 	for _, s := range n.subs {
+		if who, paused := apply.Pausing(n.gate); paused && s.status == statusPaused {
+			return fmt.Sprintf("subscription %s is paused by pid %d, role %s", s.Name, who.PID, who.Role)
+		}
 		if s.Enabled && s.status != statusReplicating {
 			return fmt.Sprintf("subscription %s is %s", s.Name, s.word())
 		}
@@ -321,12 +377,31 @@ func (n *spockNode) trouble() string {
 			return fmt.Sprintf("subscription %s has applied nothing since its last error: %s", s.Name, s.state.LastError)
 		}
 	}
+	for _, s := range n.subs {
+		if s.Enabled && len(s.waiting) > 0 {
+			return fmt.Sprintf("subscription %s waits for the copy of %s", s.Name, namesOf(s.waiting))
+		}
+	}
 	return ""
+}
+
+// namesOf lists the first few tables, and how many more there are.
+func namesOf(tables []waitingTable) string {
+	const most = 5
+	var names []string
+	for _, t := range tables[:min(most, len(tables))] {
+		names = append(names, t.Name)
+	}
+	text := strings.Join(names, ", ")
+	if more := len(tables) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // word is the status, with the engine's own word for what it is about.
 func (s *spockSub) word() string {
-	if s.state.State != "" && s.status != statusReplicating && s.status != "disabled" {
+	if s.state.State != "" && s.status != statusReplicating && s.status != statusPaused && s.status != "disabled" {
 		return s.status + " (" + s.state.State + ")"
 	}
 	return s.status
@@ -414,7 +489,19 @@ func lastError(s spock.EngineState) string {
 // writeRemarks says what does not fit into the table: errors, copies under way, settings that are not legal.
 func (n *spockNode) writeRemarks(w io.Writer) error {
 	var lines []string
+	for _, k := range n.gate {
+		switch {
+		case k.Believed && k.Holds:
+			lines = append(lines, fmt.Sprintf("Apply is paused by pid %d, role %s", k.PID, k.Role),
+				"HINT: it goes on when that session calls spock.resume_apply_workers(), or ends")
+		case k.Holds:
+			lines = append(lines, fmt.Sprintf("Session with pid %d of role %s holds the lock that pauses apply, and may not: nothing waits for it but those who may", k.PID, k.Role))
+		}
+	}
 	for _, s := range n.subs {
+		for _, t := range s.waiting {
+			lines = append(lines, fmt.Sprintf("Table %s of %s waits for its copy (%s): what it lacks is with %s", t.Name, s.Name, t.Status, s.ProviderName))
+		}
 		if s.state.LastError != "" {
 			lines = append(lines, lastError(s.state))
 			if s.state.LastHint != "" {

@@ -456,3 +456,24 @@ func BenchmarkCapture(b *testing.B) {
 		}
 	}
 }
+
+// A decoder does not hold on to a large message once the next one is there.
+func TestDecoderLetsGoOfLargeMessages(t *testing.T) {
+	t.Parallel()
+	d, err := NewDecoder(Version1)
+	require.NoError(t, err)
+	large := bytes.Repeat([]byte("x"), largeMessage)
+	for _, row := range []Message{
+		&Insert{Relation: 1, New: Tuple{{Kind: Text, Data: large}}},
+		&Update{Relation: 1, OldTuple: OldFull, Old: Tuple{{Kind: Text, Data: large}}, New: Tuple{{Kind: Text, Data: large}}},
+		&Delete{Relation: 1, OldTuple: OldKey, Old: Tuple{{Kind: Text, Data: large}}},
+	} {
+		_, err := d.Decode(encode(row, false))
+		require.NoError(t, err)
+	}
+	_, err = d.Decode(encode(&Begin{}, false))
+	require.NoError(t, err)
+	for _, tuple := range []Tuple{d.insert.New, d.update.New, d.update.Old, d.delete.Old} {
+		require.Nil(t, tuple[:1][0].Data)
+	}
+}

@@ -32,6 +32,7 @@ func (e *Error) Error() string {
 type Decoder struct {
 	version  int
 	inStream bool
+	large    bool // the last message was: nothing of it is to be held on to
 
 	// Messages that are handed out and used again.
 	begin            Begin
@@ -52,6 +53,10 @@ type Decoder struct {
 	commitPrepared   CommitPrepared
 	rollbackPrepared RollbackPrepared
 }
+
+// largeMessage is the size of a message that must not stay in memory because of
+// the decoder.
+const largeMessage = 64 << 10
 
 // NewDecoder returns a decoder for a stream that was started with that
 // proto_version.
@@ -87,6 +92,14 @@ func (d *Decoder) Decode(data []byte) (Message, error) {
 // Changes inside a streamed block are encoded differently: inStream is what
 // [Decoder.InStream] said before the message was decoded first.
 func (d *Decoder) DecodeOne(data []byte, inStream bool) (Message, error) {
+	if d.large {
+		clear(d.insert.New)
+		clear(d.update.New)
+		clear(d.update.Old[:cap(d.update.Old)])
+		clear(d.delete.Old)
+		d.message.Content = nil
+	}
+	d.large = len(data) > largeMessage
 	r := reader{data: data}
 	kind := Kind(r.byte())
 	if r.problem != "" {

@@ -67,8 +67,9 @@ type Conn struct {
 	timeout    time.Duration // 0: never
 
 	streaming bool
-	armed     bool // the read deadline is that of the next thing to do
-	pinged    bool // the server was asked for a sign of life
+	armed     bool               // the read deadline is that of the next thing to do
+	pinged    bool               // the server was asked for a sign of life
+	last      *pgproto3.CopyData // what was received last
 
 	mu       sync.Mutex // guards what follows, and writing
 	broken   error      // why nothing can be written or read any more
@@ -98,7 +99,7 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	line := &line{dial: dial, timeout: config.ConnectTimeout, idle: cfg.Idle}
 	config.DialFunc = line.open
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		f := pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
+		f := pgproto3.NewFrontend(&sieve{r: bufio.NewReaderSize(r, readBuffer)}, w)
 		f.SetMaxBodyLen(maxMessage)
 		return f
 	}

@@ -25,7 +25,8 @@ const (
 	Keepalive Kind = 'k' // a sign of life, and how far the server is
 )
 
-// Message is one message of a stream.
+// Message is one message of a stream. Of what pg_logical_emit_message wrote only
+// short ones come: see [sieve].
 type Message struct {
 	Kind Kind
 	// Start is where a Data message stands in the server's log; 0 for messages
@@ -212,6 +213,9 @@ func (c *Conn) receive(ctx context.Context) (Message, error) {
 	case !c.streaming:
 		return Message{}, errNotStreaming
 	}
+	if c.last != nil {
+		c.last.Data, c.last = nil, nil // the driver would keep it until the next one comes, and it may be large
+	}
 	if replyDue {
 		if err := c.report(ctx, opReceive, false); err != nil {
 			return Message{}, err
@@ -318,6 +322,7 @@ func (c *Conn) tick(ctx context.Context, now, since time.Time) error {
 func (c *Conn) message(m pgproto3.BackendMessage) (message Message, skip bool, err error) {
 	switch m := m.(type) {
 	case *pgproto3.CopyData:
+		c.last = m
 		message, err = parse(m.Data)
 		if err != nil {
 			return Message{}, false, c.lose(err)
