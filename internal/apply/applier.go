@@ -457,6 +457,9 @@ func (a *applier) wishOf(ctx context.Context, tx *transaction) (*wish, error) {
 
 // target finds the local side of a remote table.
 func (a *applier) target(ctx context.Context, t *remoteTable) (*target, error) {
+	if t.fault != nil {
+		return nil, t.fault
+	}
 	if t.target != nil && t.epoch == a.epoch {
 		return t.target, nil
 	}

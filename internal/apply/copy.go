@@ -169,8 +169,8 @@ func (c *copier) tables(ctx context.Context) ([]copied, error) {
 			JOIN pg_namespace pn ON pn.oid = p.relnamespace WHERE h.inhrelid = r.oid AND r.relispartition), ''),
 		(SELECT array_agg(DISTINCT a)::text FROM spock.replication_set_table u JOIN spock.replication_set v USING (set_id),
 			unnest(u.set_att_list) a WHERE u.set_reloid = r.oid AND v.set_name = ANY ($1::text[]) AND v.set_nodeid = l.node_id),
-		(SELECT array_agg(f.row_filter)::text FROM spock.pgdrover_row_filter f JOIN spock.replication_set v USING (set_id)
-			WHERE f.set_reloid = r.oid AND v.set_name = ANY ($1::text[]) AND v.set_nodeid = l.node_id),
+		(SELECT array_agg(pg_get_expr(f.set_row_filter, f.set_reloid))::text FROM spock.replication_set_table f JOIN spock.replication_set v USING (set_id)
+			WHERE f.set_row_filter IS NOT NULL AND f.set_reloid = r.oid AND v.set_name = ANY ($1::text[]) AND v.set_nodeid = l.node_id),
 		EXISTS (SELECT FROM spock.replication_set_table u JOIN spock.replication_set v USING (set_id)
 			WHERE u.set_reloid = r.oid AND v.set_name = ANY ($1::text[]) AND v.set_nodeid = l.node_id
 			  AND NOT EXISTS (SELECT FROM spock.pgdrover_row_filter f WHERE f.set_id = u.set_id AND f.set_reloid = u.set_reloid::oid)),

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -269,6 +270,10 @@ func (w *Worker) row(ctx context.Context, kind pgoutput.Kind, id uint32, row, ol
 			judged = old
 		}
 		pass, err := w.applier.peers.filter(ctx, w.sub.provider, t, judged)
+		if fault, ok := errors.AsType[*filterError](err); ok {
+			// Nobody knows whether the change is to be applied: it is an exception.
+			t, pass, err = &remoteTable{relation: t.relation, types: t.types, rule: t.rule, fault: fault}, true, nil
+		}
 		if err != nil || !pass {
 			return err
 		}

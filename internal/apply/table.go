@@ -204,6 +204,7 @@ type remoteTable struct {
 	rule     rule
 	target   *target // the table here, once looked up
 	epoch    int     // of target
+	fault    error   // why a change of it cannot be applied, known before it is looked up
 }
 
 // target joins a remote table with the local one: which value goes where.
