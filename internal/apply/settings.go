@@ -97,6 +97,6 @@ func (s settings) options() options {
 	}
 	return options{
 		behaviour: s.values["spock.exception_behaviour"], logging: s.values["spock.exception_logging"],
-		saveResolutions: s.on("spock.save_resolutions"), conflictLevel: level,
+		saveResolutions: s.on("spock.save_resolutions"), conflictLevel: level, bundles: s.on("spock.apply_bundles"),
 	}
 }
