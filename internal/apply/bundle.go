@@ -98,6 +98,9 @@ func (a *applier) bundle(ctx context.Context) (*transaction, error) {
 			most = n // once more, without what came of others
 			continue
 		}
+		if n < bundleLeast {
+			break
+		}
 		last := b.members[n-1]
 		tx := &transaction{
 			final: last.final, end: last.end, commitTime: last.commitTime, size: b.size, complete: true, written: true, alone: true, bundle: b,
@@ -111,23 +114,16 @@ func (a *applier) bundle(ctx context.Context) (*transaction, error) {
 // take adds transactions. It returns how many from the first on can be one, and
 // whether nothing is left of one that cannot.
 func (b *bundle) take(ctx context.Context, all []*transaction) (n int, whole bool, err error) {
-	whole = true
 	for _, tx := range all {
 		if !b.a.bundles(tx) || b.size > bundleBytes || len(b.members) > 0 && b.spans(tx) {
 			break
 		}
-		for i := range tx.changes {
-			ok, err := b.add(ctx, tx, &tx.changes[i])
-			if err != nil {
-				return 0, false, err
-			}
-			if !ok {
-				whole = i == 0 && whole
-				break
-			}
+		taken, err := b.takeOne(ctx, tx)
+		if err != nil {
+			return 0, false, err
 		}
-		if !whole {
-			break
+		if taken < len(tx.changes) {
+			return b.ending(), taken == 0, nil
 		}
 		if len(b.members) == 0 {
 			b.first, b.last = tx.commitTime, tx.commitTime
@@ -135,13 +131,28 @@ func (b *bundle) take(ctx context.Context, all []*transaction) (n int, whole boo
 		b.first, b.last = min(b.first, tx.commitTime), max(b.last, tx.commitTime)
 		b.members, b.size = append(b.members, tx), b.size+tx.size
 	}
-	// The bundle's time is that of its last, which has to be the latest.
-	for n = len(b.members); n > 0 && b.members[n-1].commitTime < b.last; n-- {
-		if n == 1 {
-			break
+	return b.ending(), true, nil
+}
+
+// takeOne adds a transaction's changes, up to the first that does not go with
+// others, and returns how many.
+func (b *bundle) takeOne(ctx context.Context, tx *transaction) (int, error) {
+	for i := range tx.changes {
+		if ok, err := b.add(ctx, tx, &tx.changes[i]); !ok || err != nil {
+			return i, err
 		}
 	}
-	return n, whole, nil
+	return len(tx.changes), nil
+}
+
+// ending is how many members there may be: the bundle's time is that of its last,
+// which has to be the latest.
+func (b *bundle) ending() int {
+	n := len(b.members)
+	for n > 0 && b.members[n-1].commitTime < b.last {
+		n--
+	}
+	return n
 }
 
 func (b *bundle) spans(tx *transaction) bool {
