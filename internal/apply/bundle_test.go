@@ -1,11 +1,14 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pgdrover/pgdrover/internal/pgtest"
 )
 
 const bundleTables = `CREATE TABLE t (id int PRIMARY KEY, v text, n int); CREATE TABLE h (id int, v text);
@@ -25,6 +28,17 @@ func (n *node) enable(t *testing.T, subscriptions ...string) {
 	for _, s := range subscriptions {
 		n.exec(t, "SELECT spock.sub_enable('"+s+"')")
 	}
+}
+
+// bundles waits until the node's engine may write transactions as one.
+func (n *node) bundles(t *testing.T) {
+	t.Helper()
+	require.NoError(t, pgtest.WaitFor(patience, func() error {
+		if !n.engine.bundling.Load() {
+			return errors.New("somebody may get from the node what others wrote")
+		}
+		return nil
+	}))
 }
 
 // each runs a statement in transactions of its own, for numbers from one to another.
@@ -52,6 +66,7 @@ func TestBacklogIsBundled(t *testing.T) {
 	a, b := all[0], all[1]
 	a.exec(t, "INSERT INTO t VALUES (0, 'x', 0)")
 	settle(t, all...)
+	b.bundles(t)
 	b.disable(t, "sub_n1_n2", "sub_n3_n2")
 	a.each(t, 1, 1000, "INSERT INTO t VALUES (i, 'a', i); UPDATE t SET n = n + i, v = 'b' WHERE id IN (i, 0); INSERT INTO h VALUES (i, 'h')")
 	b.enable(t, "sub_n1_n2")
@@ -82,6 +97,7 @@ func TestChangeFromWithinABundlesTime(t *testing.T) {
 	key := ""
 	for range 20 {
 		settle(t, all...)
+		b.bundles(t)
 		key = keyOfT(t, b)
 		b.disable(t, "sub_n1_n2", "sub_n3_n2")
 		c.disable(t, "sub_n1_n3")
@@ -116,6 +132,7 @@ func TestCopyOfWhatWasBundled(t *testing.T) {
 	all := mesh(t, 3, bundleTables, nil)
 	a, b := all[0], all[1]
 	settle(t, all...)
+	b.bundles(t)
 	b.disable(t, "sub_n1_n2", "sub_n3_n2")
 	a.each(t, 1, 300, "INSERT INTO t VALUES (i, 'a', i)")
 	b.enable(t, "sub_n1_n2")
@@ -141,6 +158,7 @@ func TestWhatIsFollowedIsNotBundled(t *testing.T) {
 	a.subscribe(t, b, "")
 	a.eventually(t, "SELECT status FROM spock.sub_show_status()", "replicating")
 	b.eventually(t, "SELECT string_agg(slot_name, ',') FROM spock.pgdrover_follower", "spk_app_n2_sub_n2_n1")
+	b.bundles(t)
 	backlog := func(from int) string {
 		b.disable(t, "sub_n1_n2")
 		a.each(t, from+1, from+300, "INSERT INTO t VALUES (i, 'a', i)")

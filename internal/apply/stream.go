@@ -448,7 +448,7 @@ func (w *Worker) tell(ctx context.Context) error {
 		w.lastTime, w.settled, w.heard = a.time, false, time.Now()
 		return w.publish(ctx, a.time.Time(), a.reached, inserted, true)
 	}
-	left := w.current != nil || len(a.inflight) > 0 || max(a.reached, w.idle) < w.received
+	left := w.current != nil || len(a.inflight)+len(a.todo) > 0 || max(a.reached, w.idle) < w.received
 	if left || w.settled && time.Since(w.heard) < idleEvery {
 		return nil
 	}
