@@ -371,6 +371,7 @@ BEGIN
     DELETE FROM spock.pgdrover_bundle b
      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = b.relid)
         OR NOT EXISTS (SELECT FROM spock.subscription)
+        OR pg_catalog.pg_xact_commit_timestamp(b.written_by) IS NULL
         OR EXISTS (SELECT FROM passed p WHERE p.author = b.author AND p.lsn >= b.author_lsn);
     DELETE FROM spock.pgdrover_follower f WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = f.slot_name);
     RETURN n;
