@@ -200,15 +200,72 @@ func TestCaptureRoleAndPath(t *testing.T) {
 	n.exec(t, `RESET search_path; SET SESSION AUTHORIZATION `+role)
 	require.Equal(t, "42501", n.refused(t, `INSERT INTO spock.queue VALUES (now(), 'postgres', NULL, 'D', '"x"')`).Code)
 	require.Equal(t, "42501", n.refused(t, `SELECT * FROM spock.node_interface`).Code)
-	require.Contains(t, n.refused(t, `SELECT pgdrover.capture('CREATE TABLE', '', 'postgres')`).Message, "can only be called in an event trigger function")
-	require.Contains(t, n.refused(t, `SELECT pgdrover.drop_members('DROP TABLE', '{}')`).Message, "can only be called in a sql_drop event trigger function")
+	require.Equal(t, "42501", n.refused(t, `SELECT pgdrover.capture('CREATE TABLE', '', 'postgres')`).Code)
+	require.Equal(t, "42501", n.refused(t, `SELECT pgdrover.drop_members('DROP TABLE', '{}')`).Code)
+	require.Equal(t, "42501", n.refused(t, `SELECT pgdrover.on_ddl_end()`).Code)
+	require.Equal(t, "42501", n.refused(t, `SELECT pgdrover.on_sql_drop()`).Code)
 	require.Equal(t, "42501", n.refused(t, `SELECT pgdrover.dblink_connect('x', 'dbname=postgres')`).Code)
 	n.exec(t, `CREATE FUNCTION public.forge() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
 		PERFORM pgdrover.capture('CREATE TABLE AS', '', 'postgres'); RETURN 1; END $$`)
-	n.heard()
-	n.exec(t, `CREATE TABLE public.c AS SELECT public.forge() AS one`)
+	require.Equal(t, "42501", n.refused(t, `CREATE TABLE public.c AS SELECT public.forge() AS one`).Code)
 	n.exec(t, `RESET SESSION AUTHORIZATION`)
 	require.NotContains(t, strings.Join(n.lines(t, `SELECT role::text FROM spock.queue`), " "), "postgres")
+}
+
+// TestCaptureIsNobodysToCall: an index's function runs as the table's owner when a superuser, or autovacuum, analyses the table.
+// What it does is captured as the owner's, whatever it says, and it says it in the middle of a statement of its own.
+func TestCaptureIsNobodysToCall(t *testing.T) {
+	t.Parallel()
+	n := create(t, "n1")
+	role := n.text(t, `current_database()`) + "_mal"
+	n.exec(t, `CREATE ROLE `+role+` LOGIN; CREATE SCHEMA mal AUTHORIZATION `+role)
+	t.Cleanup(func() { dropRole(t, n, role) })
+	mal := n.as(t, role)
+	for _, sql := range []string{
+		`CREATE TABLE mal.t (id int)`,
+		`CREATE TABLE mal.said (what text)`,
+		`INSERT INTO mal.t SELECT generate_series(1, 10)`,
+		`CREATE FUNCTION mal.on_ddl_end() RETURNS int LANGUAGE plpgsql SET search_path = mal, pg_catalog AS $$ BEGIN
+			PERFORM set_config('spock.enable_ddl_replication', 'on', true), set_config('spock.allow_ddl_from_functions', 'on', true),
+				set_config('pgdrover.caller', 'postgres', true), set_config('pgdrover.caller_path', 'mal', true),
+				set_config('pgdrover.caller_schemas', '{mal}', true);
+			BEGIN
+				PERFORM pgdrover.capture('CREATE TABLE AS', 'mal', 'postgres');
+			EXCEPTION WHEN insufficient_privilege THEN
+				INSERT INTO said VALUES (SQLERRM);
+			END;
+			PERFORM set_config('spock.enable_ddl_replication', 'off', true);
+			RETURN 1; END $$`,
+		`CREATE FUNCTION mal.work() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+			IF to_regclass('mal.zz') IS NOT NULL THEN RETURN 0; END IF;
+			EXECUTE 'CREATE TABLE mal.zz AS SELECT mal.on_ddl_end()';
+			PERFORM set_config('spock.enable_ddl_replication', 'on', true), set_config('spock.allow_ddl_from_functions', 'on', true),
+				set_config('pgdrover.caller', 'postgres', false);
+			EXECUTE 'CREATE TABLE mal.own (id int)';
+			EXECUTE 'DROP TABLE mal.own';
+			RETURN 0; END $$`,
+		`CREATE FUNCTION mal.f(id int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+			IF session_user <> current_user THEN PERFORM mal.work(); END IF; RETURN id; END $$`,
+		`CREATE INDEX ON mal.t (mal.f(id))`,
+	} {
+		_, err := mal.Exec(t.Context(), sql)
+		require.NoError(t, err, sql)
+	}
+	n.exec(t, `ANALYZE mal.t`)
+	require.NotEqual(t, "NULL", n.text(t, `to_regclass('mal.zz')`), "the function has worked")
+	require.Equal(t, []string{role + ": CREATE TABLE mal.own (id int)", role + ": DROP TABLE mal.own"}, n.lines(t,
+		`SELECT role || ': ' || split_part(message #>> '{}', '; ', -1) FROM spock.queue ORDER BY queued_at`))
+	require.Equal(t, []string{"permission denied for function capture"}, n.lines(t, `SELECT what FROM mal.said`))
+}
+
+// TestOwnersFunctionsAreClosed: nobody but who has installed the schema calls what works with the owner's rights.
+func TestOwnersFunctionsAreClosed(t *testing.T) {
+	t.Parallel()
+	n := create(t, "n1")
+	n.exec(t, `CREATE TABLE a (id int PRIMARY KEY); SELECT spock.repset_add_table('default', 'a')`)
+	require.Empty(t, n.lines(t, `SELECT p.oid::regprocedure::text FROM pg_proc p
+		WHERE p.pronamespace IN ('spock'::regnamespace, 'pgdrover'::regnamespace) AND p.prosecdef AND has_function_privilege('public', p.oid, 'EXECUTE')`))
+	require.NotEqual(t, "0", n.text(t, `SELECT count(*) FROM pg_proc p WHERE p.pronamespace = 'pgdrover'::regnamespace AND p.prosecdef`))
 }
 
 func TestIncludeInSets(t *testing.T) {

@@ -343,3 +343,51 @@ func TestSmallThings(t *testing.T) {
 	require.NoError(t, n.db.EnforceReadonly(t.Context(), "off"))
 	n.exec(t, `INSERT INTO a VALUES (2)`)
 }
+
+// TestWaitForSyncEventLooksAtAll: what one subscription has brought another one to the same node may not have, and a stream that
+// is past a position has left out what came for tables that wait for their copies.
+func TestWaitForSyncEventLooksAtAll(t *testing.T) {
+	t.Parallel()
+	provider, n := create(t, "p1"), create(t, "s1")
+	for _, sub := range []string{"a", "b"} {
+		n.exec(t, `SELECT spock.sub_create($1, $2, replication_sets := ARRAY[$3], enabled := false)`, sub, provider.dsn,
+			map[string]string{"a": "default", "b": "ddl_sql"}[sub])
+	}
+	at := func(sub, lsn string) {
+		t.Helper()
+		n.exec(t, `SELECT pg_replication_origin_advance(sub_slot_name, $2::text::pg_lsn) FROM spock.subscription WHERE sub_name = $1`, sub, lsn)
+	}
+	waited := func(want bool, lsn string, disabled bool) {
+		t.Helper()
+		var reached bool
+		require.NoError(t, n.sql.QueryRow(t.Context(), `CALL spock.wait_for_sync_event(NULL, 'p1', $1::text::pg_lsn, 1, $2)`, lsn, disabled).Scan(&reached))
+		require.Equal(t, want, reached)
+	}
+	at("a", "0/200")
+	at("b", "0/100")
+	waited(false, "0/200", true)
+	waited(true, "0/100", true)
+	require.Contains(t, n.refused(t, `CALL spock.wait_for_sync_event(NULL, 'p1', '0/100')`).Message, "has been disabled")
+	n.exec(t, `UPDATE spock.subscription SET sub_enabled = true WHERE sub_name = 'a'`)
+	waited(true, "0/200", false) // nobody says that the other one is to bring anything
+	n.exec(t, `UPDATE spock.subscription SET sub_enabled = true`)
+	waited(false, "0/200", false)
+	at("b", "0/300")
+	waited(true, "0/200", false)
+
+	n.exec(t, `INSERT INTO spock.local_sync_status SELECT 'd', sub_id, 'public', 't', 'i', '0/0' FROM spock.subscription WHERE sub_name = 'b'`)
+	for _, c := range []struct {
+		status string
+		want   bool
+	}{{"i", false}, {"d", false}, {"c", false}, {"w", false}, {"f", false}, {"y", true}, {"r", true}} {
+		n.exec(t, `UPDATE spock.local_sync_status SET sync_status = $1::text::"char", sync_statuslsn = '0/280' WHERE sync_relname = 't'`, c.status)
+		waited(c.want, "0/200", false)
+	}
+	n.exec(t, `UPDATE spock.pgdrover_subscription SET sync_requested = true WHERE sub_id = (SELECT sub_id FROM spock.subscription WHERE sub_name = 'a')`)
+	waited(false, "0/200", false)
+	n.exec(t, `UPDATE spock.pgdrover_subscription SET sync_requested = false`)
+	n.exec(t, `UPDATE spock.local_sync_status SET sync_status = 'd' WHERE sync_relname IS NULL AND sync_subid = (SELECT sub_id FROM spock.subscription WHERE sub_name = 'a')`)
+	waited(false, "0/200", false) // its first copy
+	n.exec(t, `UPDATE spock.local_sync_status SET sync_status = 'r'`)
+	waited(true, "0/200", false)
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgdrover/pgdrover/internal/pgtest"
@@ -279,4 +280,110 @@ func TestKeyOfAnotherCitext(t *testing.T) {
 	n.exec(t, `INSERT INTO public.x VALUES (ROW(1)); DELETE FROM public.x`)
 	require.Len(t, n.tombstones(t), 1)
 	n.exec(t, `DROP TABLE public.x CASCADE; DROP CAST (public.citext AS text); DROP FUNCTION public.own; DROP TYPE public.citext`)
+}
+
+// TestMarkOfRewrittenRows: it stays where the transaction has written no rows of the table, and where that is not known before
+// its end it goes.
+func TestMarkOfRewrittenRows(t *testing.T) {
+	t.Parallel()
+	provider, n := create(t, "n2"), create(t, "n1")
+	n.exec(t, `SELECT spock.sub_create('sub_n2_n1', $1, enabled := false)`, provider.dsn)
+	n.exec(t, `CREATE TABLE rw (id int PRIMARY KEY, k int, v text); INSERT INTO rw VALUES (1, 1, 'a'), (2, 2, 'b');
+		CREATE TABLE other (id int);
+		CREATE FUNCTION settle() RETURNS void LANGUAGE plpgsql AS $$ BEGIN SET CONSTRAINTS ALL IMMEDIATE; END $$;
+		CREATE FUNCTION retype(name text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER TABLE rw ALTER k TYPE ' || name; END $$;
+		CREATE FUNCTION settled() RETURNS int LANGUAGE sql AS 'SET CONSTRAINTS ALL IMMEDIATE; SELECT 1';
+		CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE rw SET v = 'late'; RETURN NULL; END $$;
+		CREATE TABLE watched (id int);
+		CREATE CONSTRAINT TRIGGER later AFTER INSERT ON watched DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later();
+		CREATE PROCEDURE work(writes boolean) LANGUAGE plpgsql AS $$ BEGIN
+			COMMIT; PERFORM retype('bigint'); IF writes THEN UPDATE rw SET v = 'w'; END IF; COMMIT; INSERT INTO other VALUES (1); END $$;
+		CREATE PROCEDURE work_settled() LANGUAGE plpgsql AS $$ BEGIN
+			PERFORM retype('bigint'); SET CONSTRAINTS ALL IMMEDIATE; UPDATE rw SET v = 'w'; COMMIT; END $$;`)
+	for _, c := range []struct {
+		messages []string
+		marks    string
+	}{
+		{[]string{`ALTER TABLE rw ALTER k TYPE bigint`}, "1"},
+		{[]string{`BEGIN`, `ALTER TABLE rw ALTER k TYPE bigint`, `INSERT INTO other VALUES (1)`, `COMMIT`}, "1"},
+		{[]string{`BEGIN`, `ALTER TABLE rw ALTER k TYPE bigint`, `UPDATE rw SET v = 'new'`, `COMMIT`}, "0"},
+		{[]string{`BEGIN; ALTER TABLE rw ALTER k TYPE bigint; COMMIT`}, "1"},
+		{[]string{`SELECT retype('bigint')`}, "1"},
+		{[]string{`CALL work(false)`}, "1"},
+		{[]string{`CALL work(true)`}, "0"},
+		{[]string{`BEGIN`, `ALTER TABLE rw ALTER k TYPE bigint`, `SET CONSTRAINTS ALL IMMEDIATE`, `UPDATE rw SET v = 'new'`, `COMMIT`}, "0"},
+		{[]string{`BEGIN; ALTER TABLE rw ALTER k TYPE bigint; SET /* */ constraints ALL IMMEDIATE; UPDATE rw SET v = 'new'; COMMIT`}, "0"},
+		{[]string{`ALTER TABLE rw ALTER k TYPE bigint; SET CONSTRAINTS ALL IMMEDIATE; UPDATE rw SET v = 'new'`}, "0"},
+		{[]string{`BEGIN`, `SET CONSTRAINTS ALL IMMEDIATE`, `ALTER TABLE rw ALTER k TYPE bigint`, `UPDATE rw SET v = 'new'`, `COMMIT`}, "0"},
+		{[]string{`BEGIN`, `ALTER TABLE rw ALTER k TYPE bigint`, `SELECT settle()`, `UPDATE rw SET v = 'new'`, `COMMIT`}, "0"},
+		{[]string{`BEGIN`, `ALTER TABLE rw ALTER k TYPE bigint`, `SELECT settled()`, `UPDATE rw SET v = 'new'`, `COMMIT`}, "0"},
+		{[]string{`BEGIN`, `ALTER TABLE rw ALTER k TYPE bigint`, `DO 'BEGIN PERFORM settle(); END'`, `UPDATE rw SET v = 'new'`, `COMMIT`}, "0"},
+		{[]string{`CALL work_settled()`}, "0"},
+		{[]string{`BEGIN`, `ALTER TABLE rw ALTER k TYPE bigint`, `SAVEPOINT s`, `SET CONSTRAINTS ALL IMMEDIATE`, `ROLLBACK TO s`, `COMMIT`}, "1"},
+		{[]string{`BEGIN`, `ALTER TABLE rw ALTER k TYPE bigint`, `INSERT INTO watched VALUES (1)`, `COMMIT`}, "0"},
+		{[]string{`BEGIN`, `INSERT INTO watched VALUES (1)`, `ALTER TABLE rw ALTER k TYPE bigint`, `COMMIT`}, "0"},
+	} {
+		n.exec(t, `ALTER TABLE rw ALTER k TYPE int`)
+		n.exec(t, `DELETE FROM spock.pgdrover_rewrite`)
+		for _, message := range c.messages {
+			n.exec(t, message)
+		}
+		require.Equal(t, "bigint", n.text(t, `SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = 'rw'::regclass AND attname = 'k'`))
+		require.Equal(t, c.marks, n.text(t, `SELECT count(*) FROM spock.pgdrover_rewrite`), "%v", c.messages)
+	}
+
+	// The end of a pipeline has no statement.
+	n.exec(t, `ALTER TABLE rw ALTER k TYPE int`)
+	n.exec(t, `DELETE FROM spock.pgdrover_rewrite`)
+	_, err := n.sql.Exec(t.Context(), `ALTER TABLE rw ALTER k TYPE bigint`, pgx.QueryExecModeExec)
+	require.NoError(t, err)
+	require.Equal(t, "1", n.text(t, `SELECT count(*) FROM spock.pgdrover_rewrite`))
+
+	// What others have rewritten meanwhile is theirs, also where this transaction writes it afterwards.
+	n.exec(t, `CREATE TABLE theirs (id int PRIMARY KEY, k int); INSERT INTO theirs VALUES (1, 1); DELETE FROM spock.pgdrover_rewrite`)
+	n.exec(t, `BEGIN; SELECT pg_current_xact_id()`)
+	_, err = n.session(t).Exec(t.Context(), `ALTER TABLE theirs ALTER k TYPE bigint`)
+	require.NoError(t, err)
+	n.exec(t, `ALTER TABLE rw ALTER k TYPE int; UPDATE theirs SET k = 2; SET CONSTRAINTS ALL IMMEDIATE; COMMIT`)
+	require.Equal(t, "theirs", n.text(t, `SELECT string_agg(relid::regclass::text, ' ') FROM spock.pgdrover_rewrite`))
+}
+
+// TestTriggersOfAnotherNode: a dump of a database in which the schema is an extension has the triggers of its tables in it, and
+// their functions, but not what the schema knows. They are told from ours before a table gets one of those numbers.
+func TestTriggersOfAnotherNode(t *testing.T) {
+	t.Parallel()
+	n := install(t)
+	n.exec(t, `CREATE TABLE old (id int PRIMARY KEY); CREATE TABLE fresh (other text PRIMARY KEY); INSERT INTO old VALUES (1), (2)`)
+	left := func() {
+		t.Helper()
+		fn := "pgdrover.tombstone_" + n.text(t, `'fresh'::regclass::oid`)
+		n.exec(t, `SET pgdrover.internal = on;
+			CREATE OR REPLACE FUNCTION `+fn+`() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+				INSERT INTO spock.pgdrover_tombstone (relid, key) VALUES (TG_RELID, int4send(OLD.id)); RETURN NULL; END $$;
+			CREATE TRIGGER pgdrover_tombstone_delete AFTER DELETE ON old FOR EACH ROW EXECUTE FUNCTION `+fn+`();
+			CREATE TRIGGER pgdrover_tombstone_update AFTER UPDATE ON old FOR EACH ROW EXECUTE FUNCTION `+fn+`();
+			CREATE TRIGGER pgdrover_tombstone_truncate AFTER TRUNCATE ON old FOR EACH STATEMENT EXECUTE FUNCTION pgdrover.on_truncate();
+			RESET pgdrover.internal`)
+	}
+	const ours = `SELECT tgname::text FROM pg_trigger WHERE tgrelid = 'old'::regclass`
+	left()
+	n.exec(t, `SELECT spock.node_create('n1', $1)`, n.dsn)
+	require.Empty(t, n.lines(t, ours))
+	require.Empty(t, n.lines(t, `SELECT proname::text FROM pg_proc WHERE proname LIKE 'tombstone\_%'`))
+	n.exec(t, `SELECT spock.repset_add_table('default', 'fresh'); DELETE FROM old WHERE id = 1`)
+	require.Equal(t, "0", n.text(t, `SELECT count(*) FROM spock.pgdrover_tombstone`))
+
+	// Also one that is restored into a node.
+	n.exec(t, `SELECT spock.repset_remove_table('default', 'fresh')`)
+	left()
+	n.exec(t, `SELECT spock.repset_add_table('default', 'fresh'); DELETE FROM old; INSERT INTO fresh VALUES ('a'); DELETE FROM fresh`)
+	require.Empty(t, n.lines(t, ours))
+	require.Equal(t, "1", n.text(t, `SELECT count(*) FROM spock.pgdrover_tombstone`))
+
+	// A table of ours that comes with the triggers of another.
+	left()
+	n.exec(t, `SELECT spock.repset_add_table('default', 'old'); INSERT INTO old VALUES (3); DELETE FROM old`)
+	require.Equal(t, "1", n.text(t, `SELECT count(*) FROM spock.pgdrover_tombstone WHERE relid = 'old'::regclass`))
+	require.Equal(t, "2", n.text(t, `SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+		WHERE tgrelid = 'old'::regclass AND p.proname = 'tombstone_' || tgrelid`))
 }

@@ -94,7 +94,8 @@ BEGIN
     END IF;
     SELECT w.definition INTO old_definition FROM spock.pgdrover_watch w WHERE w.relid = rel;
     complete := (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t
-                  WHERE t.tgrelid = rel AND t.tgname LIKE E'pgdrover\\_tombstone\\_%' AND t.tgenabled = 'O')
+                  WHERE t.tgrelid = rel AND t.tgname LIKE E'pgdrover\\_tombstone\\_%' AND t.tgenabled = 'O'
+                    AND (t.tgname = 'pgdrover_tombstone_truncate' OR t.tgfoid = pg_catalog.to_regprocedure(fn || '()')))
                 = (CASE WHEN expression IS NULL THEN 1 ELSE 3 END);
     IF complete AND old_definition = coalesce(expression, '') THEN
         RETURN;
@@ -104,6 +105,10 @@ BEGIN
         PERFORM pg_catalog.set_config('pgdrover.held', pg_catalog.concat_ws(' ',
             nullif(pg_catalog.current_setting('pgdrover.held', true), ''), rel), true);
         RETURN;
+    END IF;
+    IF old_definition IS NULL AND pg_catalog.to_regprocedure(fn || '()') IS NOT NULL THEN
+        PERFORM pgdrover.drop_strange_triggers();
+        complete := false;
     END IF;
     IF expression IS NULL THEN
         PERFORM pgdrover.drop_row_triggers(rel);
@@ -218,6 +223,28 @@ BEGIN
     IF pg_catalog.to_regprocedure(pg_catalog.format('pgdrover.%I()', 'tombstone_' || rel)) IS NOT NULL THEN
         PERFORM pgdrover.run(pg_catalog.format('DROP FUNCTION pgdrover.%I()', 'tombstone_' || rel));
     END IF;
+END
+$$;
+
+-- Drops triggers that somebody else's node has left, and their functions: a dump of a database in which the schema is an extension
+-- brings them, but not what it knows. The functions bear the numbers that tables had there, as others may have here.
+CREATE OR REPLACE FUNCTION pgdrover.drop_strange_triggers()
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    rel pg_catalog.oid;
+    fn pg_catalog.name;
+BEGIN
+    FOR rel IN SELECT DISTINCT t.tgrelid FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+                WHERE p.pronamespace = 'pgdrover'::regnamespace AND (t.tgname LIKE E'pgdrover\\_tombstone\\_%' OR t.tgname = 'pgdrover_readonly')
+                  AND NOT EXISTS (SELECT FROM spock.pgdrover_watch w WHERE w.relid = t.tgrelid) LOOP
+        PERFORM pgdrover.drop_triggers(rel,
+            '{pgdrover_tombstone_truncate,pgdrover_tombstone_delete,pgdrover_tombstone_update,pgdrover_readonly}');
+    END LOOP;
+    FOR fn IN SELECT p.proname FROM pg_catalog.pg_proc p
+               WHERE p.pronamespace = 'pgdrover'::regnamespace AND p.proname ~ '^tombstone_[0-9]+$'
+                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid) LOOP
+        PERFORM pgdrover.run(pg_catalog.format('DROP FUNCTION pgdrover.%I()', fn));
+    END LOOP;
 END
 $$;
 

@@ -194,6 +194,7 @@ BEGIN
       FROM (VALUES ('default'::name, true, true, true, true), ('default_insert_only', true, false, false, true),
                    ('ddl_sql', true, false, false, false)) AS s(name, ins, upd, del, trunc);
     PERFORM pgdrover.create_publications();
+    PERFORM pgdrover.drop_strange_triggers();
     PERFORM pgdrover.notice_engine(dsn);
     RETURN id;
 END

@@ -29,13 +29,30 @@ BEGIN
 END
 $$;
 
+-- Whether these subscriptions have brought all that their provider had committed up to that position. A stream leaves out what
+-- comes for a table that waits for its copy; the copy has it, and all that came until it was made. The position is read before
+-- the tables are: a table that is to be copied is entered by what moves the position.
+CREATE OR REPLACE FUNCTION pgdrover.have_reached(subs oid[], goal pg_lsn)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    reached boolean;
+BEGIN
+    SELECT pg_catalog.bool_and(coalesce((SELECT pg_catalog.max(o.remote_lsn) FROM pg_catalog.pg_replication_origin_status o
+                                          WHERE o.external_id = k.sub_slot_name::text) >= goal, false))
+      INTO reached FROM spock.subscription k WHERE k.sub_id = ANY (subs);
+    RETURN coalesce(reached, false)
+       AND NOT EXISTS (SELECT FROM spock.local_sync_status y WHERE y.sync_subid = ANY (subs) AND y.sync_status NOT IN ('r', 'y'))
+       AND NOT EXISTS (SELECT FROM spock.pgdrover_subscription p WHERE p.sub_id = ANY (subs) AND p.sync_requested);
+END
+$$;
+
 CREATE OR REPLACE PROCEDURE spock.wait_for_sync_event(
     OUT result boolean, origin_id oid, lsn pg_lsn, timeout integer = 0, wait_if_disabled boolean = false)
 LANGUAGE plpgsql AS $$
 DECLARE
     target pg_catalog.oid;
-    s pg_catalog.record;
-    reached pg_catalog.pg_lsn;
+    enabled pg_catalog.oid[];
+    disabled pg_catalog.oid[];
     began pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     IF origin_id IS NULL THEN
@@ -43,22 +60,17 @@ BEGIN
     END IF;
     target := pgdrover.known_local_node();
     LOOP
-        SELECT k.sub_enabled, k.sub_slot_name INTO s FROM spock.subscription k
-         WHERE k.sub_origin = origin_id AND k.sub_target = target ORDER BY k.sub_enabled DESC, k.sub_name LIMIT 1;
-        IF NOT FOUND THEN
-            IF NOT wait_if_disabled THEN
+        SELECT pg_catalog.array_agg(k.sub_id) FILTER (WHERE k.sub_enabled), pg_catalog.array_agg(k.sub_id) FILTER (WHERE NOT k.sub_enabled)
+          INTO enabled, disabled FROM spock.subscription k WHERE k.sub_origin = origin_id AND k.sub_target = target;
+        IF enabled IS NULL AND NOT wait_if_disabled THEN
+            IF disabled IS NULL THEN
                 RAISE EXCEPTION 'No subscription found for replication % => %', origin_id, target;
             END IF;
-        ELSE
-            IF NOT s.sub_enabled AND NOT wait_if_disabled THEN
-                RAISE EXCEPTION 'Subscription % => % has been disabled', origin_id, target;
-            END IF;
-            SELECT pg_catalog.max(o.remote_lsn) INTO reached FROM pg_catalog.pg_replication_origin_status o
-             WHERE o.external_id = s.sub_slot_name::text;
-            IF reached >= lsn THEN
-                result := true;
-                RETURN;
-            END IF;
+            RAISE EXCEPTION 'Subscription % => % has been disabled', origin_id, target;
+        END IF;
+        IF pgdrover.have_reached(coalesce(enabled, disabled), lsn) THEN
+            result := true;
+            RETURN;
         END IF;
         IF timeout <> 0 AND pg_catalog.clock_timestamp() >= began + timeout * interval '1 second' THEN
             result := false;

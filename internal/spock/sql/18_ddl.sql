@@ -105,7 +105,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgdrover.callers_context(context text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    place integer := pg_catalog.regexp_instr(context, E'(^|\\n)PL/pgSQL function ("?pgdrover"?\\.)?"?on_(ddl_end|sql_drop)"?\\(\\)[^\\n]*(\\n|$)',
+    -- Ours comes before all that others may have named like it.
+    place integer := pg_catalog.regexp_instr(context, E'(^|\\n)PL/pgSQL function "?pgdrover"?\\."?on_(ddl_end|sql_drop|rewrite)"?\\(\\)[^\\n]*(\\n|$)',
                                              1, 1, 1);
 BEGIN
     RETURN CASE WHEN place > 0 THEN pg_catalog.substr(context, place) END;
@@ -376,10 +377,10 @@ RETURNS boolean LANGUAGE sql STABLE AS $$
                                        ~ E'\\w\\(|\\m(CURRENT_|LOCALTIME)'))
 $$;
 
--- Runs with the rights of the schema's owner, because whoever may run DDL may not write the queue. What it is told
--- may be forged: it stores only what the session's own user could have done.
+-- Stores the statement, for peers to run as caller. Only on_ddl_end calls it, with the rights of the schema's owner: whoever may
+-- run DDL may not write the queue.
 CREATE OR REPLACE FUNCTION pgdrover.capture(tag text, path text, caller name)
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     enabled boolean := pgdrover.flag('spock.enable_ddl_replication');
     commands bigint;
@@ -421,7 +422,7 @@ BEGIN
                        || array_to_string(lasting::text[], ', ')
                        || CASE WHEN pgdrover.outline(s.statement) ~ E'\\mCASCADE$' THEN ' CASCADE' ELSE '' END;
     END IF;
-    IF s.statement IS NULL OR pgdrover.stays_local(tag, s.statement) OR NOT pg_has_role(session_user, caller, 'MEMBER') THEN
+    IF s.statement IS NULL OR pgdrover.stays_local(tag, s.statement) OR NOT coalesce(pg_has_role(session_user, caller, 'MEMBER'), false) THEN
         PERFORM pgdrover.tell('warning', 'This DDL statement will not be replicated.');
         RETURN;
     END IF;
@@ -491,14 +492,27 @@ BEGIN
 END
 $$;
 
--- Reads what only the caller's own context shows, and hands it on. No SET clause and no operators here: the search path
--- is the caller's.
-CREATE OR REPLACE FUNCTION pgdrover.on_ddl_end()
+-- Notes what only the caller's own context shows: what works with the owner's rights cannot see it. Event triggers fire in the
+-- order of their names, so that this is the one before on_ddl_end and before on_sql_drop, with nobody's code between them:
+-- whatever anybody has put into the settings is overwritten. It must be no argument, as anybody could call that with another
+-- one. No SET clause and no operators here: the search path is the caller's.
+CREATE OR REPLACE FUNCTION pgdrover.on_ddl_caller()
 RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pgdrover.capture(TG_TAG, pg_catalog.current_setting('search_path'), current_user);
+    PERFORM pg_catalog.set_config('pgdrover.caller', current_user, true);
+    PERFORM pg_catalog.set_config('pgdrover.caller_path', pg_catalog.current_setting('search_path'), true);
+    IF TG_EVENT OPERATOR(pg_catalog.=) 'sql_drop' THEN
+        PERFORM pg_catalog.set_config('pgdrover.caller_schemas', pg_catalog.current_schemas(true)::pg_catalog.text, true);
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgdrover.on_ddl_end()
+RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pgdrover.capture(TG_TAG, current_setting('pgdrover.caller_path', true), nullif(current_setting('pgdrover.caller', true), '')::name);
     -- It says nothing about the statement that this one may be a part of.
-    PERFORM pg_catalog.set_config('pgdrover.dropped_temporary', '', true);
+    PERFORM set_config('pgdrover.dropped_temporary', '', true);
 END
 $$;
 

@@ -47,7 +47,7 @@ RETURNS oid[] LANGUAGE sql STABLE AS $$
 $$;
 
 CREATE OR REPLACE FUNCTION pgdrover.drop_members(tag text, visible name[])
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     m pg_catalog.record;
     lines pg_catalog.text[];
@@ -216,20 +216,46 @@ BEGIN
 END
 $$;
 
+-- Whether the running transaction, or a subtransaction of it, has written a row that is seen. One that began later may have, and
+-- may be over.
+CREATE OR REPLACE FUNCTION pgdrover.is_own(writer xid)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN pg_catalog.age(writer) <= 0 THEN pg_catalog.pg_xact_status(
+        (pg_catalog.pg_current_xact_id()::text::bigint - pg_catalog.age(writer))::text::xid8) = 'in progress' ELSE false END
+$$;
+
 -- Whoever writes rows into such a table in the same transaction, before or after, means them to be of its time. The rows look
 -- all the same: then they all are. That something was written shows in the lock that it has left.
 CREATE OR REPLACE FUNCTION pgdrover.end_rewrites()
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM spock.pgdrover_rewrite w USING pg_catalog.pg_locks l
-     WHERE pg_catalog.age(w.xmin) <= 0 AND l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.relation = w.relid
+     WHERE pgdrover.is_own(w.xmin) AND l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.relation = w.relid
        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
        AND l.mode = 'RowExclusiveLock'
 $$;
 
+-- Whether a deferred trigger fires because the transaction commits, and not because of a SET CONSTRAINTS: then there is a frame
+-- of what runs that, or the client's message has it. A client that commits has no message where the end of a pipeline does it.
+CREATE OR REPLACE FUNCTION pgdrover.commits(callers text)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT coalesce(CASE WHEN callers = '' THEN coalesce(pg_catalog.current_query(), '') !~* E'\\mconstraints\\M'
+                         ELSE callers ~ E'^PL/pgSQL [^\\n]* line [0-9]+ at COMMIT(\\n|$)' END, false)
+$$;
+
+-- All that the transaction does must be known. Where it may go on to write rows, they all count as written by it: it has had its
+-- constraints checked before its end, or has written into a table that has a trigger which may yet fire.
 CREATE OR REPLACE FUNCTION pgdrover.on_rewrite()
 RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM pgdrover.end_rewrites();
+    IF pgdrover.commits(pgdrover.callers_context(pgdrover.plain_context())) AND NOT EXISTS (
+           SELECT FROM pg_locks l JOIN pg_trigger t ON t.tgrelid = l.relation
+            WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock'
+              AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+              AND t.tgdeferrable AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgrelid <> TG_RELID) THEN
+        PERFORM pgdrover.end_rewrites();
+    ELSE
+        DELETE FROM spock.pgdrover_rewrite w WHERE pgdrover.is_own(w.xmin);
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -270,8 +296,8 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pgdrover.on_sql_drop()
-RETURNS event_trigger LANGUAGE plpgsql AS $$
+RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM pgdrover.drop_members(TG_TAG, pg_catalog.current_schemas(true));
+    PERFORM pgdrover.drop_members(TG_TAG, coalesce(nullif(current_setting('pgdrover.caller_schemas', true), ''), '{}')::name[]);
 END
 $$;

@@ -102,6 +102,14 @@ BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_event_trigger t WHERE t.evtname = 'pgdrover_ddl_start' AND t.evtenabled <> 'A') THEN
         ALTER EVENT TRIGGER pgdrover_ddl_start ENABLE ALWAYS;
     END IF;
+    -- Before pgdrover_sql_drop and pgdrover_ddl_end, whenever these fire.
+    IF NOT pgdrover.has_event_trigger('pgdrover_sql_caller') THEN
+        CREATE EVENT TRIGGER pgdrover_sql_caller ON sql_drop EXECUTE FUNCTION pgdrover.on_ddl_caller();
+        ALTER EVENT TRIGGER pgdrover_sql_caller ENABLE ALWAYS;
+    END IF;
+    IF NOT pgdrover.has_event_trigger('pgdrover_ddl_caller') THEN
+        CREATE EVENT TRIGGER pgdrover_ddl_caller ON ddl_command_end EXECUTE FUNCTION pgdrover.on_ddl_caller();
+    END IF;
     IF NOT pgdrover.has_event_trigger('pgdrover_sql_drop') THEN
         CREATE EVENT TRIGGER pgdrover_sql_drop ON sql_drop EXECUTE FUNCTION pgdrover.on_sql_drop();
         ALTER EVENT TRIGGER pgdrover_sql_drop ENABLE ALWAYS;

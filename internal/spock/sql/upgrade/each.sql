@@ -3,6 +3,9 @@
 -- A node of before that was kept is where it is.
 SELECT pgdrover.keep_place(false) FROM spock.local_node;
 
+-- A node that was made in a restored dump may still have the triggers of the one that was dumped.
+SELECT pgdrover.drop_strange_triggers();
+
 -- Triggers of users' tables whose functions would be made differently now, and filters whose texts would be.
 SELECT pgdrover.watch(w.relid) FROM spock.pgdrover_watch w ORDER BY w.relid;
 
