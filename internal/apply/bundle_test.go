@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -254,4 +255,27 @@ func TestBundlesConverge(t *testing.T) {
 		}
 	}
 	require.NotZero(t, bundled)
+}
+
+// Sessions that end at any moment of a backlog lose no bundle and repeat none.
+func TestBundlesAreThereOnce(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(seed(t), 2)) //nolint:gosec // to be repeated
+	a, b := pairOf(t, bundleTables, "", nil)
+	a.exec(t, "INSERT INTO t SELECT i, 'x', 0 FROM generate_series(1, 100) i")
+	settle(t, a, b)
+	for round := range number(t, "APPLY_ROUNDS", 3) {
+		b.bundles(t)
+		b.disable(t, "sub_n1_n2")
+		a.each(t, round*3000+1, round*3000+3000, "UPDATE t SET n = n + 1 WHERE id = 1 + i % 100; INSERT INTO h VALUES (i, 'h')")
+		b.enable(t, "sub_n1_n2")
+		for range 5 {
+			time.Sleep(time.Duration(random.IntN(120)) * time.Millisecond)
+			b.exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'spock apply%'")
+		}
+		settle(t, a, b)
+		require.Equal(t, fmt.Sprintf("%d|%[1]d", 3000*(round+1)), b.text(t, "SELECT count(*), count(DISTINCT id) FROM h"))
+		equal(t, "SELECT * FROM t ORDER BY id", a, b)
+	}
+	require.Equal(t, "t", b.text(t, "SELECT count(DISTINCT xmin::text) < count(*) FROM h"))
 }
