@@ -206,7 +206,7 @@ func TestBundleWithAConflict(t *testing.T) {
 // with engines stopped on the way, end equal, and each transaction is there once.
 func TestBundlesConverge(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(seed(t), 1)) //nolint:gosec // to be repeated
+	random := rand.New(rand.NewPCG(seed(t), 1))
 	all := mesh(t, 3, bundleTables, nil)
 	a := all[0]
 	a.exec(t, "INSERT INTO t SELECT i, 'first', 0 FROM generate_series(1, 100) i")
@@ -260,7 +260,7 @@ func TestBundlesConverge(t *testing.T) {
 // Sessions that end at any moment of a backlog lose no bundle and repeat none.
 func TestBundlesAreThereOnce(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(seed(t), 2)) //nolint:gosec // to be repeated
+	random := rand.New(rand.NewPCG(seed(t), 2))
 	a, b := pairOf(t, bundleTables, "", nil)
 	a.exec(t, "INSERT INTO t SELECT i, 'x', 0 FROM generate_series(1, 100) i")
 	settle(t, a, b)
