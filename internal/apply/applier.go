@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgerrcode"
 
@@ -44,7 +45,10 @@ type applier struct {
 	defined  uint64 // of claims, when targets were made
 	inflight []*transaction
 	weight   int // bytes that those in flight hold
+	sent     int // transactions that they are
 	todo     []*transaction
+	room     int          // so many may be written as one
+	bundling *atomic.Bool // whether any may be
 	gather   run
 	arenas   [][]byte // to be used again
 	durable  *durability
@@ -87,6 +91,9 @@ func (e *rereadError) Unwrap() error { return e.cause }
 // too large to be kept.
 func (a *applier) put(ctx context.Context, tx *transaction) error {
 	a.todo = append(a.todo, tx)
+	if a.holds(tx) {
+		return nil
+	}
 	return a.work(ctx)
 }
 
@@ -105,9 +112,13 @@ func (a *applier) last() *transaction {
 // work sends what is lined up.
 func (a *applier) work(ctx context.Context) error {
 	for len(a.todo) > 0 {
-		next := a.todo[0]
-		a.todo = a.todo[1:]
-		err := a.send(ctx, next)
+		next, err := a.bundle(ctx)
+		if next == nil {
+			next, a.todo = a.todo[0], a.todo[1:]
+		}
+		if err == nil {
+			err = a.send(ctx, next)
+		}
 		if err == nil {
 			err = a.settle()
 		}
@@ -144,8 +155,18 @@ func (a *applier) finished(tx *transaction) {
 	if len(a.inflight) > 0 && a.inflight[0] == tx {
 		a.inflight = a.inflight[1:]
 		a.weight -= tx.weight
+		a.sent -= tx.count()
 	}
 	tx.finished = true
+	if tx.bundle == nil {
+		a.room = min(a.room+1, bundleMost)
+	} else {
+		a.room = min(2*a.room, bundleMost)
+		for _, m := range tx.bundle.members {
+			m.finished = true
+			a.recycle(m)
+		}
+	}
 	a.recycle(tx)
 	a.letGo(tx)
 	a.reached = max(a.reached, tx.end)
@@ -206,7 +227,7 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 		}
 	}
 	again := a.inflight
-	a.inflight, a.weight = nil, 0
+	a.inflight, a.weight, a.sent = nil, 0, 0
 	if !current.finished && !slices.Contains(again, current) {
 		again = append(again, current)
 	}
@@ -215,6 +236,13 @@ func (a *applier) repair(ctx context.Context, current *transaction) error {
 	}
 	if len(again) == 0 {
 		return nil
+	}
+	bundled := again[0].bundle != nil
+	again = unbundled(again)
+	if bundled {
+		// Which of them it was shows when they come one by one.
+		a.room = 1
+		return a.lineUp(again)
 	}
 	first := again[0]
 	if a.crew != nil && (failed == nil || failed.tx != first) {
@@ -341,7 +369,9 @@ func (a *applier) send(ctx context.Context, tx *transaction) error {
 			return err
 		}
 	}
-	if err := a.sendChanges(ctx, tx); err != nil {
+	if tx.bundle != nil {
+		tx.bundle.send(tx)
+	} else if err := a.sendChanges(ctx, tx); err != nil {
 		return err
 	}
 	if !tx.complete {
@@ -369,6 +399,9 @@ func (a *applier) begin(ctx context.Context, tx *transaction) error {
 	if a.redefined() {
 		// What it wishes for may be something else now.
 		a.claims.release(a, w)
+		if tx.bundle != nil {
+			return errPipeline // its rows as well
+		}
 		return a.begin(ctx, tx)
 	}
 	tx.wish = w
@@ -377,6 +410,7 @@ func (a *applier) begin(ctx context.Context, tx *transaction) error {
 	a.inflight = append(a.inflight, tx)
 	tx.weight = tx.size
 	a.weight += tx.weight
+	a.sent += tx.count()
 	if tx.mode != fast {
 		if err := a.drain(ctx); err != nil {
 			return err
@@ -416,6 +450,9 @@ func (a *applier) drain(ctx context.Context) error {
 
 // wishOf is what a transaction works on.
 func (a *applier) wishOf(ctx context.Context, tx *transaction) (*wish, error) {
+	if tx.bundle != nil {
+		return tx.bundle.wish, nil
+	}
 	w := &wish{}
 	if !tx.complete || tx.mode == exception {
 		w.all = true

@@ -160,7 +160,8 @@ func TestStopsWhileBlocked(t *testing.T) {
 	b.subscribe(t, a, "")
 	other := b.second(t)
 	b.exec(t, "BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE")
-	a.exec(t, "INSERT INTO log SELECT repeat('x', 100), 1 FROM generate_series(1, 300000) g")
+	// More than is taken by the sockets on the way, each of which a kernel may let grow to 32 MB.
+	a.exec(t, "INSERT INTO log SELECT repeat('x', 100), 1 FROM generate_series(1, 800000) g")
 	other.blocked(t)
 	a.eventually(t, "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'walsender'", "WalSenderWriteData")
 	stopped := make(chan struct{})

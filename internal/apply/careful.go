@@ -316,9 +316,10 @@ func (c *carefully) lookOnce(ctx context.Context, r *rowChange, first []*ask) (c
 
 // stampText gives the time and author of a row's last writer, as numbers.
 func (g *target) stampText(alias string) string {
-	text := fmt.Sprintf(`(SELECT ((extract(epoch FROM s."timestamp") * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
-		` pgdrover.origin_node(s.roident)::text || ' ' || s."timestamp"::text`+
-		` FROM pg_xact_commit_timestamp_origin(%s.xmin) s WHERE s."timestamp" IS NOT NULL)`, alias)
+	text := fmt.Sprintf(`(SELECT ((extract(epoch FROM t.at) * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
+		` pgdrover.origin_node(s.roident)::text || ' ' || t.at::text`+
+		` FROM pg_xact_commit_timestamp_origin(%s.xmin) s CROSS JOIN LATERAL (SELECT coalesce(%s, s."timestamp") AS at) t`+
+		` WHERE s."timestamp" IS NOT NULL)`, alias, bundledTime(fmt.Sprint(g.OID), g.rowName(), alias+".xmin"))
 	if g.Amended || g.Counters {
 		text = fmt.Sprintf(`coalesce((SELECT ((extract(epoch FROM o.commit_time) * 1000000)::int8 - 946684800000000)::text || ' ' ||`+
 			` coalesce(o.author, pgdrover.local_node_id())::text || ' ' || o.commit_time::text FROM spock.pgdrover_stamp o`+

@@ -50,6 +50,7 @@ type Engine struct {
 	skew     atomic.Int64           // nanoseconds
 	last     string                 // the vector that was sent last
 	delay    atomic.Int64           // nanoseconds, the longest pause before a worker's next life
+	bundling atomic.Bool            // several transactions of a provider may be written as one
 	followed atomic.Pointer[string] // settings that workers go by
 	defined  atomic.Uint64          // counts the changes of tables here of which we were told
 	readonly string
@@ -485,6 +486,11 @@ func (e *Engine) housekeeping(ctx context.Context, db *pgx.Conn) error {
 	case attached != e.attached:
 		return errSettings
 	}
+	var alone bool
+	if err := db.QueryRow(ctx, "SELECT "+unfollowed).Scan(&alone); err != nil {
+		return fmt.Errorf("look for slots: %w", err)
+	}
+	e.bundling.Store(alone)
 	if err := e.counts.store(ctx, db); err != nil {
 		return fmt.Errorf("store counters: %w", err)
 	}

@@ -21,6 +21,7 @@ type options struct {
 	logging         string // none, discard, all
 	saveResolutions bool
 	conflictLevel   slog.Level
+	bundles         bool // several transactions may be written as one
 }
 
 // trial is what became of one action in the exception form.

@@ -37,6 +37,7 @@ type node struct {
 	link   *pgtest.Link // what the others reach it by
 	frozen int64        // its engine's, which is none unless asked for
 	conn   *pgx.Conn
+	engine *Engine
 	stop   context.CancelFunc
 	done   *sync.WaitGroup
 
@@ -94,7 +95,7 @@ func (n *node) start(t *testing.T) {
 	e.piece, e.beside, e.backlog, e.frozen = 2, 1, 1, n.frozen
 	e.margin = 100 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
-	n.stop = cancel
+	n.stop, n.engine = cancel, e
 	n.done.Go(func() {
 		if err := e.Run(ctx); err != nil {
 			t.Errorf("engine of %s: %v", n.name, err)

@@ -100,7 +100,7 @@ func (m *merger) list(prefix string) string {
 // load brings the provider's rows, with their stamps, and its tombstones.
 func (m *merger) load(ctx context.Context) (int64, error) {
 	p := m.p
-	there, err := m.l.ask(ctx, "SELECT r.oid, coalesce(pgdrover.key_expression(r.oid, quote_ident(r.relname)), 'NULL::bytea') FROM pg_class r WHERE r.oid = "+
+	there, err := m.l.ask(ctx, "SELECT r.oid, coalesce(pgdrover.key_expression(r.oid, quote_ident(r.relname)), 'NULL::bytea'), "+hasBundles+" FROM pg_class r WHERE r.oid = "+
 		pg.QuoteLiteral(p.quoted())+"::regclass")
 	if err != nil {
 		return 0, err
@@ -108,7 +108,10 @@ func (m *merger) load(ctx context.Context) (int64, error) {
 	if len(there) == 0 {
 		return 0, fmt.Errorf("%w %s", errNoTable, p.quoted())
 	}
-	remote, key := string(there[0][0]), string(there[0][1])
+	remote, key, name := string(there[0][0]), string(there[0][1]), string(there[0][1])
+	if m.t.KeyBytes == nil {
+		name = wholeRow(pg.QuoteIdent(p.name))
+	}
 	if err := m.run(ctx, fmt.Sprintf(`DROP TABLE IF EXISTS pg_temp.pgdrover_copy, pg_temp.pgdrover_gone;
 		CREATE TEMPORARY TABLE pgdrover_copy AS SELECT %s, NULL::timestamptz AS pgdrover_at, NULL::oid AS pgdrover_author, NULL::pg_lsn AS pgdrover_lsn
 			FROM ONLY %s WITH NO DATA;
@@ -124,13 +127,13 @@ func (m *merger) load(ctx context.Context) (int64, error) {
 			given, m.provider)
 	}
 	source := fmt.Sprintf(`SELECT %[9]s, x.pgdrover_at, x.pgdrover_author, %[2]s FROM (
-		SELECT %[10]s, coalesce(o.commit_time, s."timestamp", 'epoch') AS pgdrover_at, %[3]s::oid AS pgdrover_author
-		FROM (SELECT %[1]s, %[4]s.xmin AS pgdrover_xmin, %[5]s AS pgdrover_key FROM ONLY %[6]s WHERE %[7]s) k
+		SELECT %[10]s, coalesce(o.commit_time, %[11]s, s."timestamp", 'epoch') AS pgdrover_at, %[3]s::oid AS pgdrover_author
+		FROM (SELECT %[1]s, %[4]s.xmin AS pgdrover_xmin, %[5]s AS pgdrover_key, %[12]s AS pgdrover_name FROM ONLY %[6]s WHERE %[7]s) k
 		CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(k.pgdrover_xmin) s
 		LEFT JOIN spock.pgdrover_origin g ON g.roident = s.roident
 		LEFT JOIN spock.pgdrover_stamp o ON o.relid = %[8]s AND o.key = k.pgdrover_key AND o.written_by = k.pgdrover_xmin) x`,
 		m.list(""), m.recent.behind("x.pgdrover_author"), author("o.relid IS NOT NULL"), pg.QuoteIdent(p.name), key, p.quoted(), where, remote,
-		m.list("x."), m.list("k."))
+		m.list("x."), m.list("k."), bundledThere(there[0][2], remote, "k.pgdrover_name", "k.pgdrover_xmin"), name)
 	rows, err := m.l.pipe(ctx, "COPY ("+source+") TO STDOUT",
 		"COPY pg_temp.pgdrover_copy ("+m.list("")+", pgdrover_at, pgdrover_author, pgdrover_lsn) FROM STDIN", nil, &p.bytes, m.pace)
 	if err == nil {
@@ -182,11 +185,11 @@ func (m *merger) gather() []string {
 		fmt.Sprintf(`CREATE TEMPORARY TABLE pgdrover_rows ON COMMIT DROP AS SELECT k.ctid AS place, %s AS key, coalesce(k.pgdrover_at, 'epoch') AS at,
 			coalesce(k.pgdrover_author, '0') AS author, k.pgdrover_lsn AS lsn, false AS lost FROM pg_temp.pgdrover_copy k`, m.key),
 		fmt.Sprintf(`CREATE TEMPORARY TABLE pgdrover_held ON COMMIT DROP AS SELECT k.ctid AS place, %[1]s AS key,
-			coalesce(o.commit_time, s."timestamp", 'epoch') AS at, %[2]s, false AS goes, false AS met
+			coalesce(o.commit_time, %[5]s, s."timestamp", 'epoch') AS at, %[2]s, false AS goes, false AS met
 			FROM ONLY %[3]s AS k CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(k.xmin) s
 			LEFT JOIN spock.pgdrover_origin g ON g.roident = s.roident
 			LEFT JOIN spock.pgdrover_stamp o ON o.relid = %[4]d AND o.key = %[1]s AND o.written_by = k.xmin`,
-			m.key, author("o.relid IS NOT NULL"), m.p.quoted(), m.t.OID),
+			m.key, author("o.relid IS NOT NULL"), m.p.quoted(), m.t.OID, bundledTime(fmt.Sprint(m.t.OID), m.t.rowName(), "k.xmin")),
 		fmt.Sprintf(`CREATE TEMPORARY TABLE pgdrover_buried ON COMMIT DROP AS SELECT * FROM (SELECT o.key, coalesce(o.commit_time, s."timestamp") AS at, %s
 			FROM spock.pgdrover_tombstone o CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(o.xmin) s
 			LEFT JOIN spock.pgdrover_origin g ON g.roident = s.roident WHERE o.relid = %d AND NOT %s) d WHERE d.at IS NOT NULL`,
@@ -290,7 +293,7 @@ func (m *merger) unique(x *index, columns []int, formulas []string) []string {
 // of the others' rows those come that are not here, each as often as it takes.
 func (m *merger) keyless() []string {
 	numbered := func(table, by, where string) string {
-		return fmt.Sprintf("(SELECT place, key, at, author, row_number() OVER (PARTITION BY %s) AS nr FROM pg_temp.%s WHERE %s)", by, table, where)
+		return fmt.Sprintf("(SELECT place, key, at, author, row_number() OVER (PARTITION BY %s ORDER BY at) AS nr FROM pg_temp.%s WHERE %s)", by, table, where)
 	}
 	match := func(by, on string) []string {
 		from := numbered("pgdrover_rows", by, "NOT lost") + " x JOIN " + numbered("pgdrover_held", by, "NOT goes AND NOT met") + " y ON " + on + " AND x.nr = y.nr"
@@ -304,6 +307,9 @@ func (m *merger) keyless() []string {
 	return slices.Concat(
 		[]string{fmt.Sprintf("UPDATE pg_temp.pgdrover_held SET goes = true WHERE author = '%d'", m.provider)},
 		match("key, at, author", "x.key = y.key AND x.at = y.at AND x.author = y.author"),
+		// Of what came in a bundle both nodes may have forgotten the exact time.
+		match("key, author", fmt.Sprintf("x.key = y.key AND x.author = y.author AND abs(extract(epoch FROM x.at - y.at)) <= %g AND 'epoch' NOT IN (x.at, y.at)",
+			bundleSpan.Seconds())),
 		// Of what a copy has brought it is not known who wrote it when.
 		match("key", "x.key = y.key AND (x.at = 'epoch' OR y.at = 'epoch')"),
 	)

@@ -26,7 +26,8 @@ const outliveEvery = 5 * time.Second
 // outlivedQuery finds up to where work of nodes is older than a time, all of it,
 // that is still kept because of a provider.
 const outlivedQuery = `WITH kept AS MATERIALIZED (SELECT k.author, k.author_lsn AS lsn, k.commit_time <= $2::text::timestamptz AS old FROM (
-		SELECT author, author_lsn, commit_time FROM spock.pgdrover_tombstone UNION ALL SELECT author, author_lsn, commit_time FROM spock.pgdrover_stamp) k
+		SELECT author, author_lsn, commit_time FROM spock.pgdrover_tombstone UNION ALL SELECT author, author_lsn, commit_time FROM spock.pgdrover_stamp
+		UNION ALL SELECT author, author_lsn, pg_xact_commit_timestamp(written_by) FROM spock.pgdrover_bundle) k
 		WHERE k.author <> $1 AND k.author_lsn < 'FFFFFFFF/FFFFFFFF' AND k.author <> ALL ($3::text::oid[])),
 	late AS (SELECT author, min(lsn) AS lsn FROM kept WHERE NOT old GROUP BY author)
 	SELECT k.author, max(k.lsn)::text FROM kept k LEFT JOIN late l USING (author) LEFT JOIN spock.pgdrover_vector v ON v.provider_id = $1 AND v.origin_id = k.author

@@ -49,10 +49,12 @@ func (v verdict) quick(time string, strict, whole bool) string {
 type plan struct {
 	one, many          string // "" when there is none
 	oneOf, manyOf      []uint32
-	columns            []sent // whose values are bound, in order
-	old                int    // so many of them, the last, are the old row's
-	time, lsn          bool   // what is bound behind them
-	lookOne, lookMany  string // for inserts: the look for tombstones
+	bundled            string   // writes a run of rows of several transactions: an update, or an insert into a table without a key
+	bundledOf          []uint32 // of the insert, which keeps their stamps as well; the update has those of many
+	columns            []sent   // whose values are bound, in order
+	old                int      // so many of them, the last, are the old row's
+	time, lsn          bool     // what is bound behind them
+	lookOne, lookMany  string   // for inserts: the look for tombstones
 	lookOf, lookManyOf []uint32
 	keys               []sent // whose values that look binds
 	id                 int    // among the plans of a session; 0 when its statement stays alone
@@ -117,7 +119,7 @@ func (g *target) insertPlan() *plan {
 		names = append(names, pg.QuoteIdent(g.Columns[f.local].Name))
 		constants.WriteString(", " + f.value)
 	}
-	into := fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE ", g.name, strings.Join(names, ", "))
+	into := fmt.Sprintf("INSERT INTO %s AS k (%s) OVERRIDING SYSTEM VALUE ", g.name, strings.Join(names, ", "))
 	p.one, p.oneOf = into+"VALUES ("+strings.Join(values, ", ")+constants.String()+")", single.types
 	if len(arrays) == len(g.sent) {
 		if len(g.behind) == 0 {
@@ -126,6 +128,12 @@ func (g *target) insertPlan() *plan {
 		p.many = into + fmt.Sprintf("SELECT %s FROM unnest(%s) v (%s)", strings.Join(casts, ", ")+constants.String(),
 			strings.Join(arrays, ", "), strings.ReplaceAll(strings.Join(casts, ", "), "v.", ""))
 		p.manyOf = multi.types
+		if !g.hasKey {
+			times, author, lsn := multi.add(timestamptzArrayOID), multi.add(oidOID), multi.add(pgLSNOID)
+			p.bundled = fmt.Sprintf("WITH w AS (%s RETURNING %s AS name), n AS (SELECT w.name, row_number() OVER () AS i FROM w) "+keepStamps+
+				"%d, array_agg(n.name ORDER BY n.i), %s, %s, %s FROM n", p.many, wholeRow("k"), g.OID, times, author, lsn)
+			p.bundledOf = multi.types
+		}
 	}
 	p.part = func(m *parameters, number int, _, _ string) (tables, counted string) {
 		values := make([]string, len(g.sent))
@@ -265,10 +273,13 @@ func (g *target) updatePlan(v verdict, row pgoutput.Tuple, incomplete bool) *pla
 		for i, c := range fixed {
 			join = append(join, fmt.Sprintf(hasText, pg.QuoteIdent(g.Columns[c.local].Name), fmt.Sprintf("v.c%d", written+len(g.key)+i)))
 		}
-		p.many = fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s FROM unnest(%s) v (%s) WHERE %s AND %s RETURNING 1)"+
-			" SELECT "+holds("count(*) = %s")+" FROM w", g.name, strings.Join(setMany, ", "), strings.Join(arrays, ", "),
-			strings.Join(aliases, ", "), strings.Join(join, ""), v.quick(timeMany, incomplete, g.stepped), multi.add(int8OID))
-		p.manyOf = multi.types
+		count := multi.add(int8OID)
+		many := func(whole bool) string {
+			return fmt.Sprintf("WITH w AS (UPDATE ONLY %s AS k SET %s FROM unnest(%s) v (%s) WHERE %s AND %s RETURNING 1)"+
+				" SELECT "+holds("count(*) = %s")+" FROM w", g.name, strings.Join(setMany, ", "), strings.Join(arrays, ", "),
+				strings.Join(aliases, ", "), strings.Join(join, ""), v.quick(timeMany, incomplete, whole), count)
+		}
+		p.many, p.bundled, p.manyOf = many(g.stepped), many(true), multi.types
 	}
 	return p
 }

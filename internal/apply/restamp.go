@@ -143,7 +143,7 @@ func (c *copier) restamp(ctx context.Context, l *lane, p *piece) error {
 	if c.recent.since == "" {
 		return nil
 	}
-	there, err := l.ask(ctx, "SELECT r.oid, pgdrover.key_expression(r.oid, 'k') FROM pg_class r WHERE r.oid = "+
+	there, err := l.ask(ctx, "SELECT r.oid, pgdrover.key_expression(r.oid, 'k'), "+hasBundles+" FROM pg_class r WHERE r.oid = "+
 		pg.QuoteLiteral(p.quoted())+"::regclass")
 	if err != nil {
 		return err
@@ -156,11 +156,12 @@ func (c *copier) restamp(ctx context.Context, l *lane, p *piece) error {
 		return err
 	}
 	table, xid, remote, key := string(here[0]), string(here[1]), string(there[0][0]), string(there[0][1])
-	rows := fmt.Sprintf(`SELECT %s, r.key, %s, r.at, r.author, %s FROM (SELECT %s AS key, coalesce(o.commit_time, s."timestamp") AS at,
+	rows := fmt.Sprintf(`SELECT %s, r.key, %s, r.at, r.author, %s FROM (SELECT %s AS key, coalesce(o.commit_time, %s, s."timestamp") AS at,
 			coalesce(o.author, pgdrover.origin_node(s.roident)) AS author
 		FROM ONLY %s AS k CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(k.xmin) s
 		LEFT JOIN spock.pgdrover_stamp o ON o.relid = %s AND o.key = %s AND o.written_by = k.xmin
-		WHERE s."timestamp" > %s AND %s) r`, table, xid, c.recent.behind("r.author"), key, p.quoted(), remote, key, pg.QuoteLiteral(c.recent.since), p.where("k."))
+		WHERE s."timestamp" > %s AND %s) r`, table, xid, c.recent.behind("r.author"), key,
+		bundledThere(there[0][2], remote, key, "k.xmin"), p.quoted(), remote, key, pg.QuoteLiteral(c.recent.since), p.where("k."))
 	var ignored atomic.Int64
 	if _, err := l.pipe(ctx, "COPY ("+rows+") TO STDOUT",
 		"COPY spock.pgdrover_stamp (relid, key, written_by, commit_time, author, author_lsn) FROM STDIN", nil, &ignored, c.pace); err != nil || p.n > 0 {

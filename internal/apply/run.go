@@ -224,6 +224,7 @@ func emptied(lists [][]pgoutput.Value, n int) [][]pgoutput.Value {
 	}
 	lists = lists[:n]
 	for i := range lists {
+		clear(lists[i]) // a large value must not stay for ever
 		lists[i] = lists[i][:0]
 	}
 	return lists
@@ -262,7 +263,7 @@ func (r *run) next() {
 	case together && p.copy != "" && r.n >= copyRows && r.target.Plain:
 		r.a.session.copyRows(p.copy, r.values, r.n, op{tx: r.tx})
 	case together && p.many != "":
-		values := r.arrays(p.columns, r.values)
+		values := arraysOf(p.columns, r.values)
 		if p.time {
 			values = append(values, int64Value(int64(r.tx.commitTime)))
 		}
@@ -292,7 +293,7 @@ func allBinary(lists [][]pgoutput.Value) bool {
 	return true
 }
 
-func (r *run) arrays(columns []sent, lists [][]pgoutput.Value) []pgoutput.Value {
+func arraysOf(columns []sent, lists [][]pgoutput.Value) []pgoutput.Value {
 	var values []pgoutput.Value
 	for i, c := range columns {
 		values = append(values, pgoutput.Value{Kind: pgoutput.Binary, Data: arrayOf(nil, c.typ, lists[i])})
@@ -321,7 +322,7 @@ func (r *run) look() {
 	}
 	when := int64Value(int64(r.tx.commitTime))
 	if p.lookMany != "" && r.n > 1 && allBinary(r.looked) {
-		r.a.session.execute(p.lookMany, p.lookManyOf, append(r.arrays(p.keys, r.looked), when), op{tx: r.tx})
+		r.a.session.execute(p.lookMany, p.lookManyOf, append(arraysOf(p.keys, r.looked), when), op{tx: r.tx})
 		return
 	}
 	for n := range r.n {

@@ -56,7 +56,7 @@ func attachedSettings(ctx context.Context, db *pgx.Conn) (string, error) {
 // followedSettings are those that a worker goes by for as long as it lives: when
 // one of them changes it starts again. The others are read when they are needed.
 var followedSettings = []string{
-	"spock.apply_workers", "spock.check_all_uc_indexes", "spock.conflict_log_level", "spock.conflict_resolution", "spock.delete_conflict",
+	"spock.apply_bundles", "spock.apply_workers", "spock.check_all_uc_indexes", "spock.conflict_log_level", "spock.conflict_resolution", "spock.delete_conflict",
 	"spock.exception_behaviour", "spock.exception_logging", "spock.exception_replay_queue_size", "spock.forgotten_times",
 	"spock.save_remote_wins", "spock.save_resolutions", "spock.synchronous_commit", "spock.truncate_conflict", "spock.update_missing",
 }
@@ -129,6 +129,6 @@ func (s settings) options() options {
 	}
 	return options{
 		behaviour: s.values["spock.exception_behaviour"], logging: s.values["spock.exception_logging"],
-		saveResolutions: s.on("spock.save_resolutions"), conflictLevel: level,
+		saveResolutions: s.on("spock.save_resolutions"), conflictLevel: level, bundles: s.on("spock.apply_bundles"),
 	}
 }

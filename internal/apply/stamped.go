@@ -20,7 +20,7 @@ const (
 	// stampedFrom is the first server that does so.
 	stampedFrom = 160000
 	// ownCommits is how many of the last commits are looked at. More transactions
-	// than inflightLimit are never on their way.
+	// than inflightLimit, and those of a bundle, are never on their way.
 	ownCommits = 3 * inflightLimit
 	// commitsPiece is how many transaction numbers are looked at by one query, and
 	// commitsMost by all.
@@ -104,7 +104,7 @@ func (w *Worker) sentCommits(ctx context.Context) ([]sentCommit, error) {
 	result := conn.ExecParams(ctx, `SELECT encode(c.data, 'hex') FROM (SELECT p.data, p.n FROM pg_logical_slot_peek_binary_changes($1, $2::pg_lsn, NULL,
 		'proto_version', '1', 'publication_names', $3) WITH ORDINALITY p (lsn, xid, data, n) WHERE get_byte(p.data, 0) = ascii('C')
 		ORDER BY p.n DESC LIMIT $4::int) c ORDER BY c.n DESC`,
-		[][]byte{[]byte(w.sub.slot), []byte(w.applier.reached.String()), []byte(publicationNames), []byte(fmt.Sprint(inflightLimit + 1))}, nil, nil, nil).Read()
+		[][]byte{[]byte(w.sub.slot), []byte(w.applier.reached.String()), []byte(publicationNames), []byte(fmt.Sprint(inflightLimit + bundleMost))}, nil, nil, nil).Read()
 	if result.Err != nil {
 		return nil, fmt.Errorf("look at what the provider has sent: %w", result.Err)
 	}

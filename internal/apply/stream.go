@@ -117,7 +117,7 @@ func (w *Worker) applyAll(ctx context.Context, ended <-chan error) error {
 	a := w.applier
 	var empty batch
 	for {
-		if err := a.flush(); err != nil {
+		if err := w.hand(ctx); err != nil {
 			return err
 		}
 		select {
@@ -143,11 +143,19 @@ func (w *Worker) applyAll(ctx context.Context, ended <-chan error) error {
 	}
 }
 
+// hand gives the server all that is lined up.
+func (w *Worker) hand(ctx context.Context) error {
+	if err := w.applier.work(ctx); err != nil {
+		return err
+	}
+	return w.applier.flush()
+}
+
 // leave ends the worker at the border of a transaction, if that comes soon.
 func (w *Worker) leave(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
-	if err := w.applier.drain(ctx); err != nil {
+	if err := errors.Join(w.applier.work(ctx), w.applier.drain(ctx)); err != nil {
 		return errors.Join(cause, err)
 	}
 	if err := w.gatherPosition(ctx); err != nil {
@@ -220,7 +228,7 @@ func (w *Worker) limitInflight(ctx context.Context) error {
 		if err := w.settle(ctx); err != nil {
 			return err
 		}
-		if len(a.inflight) < inflightLimit && a.weight < inflightBytes || len(a.inflight) <= 1 {
+		if a.sent < inflightLimit && a.weight < inflightBytes || len(a.inflight) <= 1 {
 			return nil
 		}
 		if err := a.await(ctx, crewPatience); err != nil && !errors.Is(err, errPipeline) {
@@ -232,6 +240,9 @@ func (w *Worker) limitInflight(ctx context.Context) error {
 // look is what the worker does now and then: acknowledge, make way, tell.
 func (w *Worker) look(ctx context.Context) error {
 	w.looked = time.Now()
+	if err := w.applier.work(ctx); err != nil {
+		return err
+	}
 	if err := w.settle(ctx); err != nil {
 		return err
 	}
@@ -441,7 +452,7 @@ func (w *Worker) tell(ctx context.Context) error {
 		return w.publish(ctx, a.time.Time(), a.reached, inserted, true)
 	}
 	at := max(a.reached, w.idle)
-	if w.current != nil || len(a.inflight) > 0 || at < w.received {
+	if w.current != nil || len(a.inflight)+len(a.todo) > 0 || at < w.received {
 		return nil
 	}
 	if !w.caughtUp(at) {
@@ -827,7 +838,7 @@ func (w *Worker) pause(ctx context.Context, d time.Duration) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
-		if err := w.applier.flush(); err != nil {
+		if err := w.hand(ctx); err != nil {
 			return err
 		}
 		select {

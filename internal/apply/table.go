@@ -215,12 +215,14 @@ type target struct {
 	place    []int  // local column → position in sent, or -1
 	behind   []fill // those columns that the provider does not have yet
 	plans    map[uint64]*plan
-	hasKey   bool // the key's columns are all sent
-	moves    bool // the fast form knows how to move rows to another key
-	binary   bool // values come in binary form
-	careful  bool // the fast form is not for this table
-	stepped  bool // it has rows of the same author from the future of its clock
-	filtered bool // not all inserts arrive here with all their columns
+	hasKey   bool   // the key's columns are all sent
+	moves    bool   // the fast form knows how to move rows to another key
+	binary   bool   // values come in binary form
+	careful  bool   // the fast form is not for this table
+	stepped  bool   // it has rows of the same author from the future of its clock
+	filtered bool   // not all inserts arrive here with all their columns
+	stamps   string // keeps the stamps of rows that are written with those of others
+	stampsOf []uint32
 }
 
 // sent is a remote column that has a place here.

@@ -37,12 +37,13 @@ type transaction struct {
 	amends   []uint32 // tables with rows that it amends
 	saved    bool     // the savepoint of a change is there
 	arena    []byte
-	wish     *wish // claims it holds
-	hand     *hand // the session that writes it, beside others
-	alone    bool  // it is not to be written beside others
-	cause    error // why it is not in the fast form
-	reread   bool  // its tables were read anew after an error
-	failedAt int   // the action that failed; 0 when none can be named
+	wish     *wish   // claims it holds
+	bundle   *bundle // of several, that it consists of
+	hand     *hand   // the session that writes it, beside others
+	alone    bool    // it is not to be written beside others
+	cause    error   // why it is not in the fast form
+	reread   bool    // its tables were read anew after an error
+	failedAt int     // the action that failed; 0 when none can be named
 	attempts int
 	finished bool
 	// What became of its actions in the exception form.
@@ -53,6 +54,14 @@ type transaction struct {
 	// sets are its changes of the provider's replication sets, which stay when the
 	// transaction is left out, and when parts of it were let go.
 	sets []func(context.Context, *session) error
+}
+
+// count is how many transactions of the provider it is.
+func (tx *transaction) count() int {
+	if tx.bundle == nil {
+		return 1
+	}
+	return len(tx.bundle.members)
 }
 
 type mode uint8

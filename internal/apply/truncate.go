@@ -49,7 +49,9 @@ func (c *carefully) truncate(ctx context.Context, tables []*remoteTable, m *pgou
 func (c *carefully) olderRows(g *target) string {
 	v := c.verdict
 	v.strict = false
-	plain := "(" + v.over("$1", false) + " OR " + rewritten("k") + ")"
+	plain := fmt.Sprintf(`(%s OR EXISTS (SELECT FROM pg_xact_commit_timestamp_origin(k.xmin) s CROSS JOIN LATERAL (SELECT %s AS at) t
+		WHERE $1 > t.at OR $1 = t.at AND s.roident IN (%s)) OR %s)`, v.over("$1", false), bundledTime(fmt.Sprint(g.OID), g.rowName(), "k.xmin"),
+		v.beaten, rewritten("k"))
 	if !g.Amended && !g.Counters || g.KeyBytes == nil {
 		return plain
 	}

@@ -182,7 +182,7 @@ func (w *Worker) prepare(ctx context.Context) error {
 	}
 	a := &applier{
 		claims: w.engine.claims, log: w.log, self: w.engine.node, author: w.sub.provider, name: w.sub.name, origin: w.sub.slot,
-		subID: w.sub.id, counts: w.engine.counts, amended: w.engine.amended, options: s.options(), durable: w.durable, binary: !w.sub.text && !w.textual,
+		subID: w.sub.id, counts: w.engine.counts, amended: w.engine.amended, room: bundleMost, bundling: &w.engine.bundling, options: s.options(), durable: w.durable, binary: !w.sub.text && !w.textual,
 		shapes: shapes{ids: new(int)},
 		peers:  &peers{dsn: w.peerDSN, name: w.sub.name + "_ask", open: map[conflict.NodeID]*pgconn.PgConn{}},
 	}
@@ -423,6 +423,9 @@ func (w *Worker) guard(ctx context.Context) (pg.LSN, error) {
 		return 0, err
 	}
 	if err := w.unstamp(ctx, confirmed); err != nil {
+		return 0, err
+	}
+	if err := w.follow(ctx); err != nil {
 		return 0, err
 	}
 	_, err = w.db.Exec(ctx, `INSERT INTO spock.pgdrover_subscription (sub_id, provider_sysid, provider_timeline) VALUES ($1, $2, $3)

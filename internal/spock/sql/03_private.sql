@@ -69,6 +69,23 @@ CREATE TABLE spock.pgdrover_watch (
     definition  text NOT NULL
 );
 
+-- Stamps of rows that came with those of other transactions as one: by the transaction that wrote them here and their key,
+-- or, in tables without one, the hash of the whole row.
+CREATE TABLE spock.pgdrover_bundle (
+    written_by xid NOT NULL,
+    relid      oid NOT NULL,
+    keys       bytea[] NOT NULL,
+    times      timestamptz[] NOT NULL,
+    author     oid NOT NULL,
+    author_lsn pg_lsn NOT NULL
+);
+CREATE INDEX pgdrover_bundle_written_by ON spock.pgdrover_bundle USING hash (written_by);
+
+-- Slots here by which others get only what this node itself has written: they have said so.
+CREATE TABLE spock.pgdrover_follower (
+    slot_name name PRIMARY KEY
+);
+
 -- How far each provider says that it has applied each node's changes.
 CREATE TABLE spock.pgdrover_vector (
     provider_id oid NOT NULL,

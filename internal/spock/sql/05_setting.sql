@@ -56,7 +56,8 @@ RETURNS SETOF record LANGUAGE sql IMMUTABLE AS $$
     ('spock.forgotten_times', 'enum', 'refuse', '{refuse,lose}', NULL, NULL),
     ('spock.save_remote_wins', 'bool', 'off', NULL, NULL, NULL),
     ('spock.max_clock_skew', 'int', '5000', NULL, 0, 2147483647),
-    ('spock.apply_workers', 'int', '0', NULL, 0, 64)
+    ('spock.apply_workers', 'int', '0', NULL, 0, 64),
+    ('spock.apply_bundles', 'bool', 'on', NULL, NULL, NULL)
 $$;
 
 -- Whether a text is a legal value, and that value in the form that we use.

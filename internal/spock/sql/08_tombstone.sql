@@ -392,6 +392,28 @@ BEGIN
     DELETE FROM spock.pgdrover_stamp s
      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.relid)
         OR EXISTS (SELECT FROM passed p WHERE p.author = s.author AND p.lsn >= s.author_lsn);
+    WITH passed AS MATERIALIZED (
+        SELECT a.author, pgdrover.outlived(a.author) AS lsn FROM (SELECT DISTINCT b.author FROM spock.pgdrover_bundle b) a
+    )
+    DELETE FROM spock.pgdrover_bundle b
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = b.relid)
+        OR NOT EXISTS (SELECT FROM spock.subscription)
+        OR pg_catalog.pg_xact_commit_timestamp(b.written_by) IS NULL
+        OR EXISTS (SELECT FROM passed p WHERE p.author = b.author AND p.lsn >= b.author_lsn);
+    DELETE FROM spock.pgdrover_follower f WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = f.slot_name);
     RETURN n;
+END
+$$;
+
+-- What follows this node by a slot of it says whether it gets what others wrote as well. Transactions of others that are
+-- written here as one would come to it with one time.
+CREATE OR REPLACE FUNCTION pgdrover.note_follower(slot name, forwards boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF forwards THEN
+        DELETE FROM spock.pgdrover_follower f WHERE f.slot_name = slot;
+    ELSE
+        INSERT INTO spock.pgdrover_follower (slot_name) VALUES (slot) ON CONFLICT DO NOTHING;
+    END IF;
 END
 $$;
