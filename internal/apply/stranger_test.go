@@ -48,13 +48,16 @@ func TestGateIsNotEverybodys(t *testing.T) {
 	b.eventually(t, "SELECT replication_lag_bytes > 0 AND replication_lag > '1 s' FROM spock.lag_tracker WHERE origin_name = 'n1'", "t")
 	require.Equal(t, "0", b.text(t, "SELECT count(*) FROM t WHERE id = 3"))
 	// A stranger behind him gets it after him, and changes nothing.
-	behind := b.as(t, "mallory")
+	behind, ended := b.as(t, "mallory"), make(chan struct{})
 	go func() {
+		defer close(ended)
 		_ = behind.conn.PgConn().Exec(t.Context(), "SELECT pg_advisory_lock(727400012, 0)").Close()
 	}()
 	b.eventually(t, "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.classid = 727400012 AND NOT l.granted AND a.usename = 'mallory'", "1")
 	keeper.exec(t, "SELECT spock.resume_apply_workers()")
 	b.eventually(t, "SELECT max(v) FROM t WHERE id = 3", "nobody holds it")
+	b.exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mallory'")
+	<-ended
 }
 
 // as is another session of the node's, of a role.

@@ -566,9 +566,11 @@ func (p *progress) await(a *applier, next *transaction) {
 	switch {
 	case len(a.inflight) > 0:
 		next = a.inflight[0]
-		inflight = next.final
 	case len(a.todo) > 0:
 		next = a.todo[0]
+	}
+	if len(a.inflight)+len(a.todo) > 0 {
+		inflight = next.final
 	}
 	at := int64(0)
 	if next != nil {
