@@ -158,9 +158,12 @@ func (a *applier) finished(tx *transaction) {
 		a.sent -= tx.count()
 	}
 	tx.finished = true
-	if tx.bundle == nil {
+	switch {
+	case tx.mode != fast:
+		a.room = min(a.room, 1) // where one meets a conflict more may
+	case tx.bundle == nil:
 		a.room = min(a.room+1, bundleMost)
-	} else {
+	default:
 		a.room = min(2*a.room, bundleMost)
 		for _, m := range tx.bundle.members {
 			m.finished = true
