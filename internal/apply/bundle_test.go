@@ -228,10 +228,10 @@ func TestBundlesConverge(t *testing.T) {
 		for range 3 {
 			for i, n := range all {
 				// Mostly other rows than the other nodes, so that not every bundle meets a conflict.
-				one := fmt.Sprintf(`CASE WHEN random() < 0.9 THEN %d + (random() * 30)::int ELSE 1 + (random() * 99)::int END`, 1+33*i)
+				one := fmt.Sprintf(`CASE WHEN random() < 0.99 THEN %d + (random() * 30)::int ELSE 1 + (random() * 99)::int END`, 1+33*i)
 				n.each(t, written+1, written+100, fmt.Sprintf(`UPDATE t SET v = '%[1]s' || i, n = n + 1 WHERE id = %[2]s;
 					INSERT INTO t VALUES (%[2]s + CASE WHEN random() < 0.5 THEN 100 + i * 200 ELSE 0 END, '%[1]s new' || i, 0) ON CONFLICT DO NOTHING;
-					IF random() < 0.02 THEN DELETE FROM t WHERE id = %[2]s; END IF;
+					IF random() < 0.01 THEN DELETE FROM t WHERE id = %[2]s; END IF;
 					INSERT INTO h VALUES (i, '%[1]s')`, n.name, one))
 			}
 			written += 100
