@@ -17,11 +17,10 @@ func heard(t *testing.T, nodes ...*node) {
 	}
 }
 
-// heardFrom waits until a node has all that its only provider wrote.
+// heardFrom waits until a node has all that a provider wrote.
 func heardFrom(t *testing.T, n, from *node) {
 	t.Helper()
-	lsn := from.text(t, "SELECT spock.sync_event()")
-	n.eventually(t, "SELECT (remote_lsn >= '"+lsn+"')::text FROM pg_replication_origin_status WHERE external_id = (SELECT sub_slot_name FROM spock.subscription)", "true")
+	n.reaches(t, from, from.text(t, "SELECT spock.sync_event()"))
 }
 
 // A column is added, and filled, while another node that has yet to hear of it
@@ -96,7 +95,7 @@ func TestColumnIsAddedInAMesh(t *testing.T) {
 	b.exec(t, "UPDATE t SET v = 'b' WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (2, 'b'); UPDATE t SET id = 33 WHERE id = 3")
 	lsn = b.text(t, "SELECT spock.sync_event()")
 	for _, n := range []*node{a, c} {
-		n.eventually(t, "SELECT (remote_lsn >= '"+lsn+"')::text FROM pg_replication_origin_status WHERE external_id = (SELECT sub_slot_name FROM spock.subscription WHERE sub_name LIKE 'sub_n2_%')", "true")
+		n.reaches(t, b, lsn)
 		require.Equal(t, "1 b 9,2 b 9,4 a 5,5 a 5,10 b 5,33 a 9",
 			n.text(t, "SELECT string_agg(concat_ws(' ', id, v, c), ',' ORDER BY id) FROM t"))
 	}

@@ -244,11 +244,17 @@ func settle(t *testing.T, nodes ...*node) {
 			if n == provider {
 				continue
 			}
-			n.eventually(t, fmt.Sprintf(`SELECT coalesce(bool_and(remote_lsn >= '%s'), false)::text FROM pg_replication_origin_status
-				WHERE external_id IN (SELECT s.sub_slot_name FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin
-				WHERE n.node_name = '%s')`, lsn, provider.name), "true")
+			n.reaches(t, provider, lsn)
 		}
 	}
+}
+
+// reaches waits until a node is past a position of a provider's log.
+func (n *node) reaches(t *testing.T, provider *node, lsn string) {
+	t.Helper()
+	n.eventually(t, fmt.Sprintf(`SELECT coalesce(bool_and(remote_lsn >= '%s'), false)::text FROM pg_replication_origin_status
+		WHERE external_id IN (SELECT s.sub_slot_name FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin
+		WHERE n.node_name = '%s')`, lsn, provider.name), "true")
 }
 
 // equal asserts that a query has the same answer everywhere.
